@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// The one list of devices. A machine builds what is in it, fresh or from saved records; the conformance tests run over it. A new device
+// is a row here and nothing anywhere else.
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include "devices/device.h"
+
+namespace snapvm {
+
+/// Which bus range a device answers, in a machine.
+struct BusRange {
+    enum class Kind : std::uint8_t { port, mmio };
+    Kind kind = Kind::port;
+    std::uint64_t base = 0;
+    std::uint64_t size = 0;
+    BusDevice* device = nullptr;
+};
+
+/// A device as a machine holds it.
+struct AttachedDevice {
+    std::unique_ptr<Device> device;
+    std::vector<BusRange> ranges;
+};
+
+/// A row of the list: how to build one kind of device, and in which version its record must be.
+struct DeviceFactory {
+    RecordKind kind{};
+    std::uint16_t state_version = 0;
+    /// Builds it fresh (`record` null) or from its record, whose kind and version have been checked.
+    Result<AttachedDevice> (*build)(const DeviceHost& host, const StateRecord* record);
+};
+
+/// In the order in which a machine builds them; the first is the interrupt controller, which all others need.
+[[nodiscard]] std::span<const DeviceFactory> device_factories();
+
+}  // namespace snapvm

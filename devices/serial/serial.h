@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// A 16550A UART. Source: National Semiconductor PC16550D data sheet, register summary in section 8.0.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <mutex>
+#include <optional>
+#include <span>
+
+#include "devices/device.h"
+
+namespace snapvm {
+
+/// The UART's state; untrusted until Serial::restore has checked it.
+struct SerialStateV1 {
+    static constexpr std::uint16_t kVersion = 1;
+    static constexpr std::size_t kFifoSize = 16;
+
+    std::uint16_t divisor = 1;
+    std::uint8_t interrupt_enable = 0;
+    std::uint8_t fifo_control = 0;
+    std::uint8_t line_control = 0;
+    std::uint8_t modem_control = 0;
+    std::uint8_t scratch = 0;
+    bool transmit_interrupt = false;          ///< "transmitter empty" has not been acknowledged yet
+    bool overrun = false;
+    std::optional<std::uint8_t> transmit;     ///< a byte the output did not take yet
+    std::deque<std::uint8_t> receive;         ///< at most kFifoSize bytes
+
+    [[nodiscard]] std::vector<std::byte> encode() const;
+    static Result<SerialStateV1> decode(std::span<const std::byte> bytes);
+};
+
+/// COM1. Bytes go out to an OutputSink and come in through `receive`.
+class Serial final : public Device {
+public:
+    Serial(const DeviceHost& host, std::uint32_t gsi) : host_(host), gsi_(gsi) {}
+    static Result<std::unique_ptr<Serial>> restore(const DeviceHost& host, std::uint32_t gsi, const StateRecord& record);
+
+    void read(std::uint64_t offset, std::span<std::byte> data) override;
+    void write(std::uint64_t offset, std::span<const std::byte> data) override;
+    [[nodiscard]] StateRecord save() const override;
+    /// A byte that waited for the output when the snapshot was taken has nobody else to send it on its way.
+    Status restored() override;
+
+    /// Puts bytes into the receive FIFO; returns how many fitted. Any thread.
+    std::size_t receive(std::span<const std::uint8_t> bytes);
+    /// The output has room again. Any thread but one that is inside OutputSink::put.
+    void output_ready();
+
+private:
+    std::uint8_t read_register(std::uint64_t offset);
+    void write_register(std::uint64_t offset, std::uint8_t value);
+    void transmit(std::uint8_t byte);
+    void update_interrupt();
+    [[nodiscard]] std::uint8_t pending_interrupt() const;
+
+    const DeviceHost host_;
+    const std::uint32_t gsi_;
+    mutable std::mutex mutex_;  // taken before the interrupt controller's and the output's
+    SerialStateV1 state_;
+};
+
+}  // namespace snapvm

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the VMM passed in, through either entry, copied before its memory is used for something else.
+#pragma once
+
+#include "guest-images/ledger/cpu.h"
+
+namespace snapvm::guest {
+
+struct MemoryRange {
+    u64 begin;
+    u64 end;
+};
+
+struct BootInfo {
+    static constexpr u32 kMaxRanges = 32;
+    static constexpr u32 kMaxCommandLine = 1024;
+    MemoryRange ram[kMaxRanges];  // usable RAM, in the order given
+    u32 ranges;
+    u64 rsdp;  // 0: not told
+    char command_line[kMaxCommandLine];
+};
+
+// `kind` is BOOT_PVH or BOOT_LINUX64, `address` the structure that came with it.
+void read_boot_info(BootInfo& info, u32 kind, u64 address);
+
+}  // namespace snapvm::guest

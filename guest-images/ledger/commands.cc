@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guest-images/ledger/commands.h"
+
+#include "guest-images/ledger/clock.h"
+#include "guest-images/ledger/control.h"
+#include "guest-images/ledger/ledger.h"
+#include "guest-images/ledger/power.h"
+#include "guest-images/ledger/serial.h"
+
+namespace snapvm::guest {
+namespace {
+
+constexpr u64 kGenerationId = 0xE0010000;  // PLATFORM.md
+constexpr std::int64_t kWildlyAhead = 1000000000;
+
+struct Generation {
+    u64 low, high;
+    bool operator==(const Generation&) const = default;
+};
+Generation generation;
+
+Generation read_generation() {
+    if (!has_test_port()) return {};  // not snapvm's platform: who knows what is there
+    const auto* id = reinterpret_cast<const volatile u64*>(kGenerationId);
+    return {id[0], id[1]};
+}
+
+u64 all_ticks() {
+    u64 ticks = 0;
+    for (u32 i = 0; i < ledger_root.shards; ++i) ticks += per_cpu[i].ticks;
+    return ticks;
+}
+
+// A clock that went backwards on some vCPU, or, unless the machine was told it is a restored one, kvmclock more than a
+// second ahead of the TSC. Behind is how a machine looks that was paused, and not wrong.
+ledger::Finding check_clocks(std::int64_t* skew) {
+    const Generation now = read_generation();
+    if (!(now == generation)) {
+        generation = now;
+        for (u32 i = 0; i < ledger_root.shards; ++i) per_cpu[i].tsc_backwards = 0;  // another host's TSC
+        rebase_clock();
+    }
+    *skew = clock_skew();
+    ledger::Finding finding{ledger::Fault::clock, 0, ~0ULL, 0, static_cast<u64>(*skew)};
+    if (*skew > kWildlyAhead) return finding;
+    for (u32 i = 0; i < ledger_root.shards; ++i) {
+        finding.shard = i;
+        finding.found = per_cpu[i].clock_backwards + per_cpu[i].tsc_backwards;
+        if (finding.found != 0) return finding;
+    }
+    return {};
+}
+
+void print_finding(const ledger::Finding& f) {
+    Line line;
+    line.text("LEDGER BAD ").text(ledger::name(f.fault)).text(" shard=").number(f.shard);
+    if (f.page != ~0ULL) line.text(" page=").number(f.page).text(" at=").hex(page_address(ledger_root, f.page));
+    line.text(" expected=").hex(f.expected).text(" found=").hex(f.found).print();
+}
+
+void carry_out(int command, const Options& options) {
+    switch (command) {
+    case 'v': verify_and_print(); break;
+    case 'q': verify_and_exit();
+    case 's': Line().text("LEDGER STEPS ").number(total_steps()).print(); break;
+    case 'p': set_paused(true); break;
+    case 'c': set_paused(false); break;
+    case 'm': test_mark(static_cast<u32>(total_steps())); break;
+    case 'b': print_char('.'); break;
+    case 't': triple_fault();
+    case 'o': power_off();
+    case 'e': debug_exit(0x10);
+    case 'r': reboot();
+    case 'u': *reinterpret_cast<volatile u64*>(ledger::kPageBytes << 40) = 0; break;  // a trap, to see it reported
+    default: break;
+    }
+    static_cast<void>(options);
+}
+
+}  // namespace
+
+void start_checks() {
+    generation = read_generation();
+    rebase_clock();
+}
+
+void handle_commands(const Options& options) {
+    for (int byte = read_serial(); byte >= 0; byte = read_serial()) carry_out(byte, options);
+}
+
+bool verify_and_print() {
+    std::int64_t skew = 0;
+    ledger::Finding finding = verify_all();
+    if (!finding) finding = check_clocks(&skew);
+    if (finding) {
+        print_finding(finding);
+        return false;
+    }
+    const u64 steps = total_steps();
+    Line line;
+    line.text("LEDGER OK steps=")
+        .number(steps)
+        .text(" pages=")
+        .number(ledger_root.pages)
+        .text(" ticks=")
+        .number(all_ticks());
+    line.text(" gen=").number(steps / ledger_root.pages).text(" skew_ms=").number_signed(skew / 1000000).print();
+    return true;
+}
+
+[[noreturn]] void verify_and_exit() { exit_guest(verify_and_print() ? 0 : 1); }
+
+}  // namespace snapvm::guest

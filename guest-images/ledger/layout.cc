@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guest-images/ledger/layout.h"
+
+#include "guest-images/ledger/paging.h"
+#include "guest-images/ledger/power.h"
+
+namespace snapvm::guest {
+
+extern "C" const u8 image_end[];
+[[gnu::section(".root")]] alignas(4096) ledger::Root ledger_root = {};
+
+namespace {
+
+using ledger::kPageBytes;
+constexpr u64 kFourGib = 4ULL << 30;
+
+// RAM left to give out, page-aligned, above the image only: what is below may still hold the VMM's tables.
+class FreeMemory {
+public:
+    explicit FreeMemory(const BootInfo& boot) {
+        const u64 floor = reinterpret_cast<u64>(image_end);
+        for (u32 i = 0; i < boot.ranges; ++i) {
+            u64 begin = (boot.ram[i].begin + kPageBytes - 1) & ~(kPageBytes - 1);
+            u64 end = boot.ram[i].end & ~(kPageBytes - 1);
+            if (begin < floor) begin = floor;
+            if (end > kMappableEnd) end = kMappableEnd;
+            if (begin < end && end <= kFourGib)
+                add(begin, end);
+            else if (begin < end && begin >= kFourGib)
+                add(begin, end);
+            else if (begin < end) {
+                add(begin, kFourGib);
+                add(kFourGib, end);
+            }
+        }
+    }
+
+    u64 bytes() const {
+        u64 total = 0;
+        for (u32 i = 0; i < count_; ++i) total += ranges_[i].end - ranges_[i].begin;
+        return total;
+    }
+    bool reaches_above_4g() const {
+        for (u32 i = 0; i < count_; ++i)
+            if (ranges_[i].begin >= kFourGib) return true;
+        return false;
+    }
+
+    u64 take(u64 size) {
+        for (u32 i = 0; i < count_; ++i) {
+            if (ranges_[i].begin >= kFourGib || ranges_[i].end - ranges_[i].begin < size) continue;
+            const u64 address = ranges_[i].begin;
+            ranges_[i].begin += size;
+            return address;
+        }
+        panic("no memory for the index");
+    }
+
+    // Up to `pages` pages, `stride` apart, on one side of 4 GiB, as segments of the root. Returns how many.
+    u64 take_pages(ledger::Root& root, u64 first_page, u64 pages, u64 stride, bool high) {
+        u64 taken = 0;
+        for (u32 i = 0; i < count_ && taken < pages; ++i) {
+            MemoryRange& r = ranges_[i];
+            if ((r.begin >= kFourGib) != high || r.end - r.begin < kPageBytes) continue;
+            if (root.segment_count == ledger::kMaxSegments) break;
+            u64 n = (r.end - r.begin - kPageBytes) / stride + 1;
+            if (n > pages - taken) n = pages - taken;
+            root.segments[root.segment_count++] = {first_page + taken, n, r.begin, stride};
+            map_identity(r.begin, r.begin + (n - 1) * stride + kPageBytes);
+            r.begin += (n - 1) * stride + kPageBytes;
+            taken += n;
+        }
+        return taken;
+    }
+
+private:
+    void add(u64 begin, u64 end) {
+        if (count_ < BootInfo::kMaxRanges) ranges_[count_++] = {begin, end};
+    }
+    MemoryRange ranges_[BootInfo::kMaxRanges];
+    u32 count_ = 0;
+};
+
+}  // namespace
+
+void lay_out_ledger(const BootInfo& boot, const Options& options, u32 shards) {
+    FreeMemory memory(boot);
+    ledger::Root& root = ledger_root;
+    u64 working_set = options.working_set;
+    if (!options.working_set_given && working_set > memory.bytes() / 2) working_set = memory.bytes() / 2;
+    root.magic = ledger::kRootMagic;
+    root.version = ledger::kVersion;
+    root.shards = shards;
+    root.pages = working_set / kPageBytes;
+    if (root.pages < shards) panic("fewer pages than vCPUs");
+    root.seed = options.seed;
+    root.zero_percent = options.zero_percent;
+    root.dup_percent = options.dup_percent;
+    root.pages_per_shard = (root.pages + shards - 1) / shards;
+    const u64 index_bytes = (root.pages_per_shard * shards * 8 + kPageBytes - 1) & ~(kPageBytes - 1);
+    root.headers = memory.take(shards * kPageBytes + index_bytes);
+    root.index = root.headers + shards * kPageBytes;
+    map_identity(root.headers, root.index + index_bytes);
+
+    const u64 stride = kPageBytes + options.gap;
+    const u64 high = memory.reaches_above_4g() ? root.pages / 2 : 0;
+    u64 placed = memory.take_pages(root, 0, root.pages - high, stride, false);
+    placed += memory.take_pages(root, placed, root.pages - placed, stride, true);
+    placed += memory.take_pages(root, placed, root.pages - placed, stride, false);
+    if (placed != root.pages) panic("ws does not fit the memory");
+}
+
+}  // namespace snapvm::guest

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+// Start-up, and each vCPU's loop. All of it at CPL 3. What READY does not need (clock, ticks, serial input) comes after
+// it.
+#include "guest-images/ledger/apic.h"
+#include "guest-images/ledger/boot_info.h"
+#include "guest-images/ledger/clock.h"
+#include "guest-images/ledger/commands.h"
+#include "guest-images/ledger/control.h"
+#include "guest-images/ledger/ledger.h"
+#include "guest-images/ledger/power.h"
+#include "guest-images/ledger/serial.h"
+#include "guest-images/ledger/smp.h"
+#include "guest-images/ledger/traps.h"
+
+namespace snapvm::guest {
+
+extern "C" {
+void main(u64 boot_address, u32 boot_kind, u32 test_magic);
+void ap_main(u32 index);
+}
+
+namespace {
+
+constexpr u32 kClockEvery = 64;  // steps between two readings
+
+BootInfo boot;
+Options options;
+
+// How many steps the rate allows by now. Counted in ticks, so that time a machine does not run is not caught up with.
+class Pace {
+public:
+    explicit Pace(const PerCpu& cpu) : cpu_(cpu) {}
+    void restart(u64 steps) {
+        first_tick_ = cpu_.ticks;
+        first_step_ = steps;
+    }
+    bool allows(u64 steps) const {
+        if (options.rate == 0 || options.hz == 0) return true;
+        return steps < first_step_ + (cpu_.ticks - first_tick_) * options.rate / options.hz;
+    }
+
+private:
+    const PerCpu& cpu_;
+    u64 first_tick_ = 0;
+    u64 first_step_ = 0;
+};
+
+void start_own_clock_and_ticks() {
+    register_clock();
+    if (options.hz != 0) start_ticks(options.hz);
+}
+
+bool all_finished() {
+    for (u32 s = 0; s < ledger_root.shards; ++s)
+        if (committed_steps(s) < options.steps) return false;
+    return true;
+}
+
+// The first vCPU's duties besides its shard.
+void serve(PerCpu& cpu, u64& last_tick) {
+    if (cpu.serial_pending != 0) {
+        cpu.serial_pending = 0;
+        handle_commands(options);
+    }
+    if (const u64 tick = cpu.ticks; tick != last_tick) {
+        last_tick = tick;
+        if (options.beat) print_char('.');
+        if (serial_input_needs_polling()) handle_commands(options);
+    }
+    if (options.steps != 0 && all_finished()) verify_and_exit();
+}
+
+[[noreturn]] void run_shard(u32 shard) {
+    PerCpu& cpu = self();
+    Pace pace(cpu);
+    pace.restart(0);
+    u64 served_tick = cpu.ticks, read_tick = 0;
+    bool was_paused = false;
+    for (;;) {
+        const u64 events = cpu.events;
+        if (shard == 0) serve(cpu, served_tick);
+        const u64 steps = committed_steps(shard);
+        const bool is_paused = paused();
+        if (was_paused && !is_paused) pace.restart(steps);
+        was_paused = is_paused;
+        if (cpu.ticks != read_tick || steps % kClockEvery == 0) {
+            read_tick = cpu.ticks;
+            ledger::ShardHeader& header = shard_header(shard);
+            header.kvmclock_ns = read_clock();
+            header.ticks = read_tick;
+        }
+        const bool held = shard != 0 && !may_step(shard);
+        const bool done = options.steps != 0 && steps >= options.steps;
+        if (!held && !is_paused && !done && pace.allows(steps))
+            step(shard, options);
+        else
+            halt(events);
+    }
+}
+
+CpuList choose_cpus() {
+    CpuList cpus;
+    if (options.cpus == 0) cpus = find_cpus(boot.rsdp);
+    if (cpus.count != 0) return cpus;
+    cpus.count = options.cpus == 0 ? 1 : options.cpus;
+    for (u32 i = 0; i < cpus.count; ++i) cpus.apic_ids[i] = static_cast<u8>(i);
+    return cpus;
+}
+
+}  // namespace
+
+void main(u64 boot_address, u32 boot_kind, u32 test_magic) {
+    prepare_first_cpu(0);
+    fill_interrupt_table();
+    set_test_port(test_magic);
+    read_boot_info(boot, boot_kind, boot_address);
+    options = parse_options(boot.command_line);
+    const CpuList cpus = choose_cpus();
+    per_cpu[0].apic_id = cpus.apic_ids[0];
+    lay_out_ledger(boot, options, cpus.count);
+    set_paused(options.paused);
+    start_other_cpus(cpus);
+    initialise_shard(0);
+    for (u32 i = 1; i < cpus.count; ++i) wait_for([i] { return per_cpu[i].initialised != 0; });
+    seal_root();
+    if (cpus.count > 1) wake_others();
+    test_ready();
+    if (!options.quiet || !has_test_port()) Line().text("LEDGER READY").print();
+
+    enable_lapic();
+    start_own_clock_and_ticks();
+    start_checks();
+    enable_serial_input();
+    run_shard(0);
+}
+
+void ap_main(u32 index) {
+    initialise_shard(index);
+    enable_lapic();
+    publish(const_cast<u32&>(per_cpu[index].initialised), 1U);
+    wake_first();
+    for (;;) {
+        const u64 events = self().events;
+        if (observe(ledger_root.state) == ledger::State::ready) break;
+        halt(events);
+    }
+    start_own_clock_and_ticks();
+    run_shard(index);
+}
+
+}  // namespace snapvm::guest

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// The guest's options, from its command line (README.md lists them). Words it does not know are other people's:
+// ignored.
+#pragma once
+
+#include "guest-images/ledger/cpu.h"
+
+namespace snapvm::guest {
+
+enum class Pattern : u32 { sequential, random, hot };
+
+struct Options {
+    u64 working_set = 64 << 20;
+    bool working_set_given = false;
+    u64 gap = 0;
+    u32 cpus = 0;  // 0: as the MADT says
+    u32 hz = 100;
+    u64 rate = 1000;
+    u64 steps = 0;
+    Pattern pattern = Pattern::random;
+    u64 hot_set = 256;
+    u32 zero_percent = 0;
+    u32 dup_percent = 0;
+    u64 seed = 1;
+    u64 seen_every = 16;
+    bool beat = false;
+    bool quiet = false;
+    bool paused = false;
+};
+
+// Ends the guest on a value that cannot be.
+Options parse_options(const char* command_line);
+
+}  // namespace snapvm::guest

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "snapshot/area.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <filesystem>
+
+#include "vmm/base/crc32c.h"
+#include "vmm/base/size_text.h"
+#include "vmm/base/try.h"
+
+namespace snapvm {
+namespace {
+
+std::uint64_t now_us() {
+    const auto now = std::chrono::system_clock::now().time_since_epoch();
+    return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(now).count());
+}
+
+bool is_same_file(const UniqueFd& fd, const std::string& path) {
+    struct stat by_fd {};
+    struct stat by_path {};
+    return ::fstat(fd.get(), &by_fd) == 0 && ::lstat(path.c_str(), &by_path) == 0 && by_fd.st_dev == by_path.st_dev &&
+           by_fd.st_ino == by_path.st_ino;
+}
+
+// The name of a new file lasts only once its directory is on the disk too.
+Status flush_directory_of(const std::string& path) {
+    std::string parent = std::filesystem::path(path).parent_path().string();
+    parent = parent.empty() ? "." : parent;
+    const UniqueFd fd = TRY(open_file(parent, O_RDONLY | O_DIRECTORY));
+    if (::fsync(fd.get()) != 0 && errno != EINVAL) {
+        return fail(Error::system("fsync", parent, errno));
+    }
+    return {};
+}
+
+// A file that is no area yet may become one where it holds no data at all.
+Status check_empty(const AreaFile& file, std::uint64_t size) {
+    if (file.device) {
+        return fail(ErrorKind::invalid, file.name + " is a block device and not a snapshot area",
+                    "make it one with snapvm area create " + file.name);
+    }
+    const off_t data = ::lseek(file.fd.get(), static_cast<off_t>(file.base), SEEK_DATA);
+    if (data < 0 && errno != ENXIO) {
+        return fail(Error::system("lseek SEEK_DATA", file.name, errno));
+    }
+    if (data >= 0 && static_cast<std::uint64_t>(data) < file.base + size) {
+        return fail(ErrorKind::invalid, file.name + " holds data that is not a snapshot area",
+                    "give another path, or overwrite it with snapvm area create --force");
+    }
+    return {};
+}
+
+Status grow_file(const AreaFile& file, std::uint64_t size) {
+    if (::ftruncate(file.fd.get(), static_cast<off_t>(file.base + size)) != 0) {
+        return fail(Error::system("ftruncate", file.name, errno));
+    }
+    return {};
+}
+
+}  // namespace
+
+Result<AreaWriter> AreaWriter::open(const AreaPath& path, const AreaShape& shape, std::uint32_t new_slots, IoHook hook) {
+    AreaLayout layout = TRY(AreaLayout::of(shape.blocks, shape.cpus, new_slots));
+    bool created = false;
+    auto file = AreaFile::open(path, O_RDWR);
+    if (!file && file.error().code() == ENOENT) {
+        file = AreaFile::open(path, O_RDWR | O_CREAT | O_EXCL);
+        created = file.has_value();
+    }
+    if (!file) {
+        return fail(std::move(file).error());
+    }
+    AreaWriter writer(*std::move(file), std::move(layout));
+    writer.remove_ = created;
+    const AreaFile& area = writer.file_;
+    TRY(area.lock(true, 0, kSlotsStart, "another snapshot is being written into it"));
+    const SuperblockPair pair = TRY(SuperblockPair::read(area));
+    if (pair.blank()) {
+        TRY(check_empty(area, writer.layout_.size));
+        if (area.room() < writer.layout_.size) {
+            TRY(grow_file(area, writer.layout_.size));
+        }
+        writer.fresh_ = true;
+        writer.both_blank_ = true;
+        TRY(area.lock(true, kSlotsStart, writer.layout_.size - kSlotsStart, "a machine maps a snapshot in it"));
+    } else {
+        const Superblock* any = pair.any();
+        if (any == nullptr) {
+            if (!pair.has_magic()) {
+                TRY(check_empty(area, writer.layout_.size));
+            }
+            // Says whether it is newer or damaged.
+            TRY(pair.choose(area.name, false));
+            return fail(ErrorKind::invalid, area.name + " is not a snapshot area");
+        }
+        for (const SuperblockPair::Copy& copy : pair.copies) {
+            if (copy.problem && copy.problem->kind() == ErrorKind::unsupported) {
+                return fail(*copy.problem);
+            }
+        }
+        writer.layout_ = TRY(AreaLayout::of(shape.blocks, shape.cpus, any->slots));
+        if (any->area_size != writer.layout_.size) {
+            return fail(ErrorKind::invalid,
+                        area.name + " is an area of " + std::to_string(any->area_size) + " bytes, this machine needs " +
+                            std::to_string(writer.layout_.size),
+                        "give another path, or make it anew with snapvm area create --force");
+        }
+        if (area.room() < any->area_size) {
+            return fail(ErrorKind::invalid, area.name + " is truncated: " + std::to_string(any->area_size - area.room()) + " bytes are missing",
+                        "give another path, or make it anew with snapvm area create --force");
+        }
+        TRY(writer.adopt(pair));
+    }
+    writer.io_ = std::make_unique<AreaIo>(area.fd.get(), area.name, area.base, area.device, std::move(hook));
+    return writer;
+}
+
+Status AreaWriter::adopt(const SuperblockPair& pair) {
+    highest_ = pair.highest_sequence();
+    fresh_ = highest_ == 0 && pair.copies[0].valid && pair.copies[1].valid;
+    for (std::size_t i = 0; i < pair.copies.size(); ++i) {
+        table_crcs_[i] = pair.copies[i].table_crc;
+    }
+    return lock_slot(pair);
+}
+
+Status AreaWriter::lock_slot(const SuperblockPair& pair) {
+    constexpr std::string_view kPinned = "a machine maps the snapshot in it";
+    const Superblock* newest = pair.newest_complete();
+    if (layout_.slots.size() == 1) {
+        // The copies alternate. The first one is never left as the only older one, so that damage to it is noticed.
+        copy_ = newest != nullptr && pair.copies[0].valid && newest == &*pair.copies[0].valid ? 1 : 0;
+        TRY(file_.lock(true, slot().offset, slot().size, kPinned));
+        if (newest != nullptr) {
+            previous_ = *newest;
+        }
+        return {};
+    }
+    slot_ = newest != nullptr && newest->slot == 0 ? 1 : 0;
+    Status locked = file_.lock(true, slot().offset, slot().size, kPinned);
+    const auto& target = pair.copies[slot_].valid;
+    const bool older_is_whole = target && target->state == SlotState::complete;
+    if (!locked && locked.error().kind() == ErrorKind::busy && older_is_whole) {
+        // The older snapshot is in use and so stays whole: the newer one gives way. Were it not whole, then a writer that was killed
+        // would have the lock, for as long as the kernel still works on its writes.
+        slot_ ^= 1;
+        locked = file_.lock(true, slot().offset, slot().size, "machines map the snapshots in both its slots");
+    }
+    TRY(std::move(locked));
+    copy_ = slot_;
+    const auto& old = pair.copies[copy_].valid;
+    if (old && old->state == SlotState::complete) {
+        previous_ = *old;
+    }
+    return {};
+}
+
+AreaWriter::~AreaWriter() {
+    if (remove_ && file_.fd.valid() && is_same_file(file_.fd, file_.opened_path)) {
+        (void)::unlink(file_.opened_path.c_str());
+    }
+}
+
+Superblock AreaWriter::superblock_for(std::uint32_t copy) const {
+    const std::uint32_t slot = layout_.slots.size() == 2 ? copy : 0;
+    Superblock sb;
+    sb.area_size = layout_.size;
+    sb.machine_id = machine_;
+    sb.slots = static_cast<std::uint32_t>(layout_.slots.size());
+    sb.slot = slot;
+    sb.cpus = layout_.cpus;
+    sb.slot_offset = layout_.slots[slot].offset;
+    sb.slot_size = layout_.slots[slot].size;
+    sb.memory_bytes = layout_.memory_bytes;
+    sb.table_crc = table_crcs_[copy];
+    sb.created_us = now_us();
+    return sb;
+}
+
+Result<int> AreaWriter::open_direct() {
+    auto fd = open_file("/proc/self/fd/" + std::to_string(file_.fd.get()), O_RDWR | O_DIRECT);
+    if (!fd) {
+        return -1;
+    }
+    direct_ = *std::move(fd);
+    if (file_.lock_fd.valid()) {
+        return direct_.get();
+    }
+    // The slot's lock must last as long as writes are in flight, also after the writer was killed; so it belongs to the descriptor that
+    // they go through. Another writer is kept out by the lock on the superblocks meanwhile.
+    TRY(file_.unlock(slot().offset, slot().size));
+    TRY(lock_range(direct_.get(), true, file_.base + slot().offset, slot().size, file_.name, "a machine maps the snapshot in it"));
+    return direct_.get();
+}
+
+Status AreaWriter::begin(const Uuid& machine, const Uuid& snapshot) {
+    machine_ = machine;
+    snapshot_ = snapshot;
+    if (both_blank_) {
+        const std::vector<std::byte> no_table(kSectionTableSize);
+        table_crcs_.fill(crc32c(no_table));
+    }
+    sequence_ = highest_ + 1;
+    // With one slot both copies say `writing`, so that no damage to one of them makes a half-overwritten snapshot look complete.
+    for (std::uint32_t i = 0; i < kSuperblockCopies; ++i) {
+        const bool ours = i == copy_;
+        if (layout_.slots.size() == 2 && !ours && !both_blank_) {
+            continue;
+        }
+        Superblock sb = superblock_for(i);
+        sb.sequence = layout_.slots.size() == 1 || ours ? sequence_ : 0;
+        sb.snapshot_id = sb.sequence == 0 ? Uuid{} : snapshot;
+        sb.machine_id = sb.sequence == 0 ? Uuid{} : machine;
+        TRY(io_->write(IoStep::superblock, sb.encode_header(), i * kSuperblockSize));
+    }
+    TRY(io_->flush());
+    return remove_ ? flush_directory_of(file_.opened_path) : Status{};
+}
+
+Status AreaWriter::commit(std::vector<Section> sections) {
+    Superblock sb = superblock_for(copy_);
+    sb.sequence = ++sequence_;
+    sb.snapshot_id = snapshot_;
+    sb.state = SlotState::complete;
+    sb.sections = std::move(sections);
+    const std::vector<std::byte> table = sb.encode_table();
+    sb.table_crc = crc32c(table);
+    const std::uint64_t at = copy_ * kSuperblockSize;
+    TRY(io_->write(IoStep::section, table, at + kSuperblockHeaderSize));
+    TRY(io_->flush());
+    TRY(io_->write(IoStep::superblock, sb.encode_header(), at));
+    TRY(io_->flush());
+    remove_ = false;
+    return {};
+}
+
+}  // namespace snapvm

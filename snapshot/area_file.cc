@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "snapshot/area_file.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "vmm/base/try.h"
+
+namespace snapvm {
+namespace {
+
+Result<struct stat> stat_of(int fd, std::string_view name) {
+    struct stat info {};
+    if (::fstat(fd, &info) != 0) {
+        return fail(Error::system("fstat", name, errno));
+    }
+    return info;
+}
+
+Result<std::uint64_t> device_size(int fd, std::string_view name) {
+    std::uint64_t size = 0;
+    if (::ioctl(fd, BLKGETSIZE64, &size) != 0) {
+        return fail(Error::system("BLKGETSIZE64", name, errno));
+    }
+    return size;
+}
+
+std::string device_number_text(dev_t number) { return std::to_string(major(number)) + ":" + std::to_string(minor(number)); }
+
+Result<UniqueFd> open_lock_file(dev_t number) {
+    const std::string path = "/dev/shm/snapvm-block-" + device_number_text(number) + ".lock";
+    // First without O_CREAT: fs.protected_regular forbids that on another user's file in a sticky directory.
+    if (auto fd = open_file(path, O_RDWR | O_NOFOLLOW); fd) {
+        return fd;
+    }
+    UniqueFd fd = TRY(open_file(path, O_RDWR | O_CREAT | O_NOFOLLOW, 0666));
+    if (::fchmod(fd.get(), 0666) != 0 && errno != EPERM) {
+        return fail(Error::system("fchmod", path, errno));
+    }
+    return fd;
+}
+
+// Replaces the descriptor of a device by one of its canonical node, or else gives it a lock file.
+Status settle_device(AreaFile& file, dev_t number, int flags) {
+    file.device = true;
+    file.end = TRY(device_size(file.fd.get(), file.name));
+    const std::string node = canonical_device_node(number);
+    if (!node.empty()) {
+        if (auto fd = open_file(node, flags); fd) {
+            const struct stat info = TRY(stat_of(fd->get(), node));
+            if (S_ISBLK(info.st_mode) && info.st_rdev == number) {
+                file.fd = *std::move(fd);
+                file.opened_path = node;
+                return {};
+            }
+        }
+    }
+    file.lock_fd = TRY(open_lock_file(number));
+    return {};
+}
+
+std::string advice_for(int error, int flags) {
+    switch (error) {
+        case ENOENT: return "check the path";
+        case EACCES: return (flags & O_ACCMODE) == O_RDONLY ? "you need permission to read it" : "you need permission to write it";
+        case EPERM: return "is it marked immutable?";
+        case EROFS: return "give a path on a file system that can be written";
+        case EISDIR: return "give a file or a block device";
+        default: return {};
+    }
+}
+
+}  // namespace
+
+std::string canonical_device_node(std::uint64_t device_number) {
+    const auto uevent = read_file("/sys/dev/block/" + device_number_text(device_number) + "/uevent", 65536);
+    constexpr std::string_view kKey = "DEVNAME=";
+    const std::size_t at = uevent ? uevent->find(kKey) : std::string::npos;
+    if (at == std::string::npos) {
+        return {};
+    }
+    const std::size_t start = at + kKey.size();
+    return "/dev/" + uevent->substr(start, uevent->find('\n', start) - start);
+}
+
+Result<AreaFile> AreaFile::open(const AreaPath& area, int flags) {
+    // O_NONBLOCK so that a FIFO is refused below instead of waited for; it means nothing to files and disks.
+    flags |= O_NONBLOCK;
+    auto fd = open_file(area.path, flags, 0600);
+    if (!fd) {
+        if (fd.error().code() == EBUSY) {
+            return fail(ErrorKind::busy, area.path + " is mounted or otherwise in use", "unmount it, or use another device");
+        }
+        return fail(Error::system("open", area.path, fd.error().code(), advice_for(fd.error().code(), flags)));
+    }
+    AreaFile file;
+    file.fd = *std::move(fd);
+    file.name = area.text();
+    file.opened_path = area.path;
+    file.base = area.offset;
+    const struct stat info = TRY(stat_of(file.fd.get(), file.name));
+    if (S_ISBLK(info.st_mode)) {
+        // The descriptor of the given node stays no longer than needed: O_EXCL would let only one of the two be open.
+        if ((flags & O_EXCL) != 0) {
+            file.device = true;
+            file.end = TRY(device_size(file.fd.get(), file.name));
+            const std::string node = canonical_device_node(info.st_rdev);
+            auto lock_node = node.empty() ? open_lock_file(info.st_rdev) : open_file(node, O_RDWR);
+            file.lock_fd = lock_node ? *std::move(lock_node) : TRY(open_lock_file(info.st_rdev));
+            return file;
+        }
+        TRY(settle_device(file, info.st_rdev, flags));
+        return file;
+    }
+    if (!S_ISREG(info.st_mode)) {
+        return fail(ErrorKind::invalid, area.path + (S_ISDIR(info.st_mode) ? " is a directory" : " is neither a file nor a block device"),
+                    "give a file or a block device");
+    }
+    file.end = static_cast<std::uint64_t>(info.st_size);
+    return file;
+}
+
+Status lock_range(int fd, bool exclusive, std::uint64_t offset, std::uint64_t size, const std::string& name, std::string_view who) {
+    struct flock range {};
+    range.l_type = exclusive ? F_WRLCK : F_RDLCK;
+    range.l_whence = SEEK_SET;
+    range.l_start = static_cast<off_t>(offset);
+    range.l_len = static_cast<off_t>(size);
+    if (::fcntl(fd, F_OFD_SETLK, &range) == 0) {
+        return {};
+    }
+    if (errno == EAGAIN || errno == EACCES) {
+        return fail(ErrorKind::busy, name + " is in use: " + std::string(who));
+    }
+    return fail(Error::system("F_OFD_SETLK", name, errno));
+}
+
+Status AreaFile::lock(bool exclusive, std::uint64_t offset, std::uint64_t size, std::string_view who) const {
+    return lock_range(lock_descriptor(), exclusive, base + offset, size, name, who);
+}
+
+Status AreaFile::unlock(std::uint64_t offset, std::uint64_t size) const {
+    struct flock range {};
+    range.l_type = F_UNLCK;
+    range.l_whence = SEEK_SET;
+    range.l_start = static_cast<off_t>(base + offset);
+    range.l_len = static_cast<off_t>(size);
+    if (::fcntl(lock_descriptor(), F_OFD_SETLK, &range) != 0) {
+        return fail(Error::system("F_OFD_SETLK", name, errno));
+    }
+    return {};
+}
+
+Status AreaFile::read(std::span<std::byte> out, std::uint64_t offset) const {
+    return read_exactly_at(fd.get(), out, base + offset, name);
+}
+
+}  // namespace snapvm

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "snapshot/restore.h"
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+
+#include "snapshot/origin.h"
+#include "snapshot/reader.h"
+#include "vmm/base/try.h"
+
+namespace snapvm {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+std::uint64_t micros(Clock::duration time) {
+    return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(time).count());
+}
+
+Result<GuestMemory> map_blocks(const std::shared_ptr<const SnapshotOrigin>& origin, const SnapshotHead& head,
+                               const RestoreOptions& options, std::uint32_t& overlays) {
+    std::vector<MemoryBlock> blocks;
+    for (const BlockSpec& spec : head.start.blocks) {
+        const Section* data = origin->superblock().find(SectionKind::data, static_cast<std::uint32_t>(spec.id));
+        blocks.push_back(TRY(MemoryBlock::snapshot(spec, origin->file().fd.get(), origin->file().base + data->offset, origin)));
+    }
+    for (const PlanRun& run : head.plan) {
+        if (overlays >= options.max_overlays || run.count * kPageSize < options.min_overlay_bytes) {
+            break;  // the longest come first
+        }
+        auto block = std::ranges::find(blocks, run.block, [](const MemoryBlock& b) { return b.spec().id; });
+        TRY(block->overlay_anonymous(run.first, run.count));
+        ++overlays;
+    }
+    return GuestMemory::of(std::move(blocks));
+}
+
+}  // namespace
+
+Result<RestoredSnapshot> open_snapshot(const AreaPath& path, const RestoreOptions& options) {
+    const auto start = Clock::now();
+    PinnedSnapshot pinned = TRY(pin_snapshot(path, options.salvage));
+    SnapshotHead head = TRY(read_head(pinned));
+    RestoredSnapshot restored;
+    restored.snapshot_id = pinned.superblock.snapshot_id;
+    restored.sequence = pinned.superblock.sequence;
+    restored.slot = pinned.superblock.slot;
+    const auto read = Clock::now();
+    const auto origin = std::make_shared<const SnapshotOrigin>(std::move(pinned.file), std::move(pinned.superblock));
+    restored.memory = TRY(map_blocks(origin, head, options, restored.overlays));
+    restored.saved = {std::move(head.start.config), std::move(head.records)};
+    restored.read_us = micros(read - start);
+    restored.map_us = micros(Clock::now() - read);
+    return restored;
+}
+
+}  // namespace snapvm

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// All that the snapshot layer asks of a running machine.
+#pragma once
+
+#include <utility>
+
+#include "vmm/base/error.h"
+#include "vmm/machine/config.h"
+#include "vmm/machine/saved_state.h"
+#include "vmm/memory/guest_memory.h"
+
+namespace snapvm {
+
+/// A machine to be written down. Called from one thread; lives longer than the call it is given to.
+class SnapshotSource {
+public:
+    virtual ~SnapshotSource() = default;
+    /// May be called at any time; does not change.
+    [[nodiscard]] virtual const MachineConfig& config() const = 0;
+    /// Stops vCPUs and devices. When it fails, the machine runs on as before.
+    virtual Status freeze() = 0;
+    /// Undoes one freeze. Never fails: a guest must not stay stopped because a snapshot went wrong.
+    virtual void thaw() = 0;
+    /// The state of the frozen machine, memory apart.
+    virtual Result<SavedMachine> save() = 0;
+    /// The blocks; read while frozen.
+    [[nodiscard]] virtual const GuestMemory& memory() const = 0;
+};
+
+/// Keeps a machine frozen; thaws it on every way out.
+class FreezeGuard {
+public:
+    static Result<FreezeGuard> freeze(SnapshotSource& source) {
+        if (Status status = source.freeze(); !status) {
+            return fail(std::move(status).error());
+        }
+        return FreezeGuard(source);
+    }
+    FreezeGuard(FreezeGuard&& other) noexcept : source_(std::exchange(other.source_, nullptr)) {}
+    FreezeGuard& operator=(FreezeGuard&&) = delete;
+    ~FreezeGuard() { thaw(); }
+
+    void thaw() {
+        if (SnapshotSource* source = std::exchange(source_, nullptr); source != nullptr) {
+            source->thaw();
+        }
+    }
+    /// Leaves the machine frozen: the caller is to stop it.
+    void release() { source_ = nullptr; }
+
+private:
+    explicit FreezeGuard(SnapshotSource& source) : source_(&source) {}
+    SnapshotSource* source_;
+};
+
+}  // namespace snapvm

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <asm/bootparam.h>
+
+#include "vmm/base/try.h"
+#include "vmm/boot/loader.h"
+#include "vmm/platform/platform.h"
+
+namespace snapvm {
+namespace {
+
+constexpr std::uint8_t kUndefinedLoader = 0xFF;
+constexpr std::uint16_t kBootFlag = 0xAA55;
+constexpr std::uint32_t kHeaderMagic = 0x53726448;  // "HdrS"
+
+}  // namespace
+
+Result<BootEntry> write_linux_boot_params(GuestMemory& memory, std::uint64_t entry, std::span<const MemoryMapEntry> map,
+                                          std::span<const Placed> modules, std::size_t cmdline_size) {
+    boot_params params{};
+    params.hdr.type_of_loader = kUndefinedLoader;
+    params.hdr.boot_flag = kBootFlag;
+    params.hdr.header = kHeaderMagic;
+    params.hdr.kernel_alignment = 0x1000000;
+    params.hdr.cmd_line_ptr = static_cast<std::uint32_t>(platform::kCommandLine.value);
+    params.hdr.cmdline_size = static_cast<std::uint32_t>(cmdline_size);
+    if (!modules.empty()) {
+        const Gpa end = modules.back().at + modules.back().size;
+        params.hdr.ramdisk_image = static_cast<std::uint32_t>(modules.front().at.value);
+        params.hdr.ramdisk_size = static_cast<std::uint32_t>(end - modules.front().at);
+    }
+    params.acpi_rsdp_addr = platform::kFirmwareBase.value;
+    for (const MemoryMapEntry& range : map) {
+        boot_e820_entry& e820 = params.e820_table[params.e820_entries++];
+        e820.addr = range.base.value;
+        e820.size = range.size;
+        e820.type = static_cast<std::uint32_t>(range.type);
+    }
+    TRY(memory.store(platform::kBootParams, params));
+    TRY(write_entry_tables(memory, BootEntry::Mode::linux64));
+    return BootEntry{BootEntry::Mode::linux64, entry, platform::kBootParams};
+}
+
+}  // namespace snapvm

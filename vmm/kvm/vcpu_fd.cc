@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/kvm/vcpu_fd.h"
+
+#include <cerrno>
+#include <cstring>
+
+#include "vmm/base/try.h"
+#include "vmm/kvm/ioctl.h"
+
+namespace snapvm::kvm {
+
+Result<VcpuFd> VcpuFd::create(const System& system, int vm_fd, std::uint32_t index) {
+    const std::string name = "vCPU " + std::to_string(index);
+    UniqueFd fd(TRY(KVM_IOCTL(vm_fd, KVM_CREATE_VCPU, static_cast<unsigned long>(index), name)));
+    Mapping run = TRY(Mapping::of_file(fd.get(), 0, system.run_mapping_size(), 4096, /*shared=*/true));
+    return VcpuFd(std::move(fd), std::move(run), index);
+}
+
+std::span<std::byte> VcpuFd::io_bytes() const {
+    const kvm_run& run = shared();
+    return run_.bytes().subspan(run.io.data_offset, static_cast<std::size_t>(run.io.size) * run.io.count);
+}
+
+int VcpuFd::run() { return ::ioctl(fd_.get(), KVM_RUN, 0UL) == 0 ? 0 : errno; }
+
+Status VcpuFd::control(unsigned long request, void* argument, const char* call) const {
+    TRY(checked_ioctl(fd_.get(), request, argument, call, name_));
+    return {};
+}
+
+Result<std::vector<kvm_cpuid_entry2>> VcpuFd::cpuid() const {
+    constexpr std::uint32_t kEntries = 256;
+    std::vector<std::byte> buffer(sizeof(kvm_cpuid2) + kEntries * sizeof(kvm_cpuid_entry2));
+    auto* table = reinterpret_cast<kvm_cpuid2*>(buffer.data());
+    table->nent = kEntries;
+    TRY(KVM_IOCTL(fd_.get(), KVM_GET_CPUID2, table, name_));
+    return std::vector<kvm_cpuid_entry2>(table->entries, table->entries + table->nent);
+}
+
+Status VcpuFd::set_cpuid(std::span<const kvm_cpuid_entry2> entries) {
+    std::vector<std::byte> buffer(sizeof(kvm_cpuid2) + entries.size_bytes());
+    auto* table = reinterpret_cast<kvm_cpuid2*>(buffer.data());
+    table->nent = static_cast<std::uint32_t>(entries.size());
+    std::memcpy(table->entries, entries.data(), entries.size_bytes());
+    TRY(KVM_IOCTL(fd_.get(), KVM_SET_CPUID2, table, name_));
+    return {};
+}
+
+Result<std::vector<kvm_msr_entry>> VcpuFd::msrs(std::span<const std::uint32_t> indices) const {
+    std::vector<kvm_msr_entry> found;
+    found.reserve(indices.size());
+    std::vector<std::byte> buffer(sizeof(kvm_msrs) + indices.size() * sizeof(kvm_msr_entry));
+    auto* table = reinterpret_cast<kvm_msrs*>(buffer.data());
+    while (!indices.empty()) {
+        table->nmsrs = static_cast<std::uint32_t>(indices.size());
+        for (std::size_t i = 0; i < indices.size(); ++i) {
+            table->entries[i] = {.index = indices[i], .reserved = 0, .data = 0};
+        }
+        // KVM_GET_MSRS stops at the first MSR it cannot read and says how many it did.
+        const int got = TRY(KVM_IOCTL(fd_.get(), KVM_GET_MSRS, table, name_));
+        const auto count = static_cast<std::size_t>(got);
+        found.insert(found.end(), table->entries, table->entries + count);
+        indices = indices.subspan(std::min(count + 1, indices.size()));
+    }
+    return found;
+}
+
+Result<std::size_t> VcpuFd::set_msrs(std::span<const kvm_msr_entry> entries) {
+    std::vector<std::byte> buffer(sizeof(kvm_msrs) + entries.size_bytes());
+    auto* table = reinterpret_cast<kvm_msrs*>(buffer.data());
+    table->nmsrs = static_cast<std::uint32_t>(entries.size());
+    std::memcpy(table->entries, entries.data(), entries.size_bytes());
+    return static_cast<std::size_t>(TRY(KVM_IOCTL(fd_.get(), KVM_SET_MSRS, table, name_)));
+}
+
+std::uint32_t VcpuFd::tsc_khz() const {
+    const int khz = ::ioctl(fd_.get(), KVM_GET_TSC_KHZ, 0UL);
+    return khz > 0 ? static_cast<std::uint32_t>(khz) : 0;
+}
+
+Status VcpuFd::notify_paused() {
+    const auto done = KVM_IOCTL(fd_.get(), KVM_KVMCLOCK_CTRL, 0UL, name_);
+    if (!done && done.error().code() != EINVAL) {  // EINVAL: the guest has not set up kvmclock
+        return fail(done.error());
+    }
+    return {};
+}
+
+}  // namespace snapvm::kvm

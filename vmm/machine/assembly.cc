@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a machine is put together. The order of the steps is KVM's, and where KVM leaves it open, the quickest.
+#include <algorithm>
+
+#include "devices/ioapic/ioapic.h"
+#include "devices/serial/serial.h"
+#include "devices/test_port/test_port.h"
+#include "vmm/base/bytes.h"
+#include "vmm/base/try.h"
+#include "vmm/machine/clock_state.h"
+#include "vmm/machine/machine.h"
+#include "vmm/platform/platform.h"
+#include "vmm/vcpu/cpuid.h"
+#include "vmm/vcpu/vcpu_state.h"
+
+namespace snapvm {
+namespace {
+
+Result<GuestMemory> fresh_memory(const MachineConfig& config) {
+    std::vector<MemoryBlock> blocks;
+    for (const BlockSpec& spec : config.blocks()) {
+        blocks.push_back(TRY(MemoryBlock::anonymous(spec, config.pages)));
+    }
+    return GuestMemory::of(std::move(blocks));
+}
+
+// A guest whose memory is not where its state says would run into nothing.
+Status check_memory(const MachineConfig& config, const GuestMemory& memory) {
+    const std::vector<BlockSpec> wanted = config.blocks();
+    if (!std::ranges::equal(memory.blocks(), wanted, {}, &MemoryBlock::spec)) {
+        return fail(ErrorKind::invalid, "the saved machine's memory blocks are not those of its configuration (" +
+                                            std::to_string(config.memory_bytes >> 20) + " MiB)");
+    }
+    return {};
+}
+
+}  // namespace
+
+StateRecord encode_clock(const kvm_clock_data& clock) {
+    Encoder out;
+    out.u64(clock.clock);
+    out.u32(clock.flags);
+    out.u64(clock.realtime);
+    out.u64(clock.host_tsc);
+    return {RecordKind::clock, kClockStateVersion, 0, out.take()};
+}
+
+Result<kvm_clock_data> decode_clock(const StateRecord& record) {
+    Decoder in(record.bytes);
+    kvm_clock_data clock{};
+    clock.clock = in.u64();
+    clock.flags = in.u32();
+    clock.realtime = in.u64();
+    clock.host_tsc = in.u64();
+    TRY(in.finish("clock's state"));
+    return clock;
+}
+
+Machine::Machine(const kvm::System& system, MachineConfig config, GuestMemory memory, kvm::Vm vm)
+    : system_(system), config_(std::move(config)), memory_(std::move(memory)), vm_(std::move(vm)) {}
+
+Result<std::unique_ptr<Machine>> Machine::create(const kvm::System& system, const MachineConfig& config, const BootSource& source) {
+    TRY(config.validate());
+    GuestMemory memory = TRY(fresh_memory(config));
+    const BootEntry entry = TRY(load_guest(memory, source));
+    std::unique_ptr<Machine> machine = TRY(assemble(system, config, std::move(memory), nullptr));
+    const CpuidTable supported = TRY(system.supported_cpuid());
+    const bool deadline_timer = system.capabilities().tsc_deadline_timer != 0;
+    for (kvm::VcpuFd& vcpu : machine->vcpus_->vcpus()) {
+        TRY(vcpu.set_cpuid(cpuid_for_vcpu(supported, vcpu.index(), config.cpus, deadline_timer)));
+    }
+    // The others wait for INIT and SIPI in KVM: they are created in that state.
+    TRY(set_boot_registers(machine->vcpus_->vcpus().front(), entry));
+    return machine;
+}
+
+Result<std::unique_ptr<Machine>> Machine::restore(const kvm::System& system, const SavedMachine& saved, GuestMemory memory) {
+    TRY(saved.config.validate());
+    TRY(check_memory(saved.config, memory));
+    RecordReader records(saved.records);
+    std::unique_ptr<Machine> machine = TRY(assemble(system, saved.config, std::move(memory), &records));
+    machine->restored_ = true;
+    const StateRecord* clock = TRY(records.take(RecordKind::clock, 0, kClockStateVersion));
+    machine->restored_clock_ = TRY(decode_clock(*clock));
+    TRY(machine->load_vcpus(records));
+    // All must be consumed: a record that nothing claims is a device that would silently be lost.
+    TRY(records.finish());
+    return machine;
+}
+
+Result<std::unique_ptr<Machine>> Machine::assemble(const kvm::System& system, const MachineConfig& config, GuestMemory memory,
+                                                   RecordReader* records) {
+    kvm::Vm vm = TRY(kvm::Vm::create(system));
+    // The constructor is private, so std::make_unique cannot.
+    std::unique_ptr<Machine> machine(new Machine(system, config, std::move(memory), std::move(vm)));
+    // Before the vCPUs: they are created with or without a LAPIC. Before the slots, too, a full irqchip would make each cost 6 ms;
+    // the split one does not mind.
+    TRY(machine->vm_.enable_split_irqchip(platform::kIoApicPins));
+    TRY(machine->map_memory());
+    TRY(machine->build_devices(records));
+    TRY(machine->build_vcpus());
+    machine->msr_indices_ = order_msrs(TRY(system.msr_indices()));
+    return machine;
+}
+
+Status Machine::map_memory() {
+    std::uint32_t slot = 0;
+    for (const MemoryBlock& block : memory_.blocks()) {
+        TRY(vm_.set_slot(slot++, block.spec().base, block.host(), block.spec().size, name_of(block.spec().id)));
+    }
+    return {};
+}
+
+Status Machine::build_devices(RecordReader* records) {
+    DeviceHost host{.interrupts = nullptr, .msi = *this, .serial_output = console_, .events = *this, .memory = memory_};
+    for (const DeviceFactory& factory : device_factories()) {
+        const StateRecord* record = records == nullptr ? nullptr : TRY(records->take(factory.kind, 0, factory.state_version));
+        AttachedDevice attached = TRY(factory.build(host, record));
+        for (const BusRange& range : attached.ranges) {
+            Bus& bus = range.kind == BusRange::Kind::port ? ports_ : mmio_;
+            TRY(bus.add(range.base, range.size, *range.device, std::string(name_of(factory.kind))));
+        }
+        // The few that the machine itself talks to.
+        if (auto* ioapic = dynamic_cast<IoApic*>(attached.device.get()); ioapic != nullptr) {
+            ioapic_ = ioapic;
+            host.interrupts = ioapic;
+        }
+        if (auto* serial = dynamic_cast<Serial*>(attached.device.get()); serial != nullptr) {
+            serial_ = serial;
+        }
+        if (auto* test_port = dynamic_cast<TestPort*>(attached.device.get()); test_port != nullptr) {
+            test_port_ = test_port;
+        }
+        devices_.push_back(std::move(attached));
+    }
+    return {};
+}
+
+Status Machine::build_vcpus() {
+    std::vector<kvm::VcpuFd> vcpus;
+    for (std::uint32_t index = 0; index < config_.cpus; ++index) {
+        vcpus.push_back(TRY(vm_.create_vcpu(system_, index)));
+    }
+    VcpuEvents& events = *this;
+    vcpus_ = std::make_unique<VcpuSet>(std::move(vcpus), ports_, mmio_, events);
+    return {};
+}
+
+// Whether a guest that was shown `saved` can run here. KVM's supported table decides, but for hosts whose guests see more than
+// that (no CPUID interception at user level): there a vCPU given the table reads back what its guest will really see.
+Status Machine::check_features(const CpuidTable& saved) {
+    const CpuidTable supported = TRY(system_.supported_cpuid());
+    const Status plain = check_cpuid(saved, supported);
+    if (plain) {
+        return {};
+    }
+    kvm::VcpuFd& probe = vcpus_->vcpus().front();
+    TRY(probe.set_cpuid(supported));
+    return check_cpuid(saved, TRY(probe.cpuid()));
+}
+
+Status Machine::load_vcpus(RecordReader& records) {
+    for (kvm::VcpuFd& vcpu : vcpus_->vcpus()) {
+        const StateRecord* record = TRY(records.take(RecordKind::vcpu, vcpu.index(), VcpuStateV1::kVersion));
+        const VcpuStateV1 state = TRY(VcpuStateV1::decode(record->bytes));
+        if (vcpu.index() == 0) {
+            TRY(check_features(state.cpuid));  // all vCPUs of a machine show the same
+        }
+        TRY(apply_vcpu(system_, vcpu, state));
+    }
+    return {};
+}
+
+}  // namespace snapvm

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: Apache-2.0
+// The life of a machine: running, pausing, saving, ending. How one is put together is in assembly.cc.
+#include "vmm/machine/machine.h"
+
+#include <utility>
+
+#include "devices/ioapic/ioapic.h"
+#include "devices/serial/serial.h"
+#include "devices/test_port/test_port.h"
+#include "vmm/base/bytes.h"
+#include "vmm/base/try.h"
+#include "vmm/machine/clock_state.h"
+#include "vmm/vcpu/vcpu_state.h"
+
+namespace snapvm {
+
+Machine::~Machine() {
+    end({.kind = Outcome::Kind::stopped, .code = 0, .error = {}});
+    stop_input();
+    console_.close();
+    vcpus_.reset();
+}
+
+Machine::State Machine::state() const {
+    const std::lock_guard control(control_);
+    {
+        const std::lock_guard events(events_);
+        if (outcome_) {
+            return State::ended;
+        }
+    }
+    if (!started_) {
+        return paused_ ? State::not_started : State::running;
+    }
+    return paused_ ? State::paused : State::running;
+}
+
+Status Machine::start_first_time() {
+    if (restored_clock_) {
+        // KVM_SET_CLOCK before any vCPU runs: one that read its clock page earlier would see time jump. Without the host's times in
+        // the record, by which KVM would add the time since.
+        kvm_clock_data clock{};
+        clock.clock = restored_clock_->clock;
+        TRY(vm_.set_clock(clock));
+        restored_clock_.reset();
+    }
+    if (std::exchange(restored_, false)) {
+        for (const AttachedDevice& attached : devices_) {
+            TRY(attached.device->restored());
+        }
+        for (kvm::VcpuFd& vcpu : vcpus_->vcpus()) {
+            // Of the pause that the machine was saved in only its new vCPUs can tell the guest (traps.md: no KVM_KVMCLOCK_CTRL).
+            TRY(vcpu.notify_paused());
+        }
+    }
+    TRY(vcpus_->start());
+    started_ = true;
+    return {};
+}
+
+Status Machine::resume() {
+    const std::lock_guard control(control_);
+    {
+        const std::lock_guard events(events_);
+        if (outcome_) {
+            return fail(ErrorKind::usage, "the machine has ended (" + std::string(outcome_->name()) + ")");
+        }
+    }
+    if (frozen_) {
+        paused_ = false;
+        return {};  // thaw lets it go
+    }
+    if (!started_) {
+        TRY(start_first_time());
+    } else {
+        vcpus_->resume();
+    }
+    paused_ = false;
+    return {};
+}
+
+Status Machine::pause() {
+    const std::lock_guard control(control_);
+    paused_ = true;
+    if (started_) {
+        vcpus_->pause();
+    }
+    return {};
+}
+
+Status Machine::freeze() {
+    const std::lock_guard control(control_);
+    if (frozen_) {
+        return fail(ErrorKind::busy, "the machine is being snapshotted already");
+    }
+    {
+        const std::lock_guard events(events_);
+        if (outcome_) {
+            return fail(ErrorKind::usage, "the machine has ended (" + std::string(outcome_->name()) + ")");
+        }
+    }
+    {
+        // Waits for bytes on their way in; later ones wait for the thaw.
+        const std::lock_guard input(input_);
+        input_held_ = true;
+    }
+    frozen_ = true;
+    if (started_) {
+        vcpus_->pause();
+    }
+    bool ended = false;
+    {
+        // Completing the last exits can end the run. Saved after that, the machine would come back as one that asked in vain.
+        const std::lock_guard events(events_);
+        ended = outcome_.has_value();
+    }
+    if (ended) {
+        thaw_locked();
+        return fail(ErrorKind::usage, "the machine has ended while it was being stopped");
+    }
+    return {};
+}
+
+void Machine::thaw() {
+    const std::lock_guard control(control_);
+    if (frozen_) {
+        thaw_locked();
+    }
+}
+
+void Machine::thaw_locked() {
+    frozen_ = false;
+    {
+        const std::lock_guard input(input_);
+        input_held_ = false;
+        if (std::exchange(output_waits_, false)) {
+            serial_->output_ready();
+        }
+    }
+    input_changed_.notify_all();
+    {
+        const std::lock_guard events(events_);
+        paused_ = paused_ || outcome_.has_value();
+    }
+    if (paused_) {
+        return;
+    }
+    if (!started_) {
+        if (Status status = start_first_time(); !status) {
+            failed(std::move(status).error());
+        }
+        return;
+    }
+    vcpus_->resume();
+}
+
+Result<SavedMachine> Machine::save() const {
+    SavedMachine saved;
+    saved.config = config_;
+    // Clock, vCPUs, devices: the order does not matter here, since all stand still; it is the order of restoring.
+    kvm_clock_data clock{};
+    if (restored_clock_) {
+        clock = *restored_clock_;
+    } else {
+        clock = TRY(vm_.clock());
+    }
+    saved.records.push_back(encode_clock(clock));
+    for (const kvm::VcpuFd& vcpu : vcpus_->vcpus()) {
+        const VcpuStateV1 state = TRY(capture_vcpu(system_, vcpu, msr_indices_));
+        saved.records.push_back({RecordKind::vcpu, VcpuStateV1::kVersion, vcpu.index(), state.encode()});
+    }
+    for (const AttachedDevice& attached : devices_) {
+        saved.records.push_back(attached.device->save());
+    }
+    return saved;
+}
+
+void Machine::end(Outcome outcome) {
+    {
+        const std::lock_guard events(events_);
+        if (outcome_) {
+            return;
+        }
+        outcome_ = std::move(outcome);
+    }
+    event_.notify_all();
+    if (vcpus_) {
+        vcpus_->request_end();
+    }
+}
+
+void Machine::stop_input() {
+    {
+        const std::lock_guard input(input_);
+        input_over_ = true;
+    }
+    input_changed_.notify_all();
+}
+
+std::optional<Outcome> Machine::wait_ended(std::chrono::steady_clock::time_point deadline) const {
+    std::unique_lock events(events_);
+    event_.wait_until(events, deadline, [this] { return outcome_.has_value(); });
+    return outcome_;
+}
+
+bool Machine::wait_ready(std::chrono::steady_clock::time_point deadline) const {
+    std::unique_lock events(events_);
+    event_.wait_until(events, deadline, [this] { return ready_ || outcome_.has_value(); });
+    return ready_;
+}
+
+std::size_t Machine::send_input(std::span<const std::uint8_t> bytes, std::chrono::steady_clock::time_point deadline) {
+    // The guest empties the FIFO when it likes; people and scripts type slowly, so a poll is enough.
+    constexpr auto kPoll = std::chrono::milliseconds(1);
+    const std::size_t wanted = bytes.size();
+    std::unique_lock input(input_);
+    while (!bytes.empty()) {
+        const bool open = input_changed_.wait_until(input, deadline, [this] { return !input_held_ || input_over_; });
+        if (!open || input_over_) {
+            break;
+        }
+        const std::size_t taken = serial_->receive(bytes);
+        bytes = bytes.subspan(taken);
+        if (taken == 0) {
+            if (std::chrono::steady_clock::now() >= deadline) {
+                break;
+            }
+            input_changed_.wait_for(input, kPoll);
+        }
+    }
+    return wanted - bytes.size();
+}
+
+void Machine::output_ready() {
+    const std::lock_guard input(input_);
+    // Its interrupt would reach the LAPIC after that was saved, and the byte's going out the port before that is: a hung console.
+    if (input_held_) {
+        output_waits_ = true;
+    } else {
+        serial_->output_ready();
+    }
+}
+
+MachineStats Machine::stats() const {
+    const TestPortStateV1 test = test_port_->state();
+    return {.exits = vcpus_->exits(), .ready = test.ready, .ready_value = test.ready_value, .mark = test.mark, .marks = test.marks};
+}
+
+void Machine::request(GuestRequest what, std::uint8_t exit_code) {
+    switch (what) {
+        case GuestRequest::reboot: end({.kind = Outcome::Kind::reboot, .code = 0, .error = {}}); break;
+        case GuestRequest::power_off: end({.kind = Outcome::Kind::power_off, .code = 0, .error = {}}); break;
+        case GuestRequest::exit_code: end({.kind = Outcome::Kind::guest_exit, .code = exit_code, .error = {}}); break;
+    }
+}
+
+void Machine::ready(std::uint32_t /*value*/) {
+    {
+        const std::lock_guard events(events_);
+        ready_ = true;
+    }
+    event_.notify_all();
+}
+
+void Machine::mark(std::uint32_t /*value*/) { event_.notify_all(); }
+
+void Machine::deliver(const MsiMessage& message) {
+    if (Status sent = vm_.signal_msi({message.address, message.data}); !sent) {
+        // A guest can program a message that KVM refuses (a reserved delivery mode); on hardware it is lost too.
+        return;
+    }
+}
+
+void Machine::set_routes(std::span<const MsiMessage> routes) {
+    std::vector<kvm::Msi> messages;
+    messages.reserve(routes.size());
+    for (const MsiMessage& route : routes) {
+        messages.push_back({route.address, route.data});
+    }
+    if (Status status = vm_.set_msi_routes(messages); !status) {
+        failed(std::move(status).error());
+    }
+}
+
+void Machine::end_of_interrupt(std::uint8_t vector) { ioapic_->end_of_interrupt(vector); }
+
+void Machine::triple_fault(std::uint32_t /*vcpu*/) { end({.kind = Outcome::Kind::triple_fault, .code = 0, .error = {}}); }
+
+void Machine::failed(Error error) { end({.kind = Outcome::Kind::failed, .code = 0, .error = std::move(error)}); }
+
+}  // namespace snapvm

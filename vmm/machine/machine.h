@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+// A machine: memory, vCPUs, interrupt controller and devices put together, from a configuration or, as readily, from a saved state.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "devices/registry.h"
+#include "vmm/base/error.h"
+#include "vmm/boot/loader.h"
+#include "vmm/bus/bus.h"
+#include "vmm/kvm/system.h"
+#include "vmm/kvm/vm.h"
+#include "vmm/machine/config.h"
+#include "vmm/machine/console.h"
+#include "vmm/machine/outcome.h"
+#include "vmm/machine/saved_state.h"
+#include "vmm/memory/guest_memory.h"
+#include "vmm/vcpu/cpuid.h"
+#include "vmm/vcpu/vcpu_set.h"
+
+namespace snapvm {
+
+class Serial;
+class TestPort;
+class IoApic;
+
+/// Numbers that `stats` shows.
+struct MachineStats {
+    std::uint64_t exits = 0;
+    bool ready = false;
+    std::uint32_t ready_value = 0;
+    std::uint32_t mark = 0;
+    std::uint64_t marks = 0;
+};
+
+/// One machine. Built paused and never run; `start` or `resume` runs it. All public functions may be called from any thread but a vCPU's.
+///
+/// Lock order: Machine::control_, Machine::input_, a device's lock, the interrupt controller's, the console's. Machine::events_ is
+/// innermost and is never held across a call.
+class Machine final : private GuestEvents, private MsiSink, private VcpuEvents {
+public:
+    enum class State : std::uint8_t { not_started, running, paused, ended };
+
+    /// A fresh machine with a guest loaded. `source`'s bytes are not needed afterwards.
+    static Result<std::unique_ptr<Machine>> create(const kvm::System& system, const MachineConfig& config, const BootSource& source);
+    /// The machine that was saved, with its memory. Refuses what this host cannot run and records that nothing claims.
+    static Result<std::unique_ptr<Machine>> restore(const kvm::System& system, const SavedMachine& saved, GuestMemory memory);
+    ~Machine() override;
+
+    /// Starts running, or goes on after `pause`. An ended machine is an error.
+    Status resume();
+    /// Returns when no vCPU runs. Idempotent.
+    Status pause();
+    [[nodiscard]] State state() const;
+
+    /// For snapshots, independent of pause and resume: stands still, nothing changes from inside or outside, until `thaw`.
+    Status freeze();
+    void thaw();
+    /// Configuration and state records; the machine must be frozen or never have run.
+    Result<SavedMachine> save() const;
+    [[nodiscard]] const GuestMemory& memory() const { return memory_; }
+    [[nodiscard]] GuestMemory& memory() { return memory_; }
+    [[nodiscard]] const MachineConfig& config() const { return config_; }
+
+    /// Ends the run from outside, if it has not ended yet.
+    void end(Outcome outcome);
+    /// How the run ended, once it has; nothing when the deadline passes first.
+    std::optional<Outcome> wait_ended(std::chrono::steady_clock::time_point deadline) const;
+    /// True when the guest has said READY; false when the deadline passes or the machine ends before.
+    bool wait_ready(std::chrono::steady_clock::time_point deadline) const;
+
+    /// When the guest was first seen to have executed an instruction in this process.
+    std::optional<std::chrono::steady_clock::time_point> wait_first_run(std::chrono::steady_clock::time_point deadline) {
+        return vcpus_->wait_first_run(deadline);
+    }
+
+    [[nodiscard]] Console& console() { return console_; }
+    /// Bytes for the guest's serial port; waits while its FIFO is full or the machine is frozen. One caller at a time gets in.
+    /// With a deadline it gives up then; how many bytes went in.
+    std::size_t send_input(std::span<const std::uint8_t> bytes,
+                           std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max());
+    /// Lets a `send_input` that waits, and all later ones, return without having sent all.
+    void stop_input();
+    /// The console's held reader has room again.
+    void output_ready();
+
+    [[nodiscard]] MachineStats stats() const;
+
+private:
+    Machine(const kvm::System& system, MachineConfig config, GuestMemory memory, kvm::Vm vm);
+    static Result<std::unique_ptr<Machine>> assemble(const kvm::System& system, const MachineConfig& config, GuestMemory memory,
+                                                     RecordReader* records);
+    Status map_memory();
+    Status build_devices(RecordReader* records);
+    Status build_vcpus();
+    Status load_vcpus(RecordReader& records);
+    Status check_features(const CpuidTable& saved);
+    Status start_first_time();
+    void thaw_locked();
+
+    // GuestEvents
+    void request(GuestRequest what, std::uint8_t exit_code) override;
+    void ready(std::uint32_t value) override;
+    void mark(std::uint32_t value) override;
+    // MsiSink
+    void deliver(const MsiMessage& message) override;
+    void set_routes(std::span<const MsiMessage> routes) override;
+    // VcpuEvents
+    void end_of_interrupt(std::uint8_t vector) override;
+    void triple_fault(std::uint32_t vcpu) override;
+    void failed(Error error) override;
+
+    const kvm::System& system_;
+    MachineConfig config_;
+    // Destroyed from the bottom up: threads (vcpus_) first, then devices, then KVM's machine, and last the memory it has mapped.
+    GuestMemory memory_;
+    kvm::Vm vm_;
+    std::vector<std::uint32_t> msr_indices_;
+    std::optional<kvm_clock_data> restored_clock_;  ///< set before the vCPUs first run, and what `save` returns until then
+    bool restored_ = false;
+    Console console_;
+    std::vector<AttachedDevice> devices_;
+    IoApic* ioapic_ = nullptr;
+    Serial* serial_ = nullptr;
+    TestPort* test_port_ = nullptr;
+    Bus ports_{kPortLimit};
+    Bus mmio_{~0ULL};
+
+    mutable std::mutex control_;  ///< one change of state at a time
+    bool started_ = false;
+    bool paused_ = true;
+    bool frozen_ = false;
+
+    std::mutex input_;  ///< held while the world outside changes the serial port, and guards the three below
+    std::condition_variable input_changed_;
+    bool input_held_ = false;
+    bool input_over_ = false;
+    bool output_waits_ = false;  ///< output_ready was called while frozen
+
+    mutable std::mutex events_;  ///< guards the two below
+    mutable std::condition_variable event_;
+    std::optional<Outcome> outcome_;
+    bool ready_ = false;
+
+    std::unique_ptr<VcpuSet> vcpus_;
+};
+
+}  // namespace snapvm

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// Guest memory is a list of blocks, each one range of guest-physical addresses and one mapping in the host. Everything that counts
+// pages counts them within a block (traps.md: several memory slots).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "vmm/base/error.h"
+#include "vmm/base/fd.h"
+#include "vmm/memory/gpa.h"
+#include "vmm/memory/mapping.h"
+#include "vmm/memory/page_class.h"
+#include "vmm/memory/page_types.h"
+
+namespace snapvm {
+
+/// Identifies a block in snapshots. The numbers are on disk: never renumber. Device memory starts at 32.
+enum class BlockId : std::uint32_t {
+    ram_low = 1,
+    ram_high = 2,
+    firmware = 16,
+    vmgenid = 32,
+};
+[[nodiscard]] std::string_view name_of(BlockId id);
+
+/// Where a block is and how large; sizes are multiples of 4 KiB.
+struct BlockSpec {
+    BlockId id{};
+    Gpa base;
+    std::uint64_t size = 0;
+
+    [[nodiscard]] std::uint64_t pages() const { return size / kPageSize; }
+    friend bool operator==(const BlockSpec&, const BlockSpec&) = default;
+};
+
+/// How the host is asked to back guest memory (`--pages`).
+enum class PagePolicy : std::uint8_t {
+    automatic = 0,    ///< huge pages advised for RAM
+    small_pages = 1,  ///< 4 KiB only
+    huge_pages = 2,   ///< huge pages advised
+};
+
+/// What the pages that a guest has not written since a restore hold, without reading them: class and checksum, as its snapshot
+/// recorded them. Implemented by the snapshot layer; keeps the snapshot pinned as long as it lives.
+class PageOrigin {
+public:
+    struct Entry {
+        PageClass page_class = PageClass::absent;
+        std::uint32_t checksum = 0;  ///< of classes with data
+    };
+    virtual ~PageOrigin() = default;
+    /// Fills `out` with the entries of pages `first` and on of block `id`.
+    virtual Status read_entries(BlockId id, std::uint64_t first, std::span<Entry> out) const = 0;
+};
+
+/// One block of guest memory. Movable, not copyable; the host address is fixed for its life, and is 2 MiB aligned for RAM.
+class MemoryBlock {
+public:
+    /// What stands behind pages the guest has not written.
+    enum class Backing : std::uint8_t {
+        anonymous,  ///< zeros
+        memfd,      ///< a memfd shared with other processes
+        snapshot,   ///< a private mapping of a snapshot's data (with anonymous overlays on runs without data)
+    };
+
+    /// Zeroed memory of the process' own, with huge pages advised according to `policy`.
+    static Result<MemoryBlock> anonymous(const BlockSpec& spec, PagePolicy policy);
+    /// Zeroed memory in a new memfd, for what several processes share.
+    static Result<MemoryBlock> memfd(const BlockSpec& spec);
+    /// Memory mapped privately from `fd` at `offset`; `origin` tells what unwritten pages hold and keeps the file pinned.
+    static Result<MemoryBlock> snapshot(const BlockSpec& spec, int fd, std::uint64_t offset,
+                                        std::shared_ptr<const PageOrigin> origin);
+
+    [[nodiscard]] const BlockSpec& spec() const { return spec_; }
+    [[nodiscard]] Backing backing() const { return backing_; }
+    [[nodiscard]] std::byte* host() const { return mapping_.data(); }
+    [[nodiscard]] std::span<std::byte> bytes() const { return mapping_.bytes(); }
+    [[nodiscard]] std::span<const std::byte> page(std::uint64_t index) const {
+        return {mapping_.data() + index * kPageSize, kPageSize};
+    }
+    /// The memfd (for sharing it); -1 for the other backings.
+    [[nodiscard]] int memfd_fd() const { return memfd_.get(); }
+    [[nodiscard]] const PageOrigin* origin() const { return origin_.get(); }
+    [[nodiscard]] PageTypes& types() { return types_; }
+    [[nodiscard]] const PageTypes& types() const { return types_; }
+
+    /// Replaces pages [first, first + count) by fresh anonymous memory (zeros) with huge pages advised: the map plan's overlays.
+    Status overlay_anonymous(std::uint64_t first, std::uint64_t count);
+
+private:
+    MemoryBlock(BlockSpec spec, Backing backing, Mapping mapping);
+
+    BlockSpec spec_;
+    Backing backing_;
+    UniqueFd memfd_;
+    // Declared before the mapping, so that it goes after it: the pin is dropped only when nothing maps the file any more.
+    std::shared_ptr<const PageOrigin> origin_;
+    Mapping mapping_;
+    PageTypes types_;
+};
+
+}  // namespace snapvm

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/memory/guest_memory.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <limits>
+#include <string>
+
+#include "vmm/base/try.h"
+
+namespace snapvm {
+namespace {
+
+std::string describe(Gpa at, std::uint64_t size) {
+    std::array<char, 80> text;
+    std::snprintf(text.data(), text.size(), "guest address 0x%llx, %llu bytes", static_cast<unsigned long long>(at.value),
+                  static_cast<unsigned long long>(size));
+    return text.data();
+}
+
+bool wraps(Gpa at, std::uint64_t size) { return size > std::numeric_limits<std::uint64_t>::max() - at.value; }
+
+// The bytes from `at` to the end of its block; empty when `at` is in none.
+std::span<std::byte> tail_of_block(std::span<const MemoryBlock> blocks, Gpa at) {
+    for (const MemoryBlock& block : blocks) {
+        const BlockSpec& spec = block.spec();
+        if (at >= spec.base && at - spec.base < spec.size) {
+            return block.bytes().subspan(at - spec.base);
+        }
+    }
+    return {};
+}
+
+}  // namespace
+
+Result<GuestMemory> GuestMemory::of(std::vector<MemoryBlock> blocks) {
+    for (std::size_t i = 0; i < blocks.size(); ++i) {
+        const BlockSpec& a = blocks[i].spec();
+        if (a.size == 0 || !is_page_aligned(a.size) || !is_page_aligned(a.base.value) || wraps(a.base, a.size)) {
+            return fail(ErrorKind::invalid, "memory block " + std::string(name_of(a.id)) + " has a bad address or size");
+        }
+        for (std::size_t j = 0; j < i; ++j) {
+            const BlockSpec& b = blocks[j].spec();
+            const bool overlap = a.base < b.base + b.size && b.base < a.base + a.size;
+            if (overlap || a.id == b.id) {
+                return fail(ErrorKind::invalid, "memory blocks " + std::string(name_of(a.id)) + " and " +
+                                                    std::string(name_of(b.id)) + (overlap ? " overlap" : " have the same id"));
+            }
+        }
+    }
+    return GuestMemory(std::move(blocks));
+}
+
+MemoryBlock* GuestMemory::find(BlockId id) {
+    auto found = std::ranges::find_if(blocks_, [&](const MemoryBlock& block) { return block.spec().id == id; });
+    return found == blocks_.end() ? nullptr : &*found;
+}
+
+Result<std::span<std::byte>> GuestMemory::span(Gpa at, std::uint64_t size) const {
+    std::span<std::byte> tail = tail_of_block(blocks_, at);
+    if (tail.size() < size || tail.empty()) {
+        return fail(ErrorKind::invalid, describe(at, size) + ": not within one memory block");
+    }
+    return tail.first(size);
+}
+
+Status GuestMemory::read(Gpa at, std::span<std::byte> out) const {
+    if (wraps(at, out.size())) {
+        return fail(ErrorKind::invalid, describe(at, out.size()) + ": wraps around");
+    }
+    while (!out.empty()) {
+        const std::span<std::byte> from = tail_of_block(blocks_, at);
+        if (from.empty()) {
+            return fail(ErrorKind::invalid, describe(at, out.size()) + ": not memory");
+        }
+        const std::size_t count = std::min(from.size(), out.size());
+        std::memcpy(out.data(), from.data(), count);
+        out = out.subspan(count);
+        at = at + count;
+    }
+    return {};
+}
+
+Status GuestMemory::write(Gpa at, std::span<const std::byte> data) {
+    if (wraps(at, data.size())) {
+        return fail(ErrorKind::invalid, describe(at, data.size()) + ": wraps around");
+    }
+    // All of it is looked up first: a write that fails has written nothing.
+    for (std::uint64_t done = 0; done < data.size();) {
+        const std::size_t room = tail_of_block(blocks_, at + done).size();
+        if (room == 0) {
+            return fail(ErrorKind::invalid, describe(at, data.size()) + ": not memory");
+        }
+        done += room;
+    }
+    while (!data.empty()) {
+        const std::span<std::byte> to = tail_of_block(blocks_, at);
+        const std::size_t count = std::min(to.size(), data.size());
+        std::memcpy(to.data(), data.data(), count);
+        data = data.subspan(count);
+        at = at + count;
+    }
+    return {};
+}
+
+}  // namespace snapvm

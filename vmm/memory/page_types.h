@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the guest gave up is known only to the VMM: a byte a page, kept by whoever takes pages from the guest or gives them back.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+namespace snapvm {
+
+/// What the VMM knows of a page beside its contents.
+enum class PageType : std::uint8_t {
+    normal = 0,   ///< the guest's own
+    balloon = 1,  ///< inflated into the balloon
+    free = 2,     ///< reported or hinted free
+    swapped = 3,  ///< evicted to the swap file
+};
+
+/// The page-type table of one memory block. Page numbers are the block's own. Each page is one atomic byte, so devices (vCPU threads)
+/// write while a snapshot reads; a reader sees either value.
+class PageTypes {
+public:
+    /// Untouched pages of the table cost no memory: calloc's zeros, and normal is 0.
+    explicit PageTypes(std::uint64_t pages);
+
+    [[nodiscard]] PageType get(std::uint64_t page) const;
+    void set(std::uint64_t page, PageType type);
+    [[nodiscard]] std::uint64_t pages() const { return pages_; }
+    /// Whether any page was ever given a type other than normal: lets the usual snapshot skip the table.
+    [[nodiscard]] bool touched() const { return touched_->load(std::memory_order_acquire); }
+
+private:
+    struct Free {
+        void operator()(std::atomic<PageType>* table) const;
+    };
+    std::uint64_t pages_;
+    std::unique_ptr<std::atomic<PageType>[], Free> table_;
+    std::unique_ptr<std::atomic<bool>> touched_;
+};
+
+}  // namespace snapvm

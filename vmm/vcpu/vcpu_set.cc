@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/vcpu/vcpu_set.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <system_error>
+
+#include "vmm/base/try.h"
+
+namespace snapvm {
+namespace {
+
+int kick_signal() { return SIGRTMIN + 1; }
+
+// The handler does nothing: its only work is to be there, so that KVM_RUN returns EINTR and the process lives. No SA_RESTART.
+void install_kick_handler() {
+    static const bool installed = [] {
+        struct sigaction action {};
+        action.sa_handler = [](int /*signal*/) {};
+        sigemptyset(&action.sa_mask);
+        return ::sigaction(kick_signal(), &action, nullptr) == 0;
+    }();
+    (void)installed;
+}
+
+// vCPU threads take no signal but the kick: the process' own (SIGINT, SIGTERM) belong to its other threads.
+class BlockSignals {
+public:
+    BlockSignals() {
+        sigset_t all;
+        sigfillset(&all);
+        sigdelset(&all, kick_signal());
+        ::pthread_sigmask(SIG_SETMASK, &all, &old_);
+    }
+    ~BlockSignals() { ::pthread_sigmask(SIG_SETMASK, &old_, nullptr); }
+    BlockSignals(const BlockSignals&) = delete;
+    BlockSignals& operator=(const BlockSignals&) = delete;
+
+private:
+    sigset_t old_;
+};
+
+Error internal_error(const kvm::VcpuFd& vcpu) {
+    const kvm_run& run = vcpu.shared();
+    const auto regs = vcpu.get<kvm_regs>(KVM_GET_REGS, "KVM_GET_REGS");
+    std::array<char, 160> text;
+    switch (run.exit_reason) {
+        case KVM_EXIT_INTERNAL_ERROR:
+            std::snprintf(text.data(), text.size(), "KVM cannot go on with vCPU %u: internal error %u%s at RIP 0x%llx", vcpu.index(),
+                          run.internal.suberror, run.internal.suberror == KVM_INTERNAL_ERROR_EMULATION ? " (emulation failed)" : "",
+                          regs ? static_cast<unsigned long long>(regs->rip) : 0ULL);
+            return {ErrorKind::unsupported, text.data(), "the guest used an instruction this host's KVM does not emulate"};
+        case KVM_EXIT_FAIL_ENTRY:
+            std::snprintf(text.data(), text.size(), "KVM cannot enter vCPU %u: hardware reason 0x%llx", vcpu.index(),
+                          static_cast<unsigned long long>(run.fail_entry.hardware_entry_failure_reason));
+            return {ErrorKind::unsupported, text.data(), "the vCPU's state is not one the processor accepts"};
+        default:
+            std::snprintf(text.data(), text.size(), "vCPU %u: KVM exit %u is not handled, at RIP 0x%llx", vcpu.index(), run.exit_reason,
+                          regs ? static_cast<unsigned long long>(regs->rip) : 0ULL);
+            return {ErrorKind::unsupported, text.data()};
+    }
+}
+
+}  // namespace
+
+VcpuSet::VcpuSet(std::vector<kvm::VcpuFd> vcpus, const Bus& ports, const Bus& mmio, VcpuEvents& events)
+    : vcpus_(std::move(vcpus)), ports_(ports), mmio_(mmio), events_(events) {
+    install_kick_handler();
+}
+
+VcpuSet::~VcpuSet() { stop(); }
+
+Status VcpuSet::start() {
+    const BlockSignals blocked;  // inherited by the threads
+    try {
+        // Held until all are there: a vCPU that fails at once kicks the others.
+        const std::lock_guard lock(mutex_);
+        for (kvm::VcpuFd& vcpu : vcpus_) {
+            threads_.emplace_back([this, &vcpu] { run_thread(vcpu); });
+        }
+    } catch (const std::system_error& error) {
+        stop();
+        return fail(Error::system("pthread_create", "vCPU thread", error.code().value(), "raise the process limit (ulimit -u)"));
+    }
+    return {};
+}
+
+void VcpuSet::stop() {
+    {
+        const std::lock_guard lock(mutex_);
+        gate_.store(Gate::stop);
+        kick_all();
+    }
+    changed_.notify_all();
+    for (std::thread& thread : threads_) {
+        thread.join();
+    }
+    threads_.clear();
+}
+
+void VcpuSet::request_pause() {
+    const std::lock_guard lock(mutex_);
+    if (gate_.load() == Gate::open) {
+        gate_.store(Gate::pause);
+        kick_all();
+    }
+}
+
+void VcpuSet::request_end() {
+    const std::lock_guard lock(mutex_);
+    ended_ = true;
+    if (gate_.load() == Gate::open) {
+        gate_.store(Gate::pause);
+        kick_all();
+    }
+}
+
+void VcpuSet::pause() {
+    request_pause();
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return parked_ == threads_.size(); });
+}
+
+void VcpuSet::resume() {
+    {
+        const std::lock_guard lock(mutex_);
+        if (gate_.load() != Gate::pause || ended_) {
+            return;
+        }
+        gate_.store(Gate::open);
+    }
+    changed_.notify_all();
+}
+
+void VcpuSet::kick_all() {
+    for (kvm::VcpuFd& vcpu : vcpus_) {
+        vcpu.request_immediate_exit();
+    }
+    for (std::thread& thread : threads_) {
+        ::pthread_kill(thread.native_handle(), kick_signal());
+    }
+}
+
+// Waits at the gate; false when the thread is to end.
+bool VcpuSet::park(kvm::VcpuFd& vcpu) {
+    complete_pending_exit(vcpu);
+    // After the last KVM_RUN and before the guest's clock is read: the guest is told that it was stopped.
+    if (Status told = vcpu.notify_paused(); !told) {
+        events_.failed(std::move(told).error());
+    }
+    std::unique_lock lock(mutex_);
+    ++parked_;
+    changed_.notify_all();
+    changed_.wait(lock, [this] { return gate_.load() != Gate::pause; });
+    --parked_;
+    return gate_.load() == Gate::open;
+}
+
+// The kernel finishes a port or MMIO read only at the next KVM_RUN: state that is read before that runs the instruction twice or
+// never (traps.md). immediate_exit makes KVM finish it without entering the guest; string instructions may ask again.
+void VcpuSet::complete_pending_exit(kvm::VcpuFd& vcpu) {
+    while (true) {
+        vcpu.request_immediate_exit();
+        const int error = vcpu.run();
+        if (error == 0 ? !handle_exit(vcpu) : error != EAGAIN) {
+            return;
+        }
+    }
+}
+
+// One KVM_RUN and what it asked for; false when this vCPU cannot go on.
+bool VcpuSet::enter(kvm::VcpuFd& vcpu, const Progress& first) {
+    const int error = vcpu.run();
+    if (first_run_.load(std::memory_order_relaxed) == 0) [[unlikely]] {
+        watch_first_run(vcpu, first, error);
+    }
+    if (error == EINTR || error == EAGAIN) {
+        return true;  // kicked, or an AP that was woken: look at the gate
+    }
+    exits_.fetch_add(1, std::memory_order_relaxed);
+    if (error != 0) {
+        events_.failed(Error::system("KVM_RUN", "vCPU " + std::to_string(vcpu.index()), error));
+        return false;
+    }
+    return handle_exit(vcpu);
+}
+
+// What changes when a guest runs: its registers or, where it halts again at the same place, the deadline it has set anew.
+VcpuSet::Progress VcpuSet::progress_of(const kvm::VcpuFd& vcpu) {
+    constexpr std::uint32_t kTscDeadline = 0x6E0;
+    Progress progress;
+    if (const auto regs = vcpu.get<kvm_regs>(KVM_GET_REGS, "KVM_GET_REGS")) {
+        progress.rip = regs->rip;
+        progress.rcx = regs->rcx;
+    }
+    if (const auto msr = vcpu.msrs(std::span(&kTscDeadline, 1)); msr && !msr->empty()) {
+        progress.deadline = msr->front().data;
+    }
+    return progress;
+}
+
+void VcpuSet::watch_first_run(kvm::VcpuFd& vcpu, const Progress& before, int error) {
+    if (error != 0 && progress_of(vcpu) == before) {
+        return;  // interrupted before the guest came to anything
+    }
+    Instant none = 0;
+    first_run_.compare_exchange_strong(none, std::chrono::steady_clock::now().time_since_epoch().count());
+}
+
+std::optional<std::chrono::steady_clock::time_point> VcpuSet::wait_first_run(std::chrono::steady_clock::time_point deadline) {
+    using std::chrono::steady_clock;
+    constexpr auto kPatience = std::chrono::milliseconds(1);
+    while (first_run_.load() == 0) {
+        if (steady_clock::now() >= deadline) {
+            return std::nullopt;
+        }
+        std::this_thread::sleep_for(kPatience);
+        const std::lock_guard lock(mutex_);
+        if (first_run_.load() == 0) {
+            for (std::thread& thread : threads_) {
+                ::pthread_kill(thread.native_handle(), kick_signal());
+            }
+        }
+    }
+    return steady_clock::time_point(steady_clock::duration(first_run_.load()));
+}
+
+void VcpuSet::run_thread(kvm::VcpuFd& vcpu) {
+    ::pthread_setname_np(::pthread_self(), ("vcpu" + std::to_string(vcpu.index())).c_str());
+    const Progress before = progress_of(vcpu);
+    while (true) {
+        vcpu.clear_immediate_exit();
+        if (gate_.load(std::memory_order_seq_cst) != Gate::open) {
+            if (!park(vcpu)) {
+                return;
+            }
+            continue;
+        }
+        if (!enter(vcpu, before)) {
+            // Over for this vCPU, and so for the machine: all stand still until somebody takes it apart.
+            request_end();
+        }
+    }
+}
+
+bool VcpuSet::handle_exit(kvm::VcpuFd& vcpu) {
+    switch (vcpu.shared().exit_reason) {
+        case KVM_EXIT_IO: handle_port_access(vcpu); return true;
+        case KVM_EXIT_MMIO: handle_mmio_access(vcpu); return true;
+        case KVM_EXIT_IOAPIC_EOI: events_.end_of_interrupt(vcpu.shared().eoi.vector); return true;
+        case KVM_EXIT_INTR:
+        case KVM_EXIT_IRQ_WINDOW_OPEN: return true;
+        case KVM_EXIT_SHUTDOWN: events_.triple_fault(vcpu.index()); return false;
+        default: events_.failed(internal_error(vcpu)); return false;
+    }
+}
+
+void VcpuSet::handle_port_access(const kvm::VcpuFd& vcpu) {
+    const auto& io = vcpu.shared().io;
+    // One element at a time: a string instruction's `count` accesses are to the same port.
+    std::span<std::byte> bytes = vcpu.io_bytes();
+    for (std::uint32_t i = 0; i < io.count; ++i) {
+        const std::span<std::byte> element = bytes.subspan(static_cast<std::size_t>(i) * io.size, io.size);
+        if (io.direction == KVM_EXIT_IO_OUT) {
+            ports_.write(io.port, element);
+        } else {
+            ports_.read(io.port, element);
+        }
+    }
+}
+
+void VcpuSet::handle_mmio_access(const kvm::VcpuFd& vcpu) {
+    auto& mmio = vcpu.shared().mmio;
+    const std::span<std::byte> bytes = std::as_writable_bytes(std::span(mmio.data)).first(mmio.len);
+    if (mmio.is_write != 0) {
+        mmio_.write(mmio.phys_addr, bytes);
+    } else {
+        mmio_.read(mmio.phys_addr, bytes);
+    }
+}
+
+}  // namespace snapvm

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/vcpu/vcpu_state.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+#include "vmm/base/try.h"
+
+namespace snapvm {
+namespace {
+
+constexpr std::uint32_t kMsrTsc = 0x10;
+constexpr std::uint32_t kMsrTscDeadline = 0x6E0;
+
+// 0 for the TSC, 2 for the deadline, 1 for the rest: the order in which MSRs are set.
+int rank(std::uint32_t index) { return index == kMsrTsc ? 0 : index == kMsrTscDeadline ? 2 : 1; }
+
+std::uint64_t read_msr(const kvm::VcpuFd& vcpu, std::uint32_t index) {
+    const auto value = vcpu.msrs(std::span(&index, 1));
+    return value && !value->empty() ? value->front().data : 0;
+}
+
+// KVM_SET_MSRS stops at the first it does not take; a short count that nobody looks at is silent loss (traps.md). An MSR that
+// already has its value is passed over (read-only ones on some hosts), any other is an error.
+Status set_all_msrs(kvm::VcpuFd& vcpu, std::span<const kvm_msr_entry> msrs) {
+    while (!msrs.empty()) {
+        const std::size_t done = TRY(vcpu.set_msrs(msrs));
+        if (done >= msrs.size()) {
+            return {};
+        }
+        const kvm_msr_entry& refused = msrs[done];
+        if (read_msr(vcpu, refused.index) != refused.data) {
+            std::array<char, 96> text;
+            std::snprintf(text.data(), text.size(), "KVM_SET_MSRS vCPU %u: MSR 0x%x does not take 0x%llx", vcpu.index(), refused.index,
+                          static_cast<unsigned long long>(refused.data));
+            return fail(ErrorKind::unsupported, text.data(), "restore it on a host with the same CPU model and kernel");
+        }
+        msrs = msrs.subspan(done + 1);
+    }
+    return {};
+}
+
+}  // namespace
+
+std::vector<std::uint32_t> order_msrs(std::vector<std::uint32_t> indices) {
+    std::ranges::stable_sort(indices, {}, rank);
+    return indices;
+}
+
+Result<VcpuStateV1> capture_vcpu(const kvm::System& system, const kvm::VcpuFd& vcpu, std::span<const std::uint32_t> msr_indices) {
+    VcpuStateV1 state;
+    // MP state first: reading it makes KVM take pending INITs and SIPIs, which changes registers.
+    state.mp_state = TRY(vcpu.get<kvm_mp_state>(KVM_GET_MP_STATE, "KVM_GET_MP_STATE"));
+    state.regs = TRY(vcpu.get<kvm_regs>(KVM_GET_REGS, "KVM_GET_REGS"));
+    if (system.capabilities().sregs2 != 0) {
+        state.sregs = TRY(vcpu.get<kvm_sregs2>(KVM_GET_SREGS2, "KVM_GET_SREGS2"));
+    } else {
+        const kvm_sregs old = TRY(vcpu.get<kvm_sregs>(KVM_GET_SREGS, "KVM_GET_SREGS"));
+        std::memcpy(&state.sregs, &old, offsetof(kvm_sregs2, flags));
+    }
+    const int xsave_size = std::max(system.capabilities().xsave2, static_cast<int>(sizeof(kvm_xsave)));
+    state.xsave.resize(static_cast<std::size_t>(xsave_size));
+    if (system.capabilities().xsave2 != 0) {
+        TRY(vcpu.control(KVM_GET_XSAVE2, state.xsave.data(), "KVM_GET_XSAVE2"));
+    } else {
+        TRY(vcpu.control(KVM_GET_XSAVE, state.xsave.data(), "KVM_GET_XSAVE"));
+    }
+    state.xcrs = TRY(vcpu.get<kvm_xcrs>(KVM_GET_XCRS, "KVM_GET_XCRS"));
+    state.debugregs = TRY(vcpu.get<kvm_debugregs>(KVM_GET_DEBUGREGS, "KVM_GET_DEBUGREGS"));
+    // MSRs before the LAPIC: a deadline timer that fires in between has then left its deadline in the MSR and its interrupt in the
+    // LAPIC, so it comes twice at worst. The other way round it would be in neither, and the guest's tick would stop for good.
+    state.msrs = TRY(vcpu.msrs(msr_indices));
+    state.lapic = TRY(vcpu.get<kvm_lapic_state>(KVM_GET_LAPIC, "KVM_GET_LAPIC"));
+    state.events = TRY(vcpu.get<kvm_vcpu_events>(KVM_GET_VCPU_EVENTS, "KVM_GET_VCPU_EVENTS"));
+    state.cpuid = TRY(vcpu.cpuid());
+    state.tsc_khz = vcpu.tsc_khz();
+    return state;
+}
+
+Status apply_vcpu(const kvm::System& system, kvm::VcpuFd& vcpu, const VcpuStateV1& state) {
+    // CPUID first: what the others may hold (MSRs, CR4 bits, XSAVE components) depends on it.
+    TRY(vcpu.set_cpuid(state.cpuid));
+    TRY(vcpu.set(KVM_SET_MP_STATE, state.mp_state, "KVM_SET_MP_STATE"));
+    // SREGS before the LAPIC: they carry the APIC base, and KVM resets the LAPIC when that switches it on.
+    if (system.capabilities().sregs2 != 0) {
+        TRY(vcpu.set(KVM_SET_SREGS2, state.sregs, "KVM_SET_SREGS2"));
+    } else {
+        kvm_sregs old{};
+        std::memcpy(&old, &state.sregs, offsetof(kvm_sregs2, flags));
+        TRY(vcpu.set(KVM_SET_SREGS, old, "KVM_SET_SREGS"));
+    }
+    const auto room = static_cast<std::size_t>(std::max(system.capabilities().xsave2, static_cast<int>(sizeof(kvm_xsave))));
+    std::vector<std::byte> xsave = state.xsave;
+    if (xsave.size() > room) {
+        // KVM reads as much as this host's components need. Components it lacks were refused with the CPUID table already.
+        xsave.resize(room);
+    }
+    xsave.resize(room);
+    TRY(vcpu.control(KVM_SET_XSAVE, xsave.data(), "KVM_SET_XSAVE"));
+    TRY(vcpu.set(KVM_SET_XCRS, state.xcrs, "KVM_SET_XCRS"));
+    TRY(vcpu.set(KVM_SET_DEBUGREGS, state.debugregs, "KVM_SET_DEBUGREGS"));
+    // LAPIC before the MSRs: it holds the timer's mode, without which a TSC deadline reads back 0.
+    TRY(vcpu.set(KVM_SET_LAPIC, state.lapic, "KVM_SET_LAPIC"));
+    // TSC first, since kvmclock's MSR takes its base from it; TSC deadline last, since it arms against the TSC.
+    TRY(set_all_msrs(vcpu, state.msrs));
+    TRY(vcpu.set(KVM_SET_REGS, state.regs, "KVM_SET_REGS"));
+    // Events last: setting registers clears pending exceptions.
+    TRY(vcpu.set(KVM_SET_VCPU_EVENTS, state.events, "KVM_SET_VCPU_EVENTS"));
+    return {};
+}
+
+}  // namespace snapvm
