@@ -162,7 +162,8 @@ Status Machine::check_features(const CpuidTable& saved) {
 Status Machine::load_vcpus(RecordReader& records) {
     for (kvm::VcpuFd& vcpu : vcpus_->vcpus()) {
         const StateRecord* record = TRY(records.take(RecordKind::vcpu, vcpu.index(), VcpuStateV1::kVersion));
-        const VcpuStateV1 state = TRY(VcpuStateV1::decode(record->bytes));
+        VcpuStateV1 state = TRY(VcpuStateV1::decode(record->bytes));
+        held_msrs_.push_back(take_paravirtual_msrs(state));
         if (vcpu.index() == 0) {
             TRY(check_features(state.cpuid));  // all vCPUs of a machine show the same
         }

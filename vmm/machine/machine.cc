@@ -18,7 +18,10 @@ Machine::~Machine() {
     end({.kind = Outcome::Kind::stopped, .code = 0, .error = {}});
     stop_input();
     console_.close();
-    vcpus_.reset();
+    if (vcpus_) {
+        // Joined while everything they use is still there, vcpus_ itself included.
+        vcpus_->stop();
+    }
 }
 
 Machine::State Machine::state() const {
@@ -30,7 +33,8 @@ Machine::State Machine::state() const {
         }
     }
     if (!started_) {
-        return paused_ ? State::not_started : State::running;
+        // A restored machine that has not run yet is where its snapshot was taken: in the middle of a run.
+        return !paused_ ? State::running : restored_ ? State::paused : State::not_started;
     }
     return paused_ ? State::paused : State::running;
 }
@@ -42,6 +46,10 @@ Status Machine::start_first_time() {
         kvm_clock_data clock{};
         clock.clock = restored_clock_->clock;
         TRY(vm_.set_clock(clock));
+        for (std::size_t i = 0; i < held_msrs_.size(); ++i) {
+            TRY(set_vcpu_msrs(vcpus_->vcpus()[i], held_msrs_[i]));
+        }
+        held_msrs_.clear();
         restored_clock_.reset();
     }
     if (std::exchange(restored_, false)) {
@@ -166,7 +174,10 @@ Result<SavedMachine> Machine::save() const {
     }
     saved.records.push_back(encode_clock(clock));
     for (const kvm::VcpuFd& vcpu : vcpus_->vcpus()) {
-        const VcpuStateV1 state = TRY(capture_vcpu(system_, vcpu, msr_indices_));
+        VcpuStateV1 state = TRY(capture_vcpu(system_, vcpu, msr_indices_));
+        if (!held_msrs_.empty()) {
+            put_msrs(state, held_msrs_[vcpu.index()]);
+        }
         saved.records.push_back({RecordKind::vcpu, VcpuStateV1::kVersion, vcpu.index(), state.encode()});
     }
     for (const AttachedDevice& attached : devices_) {

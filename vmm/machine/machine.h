@@ -124,6 +124,7 @@ private:
     kvm::Vm vm_;
     std::vector<std::uint32_t> msr_indices_;
     std::optional<kvm_clock_data> restored_clock_;  ///< set before the vCPUs first run, and what `save` returns until then
+    std::vector<std::vector<kvm_msr_entry>> held_msrs_;    ///< likewise, by vCPU: those that make KVM write guest memory
     bool restored_ = false;
     Console console_;
     std::vector<AttachedDevice> devices_;

@@ -53,6 +53,8 @@ public:
     /// The same for good: `resume` does nothing any more. The run has ended, maybe while somebody was about to resume.
     void request_end();
     void resume();
+    /// Ends and joins the threads, for good. Idempotent; the destructor does it too.
+    void stop();
     /// When a vCPU was first seen to have executed an instruction (it asked for something, or its registers or timer had moved when
     /// it was interrupted); nothing when that has not been seen by the deadline. Interrupts the vCPUs a little while it waits.
     std::optional<std::chrono::steady_clock::time_point> wait_first_run(std::chrono::steady_clock::time_point deadline);
@@ -79,7 +81,6 @@ private:
     void handle_port_access(const kvm::VcpuFd& vcpu);
     void handle_mmio_access(const kvm::VcpuFd& vcpu);
     void kick_all();  // with mutex_ held
-    void stop();
 
     std::vector<kvm::VcpuFd> vcpus_;
     const Bus& ports_;

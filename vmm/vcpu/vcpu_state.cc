@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <functional>
 #include <string>
 
 #include "vmm/base/try.h"
@@ -24,7 +25,7 @@ std::uint64_t read_msr(const kvm::VcpuFd& vcpu, std::uint32_t index) {
 
 // KVM_SET_MSRS stops at the first it does not take; a short count that nobody looks at is silent loss (traps.md). An MSR that
 // already has its value is passed over (read-only ones on some hosts), any other is an error.
-Status set_all_msrs(kvm::VcpuFd& vcpu, std::span<const kvm_msr_entry> msrs) {
+Status set_msrs_or_refuse(kvm::VcpuFd& vcpu, std::span<const kvm_msr_entry> msrs) {
     while (!msrs.empty()) {
         const std::size_t done = TRY(vcpu.set_msrs(msrs));
         if (done >= msrs.size()) {
@@ -42,7 +43,29 @@ Status set_all_msrs(kvm::VcpuFd& vcpu, std::span<const kvm_msr_entry> msrs) {
     return {};
 }
 
+// MSR_KVM_WALL_CLOCK and MSR_KVM_SYSTEM_TIME under their old numbers, and the range that KVM has for itself (Documentation/virt/kvm/x86/msr.rst).
+bool is_paravirtual(const kvm_msr_entry& msr) {
+    return msr.index == 0x11 || msr.index == 0x12 || (msr.index >= 0x4B564D00 && msr.index <= 0x4B564DFF);
+}
+
 }  // namespace
+
+std::vector<kvm_msr_entry> take_paravirtual_msrs(VcpuStateV1& state) {
+    const auto first = std::ranges::stable_partition(state.msrs, std::not_fn(is_paravirtual));
+    std::vector<kvm_msr_entry> taken(first.begin(), first.end());
+    state.msrs.erase(first.begin(), first.end());
+    return taken;
+}
+
+Status set_vcpu_msrs(kvm::VcpuFd& vcpu, std::span<const kvm_msr_entry> msrs) { return set_msrs_or_refuse(vcpu, msrs); }
+
+void put_msrs(VcpuStateV1& state, std::span<const kvm_msr_entry> msrs) {
+    for (const kvm_msr_entry& msr : msrs) {
+        if (const auto found = std::ranges::find(state.msrs, msr.index, &kvm_msr_entry::index); found != state.msrs.end()) {
+            found->data = msr.data;
+        }
+    }
+}
 
 std::vector<std::uint32_t> order_msrs(std::vector<std::uint32_t> indices) {
     std::ranges::stable_sort(indices, {}, rank);
@@ -104,7 +127,7 @@ Status apply_vcpu(const kvm::System& system, kvm::VcpuFd& vcpu, const VcpuStateV
     // LAPIC before the MSRs: it holds the timer's mode, without which a TSC deadline reads back 0.
     TRY(vcpu.set(KVM_SET_LAPIC, state.lapic, "KVM_SET_LAPIC"));
     // TSC first, since kvmclock's MSR takes its base from it; TSC deadline last, since it arms against the TSC.
-    TRY(set_all_msrs(vcpu, state.msrs));
+    TRY(set_msrs_or_refuse(vcpu, state.msrs));
     TRY(vcpu.set(KVM_SET_REGS, state.regs, "KVM_SET_REGS"));
     // Events last: setting registers clears pending exceptions.
     TRY(vcpu.set(KVM_SET_VCPU_EVENTS, state.events, "KVM_SET_VCPU_EVENTS"));

@@ -40,6 +40,14 @@ Result<VcpuStateV1> capture_vcpu(const kvm::System& system, const kvm::VcpuFd& v
 /// Puts a state into a fresh vCPU. An MSR that KVM does not take and that does not already have the value is an error.
 Status apply_vcpu(const kvm::System& system, kvm::VcpuFd& vcpu, const VcpuStateV1& state);
 
+/// Takes KVM's own MSRs (kvmclock, steal time and the like) out of `state`. Through them KVM writes into guest memory, some hosts' KVM as
+/// soon as they are set, so they are set when the vCPU is about to run: a machine that only stands there keeps its memory.
+[[nodiscard]] std::vector<kvm_msr_entry> take_paravirtual_msrs(VcpuStateV1& state);
+/// Puts MSRs into a vCPU, in order; errors as of apply_vcpu.
+Status set_vcpu_msrs(kvm::VcpuFd& vcpu, std::span<const kvm_msr_entry> msrs);
+/// Overwrites the values that `state` has for `msrs`.
+void put_msrs(VcpuStateV1& state, std::span<const kvm_msr_entry> msrs);
+
 /// KVM_GET_MSR_INDEX_LIST in the order in which MSRs must be set again.
 [[nodiscard]] std::vector<std::uint32_t> order_msrs(std::vector<std::uint32_t> indices);
 

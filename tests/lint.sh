@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# What `./dev lint` and CI check: format, the house rules that grep can see, shell scripts, clang-tidy. Usage: lint.sh [JOBS]
+set -uo pipefail
+shopt -s lastpipe # report counts in this shell
+cd "$(dirname "$0")/.." || exit 1
+jobs=${1:-$(nproc)}
+began=$SECONDS
+folders=()
+for folder in vmm devices snapshot guest-images tests bench; do
+    [ -d "$folder" ] && folders+=("$folder")
+done
+mapfile -t sources < <(find "${folders[@]}" \( -name '*.cc' -o -name '*.h' \) -type f | sort)
+mapfile -t all < <(find "${folders[@]}" .cmake CMakeLists.txt dev .ci/run \
+    \( -name '*.cc' -o -name '*.h' -o -name '*.S' -o -name '*.sh' -o -name '*.py' -o -name 'CMakeLists.txt' -o -name '*.cmake' -o -path dev -o -path .ci/run \) \
+    -type f | sort)
+mapfile -t scripts < <(find "${folders[@]}" dev .ci/run -type f \( -name '*.sh' -o -path dev -o -path .ci/run \) | sort)
+[ ${#sources[@]} -gt 0 ] || { echo "lint: there are no sources here"; exit 1; }
+faults=0
+
+# report TITLE: each line of the input is a fault.
+report() {
+    local lines
+    lines=$(cat)
+    [ -z "$lines" ] && return
+    printf '%s:\n' "$1"
+    printf '%s\n' "$lines" | sed 's/^/    /'
+    faults=$((faults + $(printf '%s\n' "$lines" | wc -l)))
+}
+
+for file in "${all[@]}"; do
+    head -3 "$file" | grep -q 'SPDX-License-Identifier: Apache-2.0' || echo "$file"
+done | report "no SPDX licence line"
+
+for file in "${sources[@]}"; do
+    [[ $file != *.h ]] || grep -q '^#pragma once' "$file" || echo "$file"
+done | report "header without #pragma once"
+
+for file in "${sources[@]}"; do
+    lines=$(wc -l <"$file")
+    [ "$lines" -le 500 ] || echo "$file: $lines lines"
+done | report "files over 500 lines"
+
+grep -n '#include <linux/kvm.h>' "${sources[@]}" | grep -v '^vmm/kvm/abi.h:' | report "include vmm/kvm/abi.h instead of <linux/kvm.h>"
+grep -nE '#include [<"](linux/kvm|asm/kvm|vmm/kvm/)' "${sources[@]}" | grep -E '^(devices|snapshot)/' | report "devices/ and snapshot/ know no KVM"
+grep -nE '#include "(\.\./|[^/"]+")' "${sources[@]}" | report "includes are by full path from the repository root"
+shellcheck "${scripts[@]}" | grep -v '^$' | report "shellcheck"
+printf '%s\0' "${sources[@]}" | xargs -0 -n 16 -P "$jobs" clang-format-19 --dry-run --Werror 2>&1 | grep 'error:' | report "clang-format-19 -i mends these"
+printf '   house rules, shellcheck and clang-format: %s files, %s faults, %s s\n' "${#all[@]}" "$faults" "$((SECONDS - began))"
+
+began=$SECONDS
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+cmake --preset tidy >"$log" 2>&1 || { cat "$log"; exit 1; }
+# Files that the build makes for others to include or embed (the ledger guest) must be there; nothing else is built.
+cmake --build build/tidy --target ledger_guest >"$log" 2>&1 || { cat "$log"; exit 1; }
+run-clang-tidy-19 -quiet -j "$jobs" -p build/tidy "^$PWD/(vmm|devices|snapshot)/" >"$log" 2>/dev/null || faults=$((faults + 1))
+grep -E '(warning|error):' "$log" | sort -u
+printf '   clang-tidy: %s s\n' "$((SECONDS - began))"
+[ "$faults" = 0 ]

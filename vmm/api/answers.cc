@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/api/answers.h"
+
+#include <nlohmann/json.hpp>
+
+namespace snapvm::api {
+namespace {
+
+// Keeps the order in which fields are written, which is the order people read them in.
+using json = nlohmann::ordered_json;
+
+// Paths, command lines and serial output need not be UTF-8, JSON must be.
+std::string text_of(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
+
+std::string_view huge_pages_word(PagePolicy pages) { return pages == PagePolicy::small_pages ? "None" : "Transparent"; }
+
+std::string_view boot_word(BootProtocol boot) {
+    switch (boot) {
+        case BootProtocol::automatic: return "auto";
+        case BootProtocol::pvh: return "pvh";
+        case BootProtocol::linux64: return "linux64";
+    }
+    return "auto";
+}
+
+json machine_config(const MachineConfig& config) {
+    return {{"vcpu_count", config.cpus},
+            {"mem_size_mib", config.memory_bytes >> 20},
+            {"smt", false},
+            {"track_dirty_pages", false},
+            {"huge_pages", huge_pages_word(config.pages)}};
+}
+
+json outcome_fields(const Outcome& outcome) {
+    json fields = {{"outcome", outcome.name()}, {"exit_code", outcome.exit_code()}};
+    if (outcome.error) {
+        fields["error"] = outcome.error->message();
+    }
+    return fields;
+}
+
+}  // namespace
+
+std::string_view snapvm_version() { return SNAPVM_VERSION; }
+
+std::string_view name_of(ServiceState state) {
+    switch (state) {
+        case ServiceState::not_started: return "Not started";
+        case ServiceState::running: return "Running";
+        case ServiceState::paused: return "Paused";
+        case ServiceState::ended: return "Ended";
+    }
+    return "Ended";
+}
+
+std::string_view name_of(WaitFor what) {
+    switch (what) {
+        case WaitFor::ready: return "ready";
+        case WaitFor::exit: return "exit";
+        case WaitFor::serial: return "serial";
+    }
+    return "ready";
+}
+
+std::string instance_json(const Service& service) {
+    return text_of(
+        {{"id", service.id()}, {"state", name_of(service.state())}, {"app_name", "snapvm"}, {"vmm_version", snapvm_version()}});
+}
+
+std::string version_json() { return text_of({{"firecracker_version", snapvm_version()}}); }
+
+std::string machine_config_json(const MachineConfig& config) { return text_of(machine_config(config)); }
+
+std::string vm_config_json(const MachineConfig& config) {
+    json boot = {{"kernel_image_path", config.kernel},
+                 {"boot_args", config.cmdline},
+                 {"initrd_path", config.initrds.empty() ? json(nullptr) : json(config.initrds.front())},
+                 {"initrd_paths", config.initrds},
+                 {"boot_protocol", boot_word(config.boot)}};
+    return text_of({{"machine-config", machine_config(config)},
+                    {"boot-source", std::move(boot)},
+                    {"drives", json::array()},
+                    {"network-interfaces", json::array()},
+                    {"machine_id", config.machine_id.text()}});
+}
+
+std::string snapshot_json(const SnapshotReport& report) {
+    json rounds = json::array();
+    for (const SnapshotRound& round : report.rounds) {
+        rounds.push_back({{"dirty_pages", round.dirty_pages}, {"written_bytes", round.written_bytes}, {"us", round.us}});
+    }
+    json pages = json::object();
+    for (std::size_t i = 0; i < report.pages.size(); ++i) {
+        pages[std::string(name_of(static_cast<PageClass>(i)))] = report.pages[i];
+    }
+    return text_of({{"pause_us", report.pause_us},
+                    {"total_us", report.total_us},
+                    {"rounds", std::move(rounds)},
+                    {"pages", std::move(pages)},
+                    {"area_bytes", report.area_bytes},
+                    {"written_bytes", report.written_bytes},
+                    {"staging_peak_bytes", report.staging_peak_bytes},
+                    {"tracker", report.tracker},
+                    {"type", report.type},
+                    {"diverged", report.diverged},
+                    {"snapshot_id", report.snapshot_id.text()},
+                    {"sequence", report.sequence},
+                    {"slot", report.slot},
+                    {"cached", report.cached},
+                    {"backend", report.backend}});
+}
+
+std::string stats_json(const ServiceStats& stats) {
+    json fields = {{"id", stats.id},
+                   {"state", name_of(stats.state)},
+                   {"pid", stats.pid},
+                   {"uptime_us", stats.uptime_us},
+                   {"memory_bytes", stats.memory_bytes},
+                   {"cpus", stats.cpus},
+                   {"exits", stats.exits},
+                   {"ready", stats.ready},
+                   {"ready_value", stats.ready_value},
+                   {"mark", stats.mark},
+                   {"marks", stats.marks},
+                   {"serial_bytes", stats.serial_bytes}};
+    if (stats.outcome) {
+        fields.update(outcome_fields(*stats.outcome));
+    }
+    return text_of(fields);
+}
+
+std::string outcome_json(const Outcome& outcome) { return text_of(outcome_fields(outcome)); }
+
+std::string wait_json(const WaitResult& result) {
+    json fields = {{"for", name_of(result.what)}};
+    switch (result.what) {
+        case WaitFor::ready: fields["ready_value"] = result.ready_value; break;
+        case WaitFor::serial: fields["line"] = result.line; break;
+        case WaitFor::exit: fields.update(outcome_fields(result.outcome)); break;
+    }
+    return text_of(fields);
+}
+
+std::string fault_json(std::string_view message) { return text_of({{"fault_message", message}}); }
+
+}  // namespace snapvm::api

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/api/bodies.h"
+
+#include <algorithm>
+#include <charconv>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "vmm/api/line_matcher.h"
+#include "vmm/base/try.h"
+
+namespace snapvm::api {
+namespace {
+
+using nlohmann::json;
+
+constexpr int kMaxDepth = 32;  // dump() recurses
+constexpr std::uint64_t kMaxTimeoutMs = 24ULL * 3600 * 1000;
+constexpr std::size_t kMaxMetadata = 64 << 10;
+
+std::unexpected<Error> bad(std::string what) { return fail(ErrorKind::usage, std::move(what)); }
+
+struct BadShape {
+    std::string what;
+};
+
+// A JSON object with none but the allowed fields.
+class Fields {
+public:
+    static Result<Fields> parse(std::string_view body, std::initializer_list<std::string_view> allowed) {
+        std::set<std::string, std::less<>> seen;
+        const auto check = [&](int depth, json::parse_event_t event, json& parsed) {
+            if (depth > kMaxDepth) {
+                throw BadShape{"the body is nested too deeply"};
+            }
+            if (event != json::parse_event_t::key || depth != 1) {
+                return true;
+            }
+            const auto& name = parsed.get_ref<const std::string&>();
+            if (std::ranges::find(allowed, name) == allowed.end()) {
+                throw BadShape{"unknown field \"" + printable(name) + "\""};
+            }
+            if (!seen.insert(name).second) {
+                throw BadShape{"field \"" + name + "\" is given twice"};
+            }
+            return true;
+        };
+        try {
+            Fields fields;
+            fields.object_ = json::parse(body.begin(), body.end(), check);
+            if (!fields.object_.is_object()) {
+                return bad("the body is not a JSON object");
+            }
+            return fields;
+        } catch (const BadShape& e) {
+            return bad(e.what);
+        } catch (const std::exception&) {
+            // The library's own message quotes the input, which may hold anything.
+            return bad(body.empty() ? "the body is empty; a JSON object was expected" : "the body is not valid JSON");
+        }
+    }
+
+    [[nodiscard]] const json* find(const char* name) const {
+        const auto at = object_.find(name);
+        return at == object_.end() ? nullptr : &*at;
+    }
+    [[nodiscard]] bool has(const char* name) const { return find(name) != nullptr; }
+
+    Result<std::string> text(const char* name) const {
+        const json* value = find(name);
+        if (value == nullptr) {
+            return bad("field \"" + std::string(name) + "\" is missing");
+        }
+        if (!value->is_string()) {
+            return bad("field \"" + std::string(name) + "\" is not a string");
+        }
+        return value->get<std::string>();
+    }
+    Result<bool> flag(const char* name, bool otherwise) const {
+        const json* value = find(name);
+        if (value != nullptr && !value->is_boolean()) {
+            return bad("field \"" + std::string(name) + "\" is not true or false");
+        }
+        return value != nullptr ? value->get<bool>() : otherwise;
+    }
+    Result<std::uint64_t> number(const char* name, std::uint64_t otherwise, std::uint64_t limit) const {
+        const json* value = find(name);
+        if (value == nullptr) {
+            return otherwise;
+        }
+        if (!value->is_number_unsigned() || value->get<std::uint64_t>() > limit) {
+            return bad("field \"" + std::string(name) + "\" is not a whole number from 0 to " + std::to_string(limit));
+        }
+        return value->get<std::uint64_t>();
+    }
+    /// One of the words, the first where the field is absent; its place in the list.
+    Result<std::size_t> word(const char* name, std::initializer_list<std::string_view> words) const {
+        if (!has(name)) {
+            return 0;
+        }
+        const std::string value = TRY(text(name));
+        const auto at = std::ranges::find(words, value);
+        if (at == words.end()) {
+            std::string all;
+            for (const std::string_view word : words) {
+                all.append(all.empty() ? "" : ", ").append(word);
+            }
+            return bad("field \"" + std::string(name) + "\" is none of: " + all);
+        }
+        return static_cast<std::size_t>(at - words.begin());
+    }
+
+private:
+    static std::string printable(std::string text) {
+        text.resize(std::min<std::size_t>(text.size(), 64));
+        std::ranges::replace_if(text, [](char c) { return c < ' ' || c > '~'; }, '?');
+        return text;
+    }
+    json object_;
+};
+
+std::unexpected<Error> not_yet(const std::string& what) { return fail(ErrorKind::usage, what + " is not there yet"); }
+
+Result<std::string> percent_decode(std::string_view text) {
+    const auto digit = [](char c) {
+        return c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
+    };
+    std::string out;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        if (text[i] != '%') {
+            // '+' stands for itself: regular expressions are full of it, and RFC 3986 knows no other meaning.
+            out.push_back(text[i]);
+            continue;
+        }
+        if (i + 2 >= text.size() || digit(text[i + 1]) < 0 || digit(text[i + 2]) < 0) {
+            return bad("the query has a '%' without two hexadecimal digits");
+        }
+        out.push_back(static_cast<char>(digit(text[i + 1]) * 16 + digit(text[i + 2])));
+        i += 2;
+    }
+    return out;
+}
+
+Result<std::uint64_t> query_number(std::string_view name, const std::string& text, std::uint64_t limit) {
+    std::uint64_t value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc() || end != text.data() + text.size() || value > limit) {
+        return bad("\"" + std::string(name) + "\" is not a whole number from 0 to " + std::to_string(limit));
+    }
+    return value;
+}
+
+}  // namespace
+
+Result<VmStateRequest> parse_vm_state(std::string_view body) {
+    const Fields fields = TRY(Fields::parse(body, {"state"}));
+    if (!fields.has("state")) {
+        return bad("field \"state\" is missing");
+    }
+    return TRY(fields.word("state", {"Paused", "Resumed"})) == 0 ? VmStateRequest::pause : VmStateRequest::resume;
+}
+
+Result<SnapshotCreateBody> parse_snapshot_create(std::string_view body) {
+    const Fields fields =
+        TRY(Fields::parse(body, {"snapshot_path", "mem_file_path", "snapshot_type", "mode", "then", "cache", "metadata"}));
+    SnapshotCreateBody create;
+    const std::string path = TRY(fields.text("snapshot_path"));
+    create.request.area = TRY(AreaPath::parse(path));
+    if (fields.has("mem_file_path")) {
+        create.firecracker = true;
+        if (TRY(fields.text("mem_file_path")) != path) {
+            return fail(ErrorKind::usage, "memory and state go into one area",
+                        "leave \"mem_file_path\" out, or give it the value of \"snapshot_path\"");
+        }
+    }
+    if (TRY(fields.word("snapshot_type", {"Full", "Diff"})) != 0) {
+        return not_yet("snapshot_type \"Diff\"");
+    }
+    if (TRY(fields.word("mode", {"stop", "live", "precopy"})) != 0) {
+        return not_yet("a mode other than \"stop\"");
+    }
+    if (fields.has("then")) {
+        constexpr std::array kThen = {AfterSnapshot::run, AfterSnapshot::pause, AfterSnapshot::stop};
+        create.request.then = kThen[TRY(fields.word("then", {"run", "pause", "stop"}))];
+    }
+    constexpr std::array kCache = {CachePolicy::automatic, CachePolicy::cached, CachePolicy::direct};
+    create.request.cache = kCache[TRY(fields.word("cache", {"auto", "cached", "direct"}))];
+    if (const json* metadata = fields.find("metadata"); metadata != nullptr) {
+        create.request.metadata = metadata->dump();
+        if (create.request.metadata.size() > kMaxMetadata) {
+            return bad("\"metadata\" is larger than 64 KiB");
+        }
+    }
+    return create;
+}
+
+Status check_snapshot_load(std::string_view body) {
+    const Fields fields =
+        TRY(Fields::parse(body, {"snapshot_path", "mem_file_path", "mem_backend", "enable_diff_snapshots", "track_dirty_pages",
+                                 "resume_vm", "network_overrides", "vsock_override", "clock_realtime"}));
+    const std::string path = TRY(fields.text("snapshot_path"));
+    TRY(AreaPath::parse(path));
+    for (const char* name : {"enable_diff_snapshots", "track_dirty_pages", "resume_vm", "clock_realtime"}) {
+        TRY(fields.flag(name, false));
+    }
+    return {};
+}
+
+Result<StopRequest> parse_stop(std::string_view body) {
+    StopRequest stop;
+    if (body.empty()) {
+        return stop;
+    }
+    const Fields fields = TRY(Fields::parse(body, {"force", "timeout_ms"}));
+    stop.force = TRY(fields.flag("force", false));
+    const auto timeout = static_cast<std::uint64_t>(stop.timeout.count());
+    stop.timeout = std::chrono::milliseconds(TRY(fields.number("timeout_ms", timeout, kMaxTimeoutMs)));
+    return stop;
+}
+
+Result<WaitRequest> parse_wait(std::string_view query) {
+    WaitRequest wait;
+    std::set<std::string, std::less<>> seen;
+    while (!query.empty()) {
+        const std::size_t end = std::min(query.find('&'), query.size());
+        const std::string_view part = query.substr(0, end);
+        query.remove_prefix(std::min(end + 1, query.size()));
+        const std::size_t equals = std::min(part.find('='), part.size());
+        const std::string_view name = part.substr(0, equals);
+        const std::string value = TRY(percent_decode(part.substr(std::min(equals + 1, part.size()))));
+        if (!seen.emplace(name).second) {
+            return bad("the query gives a parameter twice");
+        }
+        if (name == "for") {
+            if (value != "ready" && value != "exit" && value != "serial") {
+                return bad("\"for\" is none of: ready, exit, serial");
+            }
+            wait.what = value == "ready" ? WaitFor::ready : value == "exit" ? WaitFor::exit : WaitFor::serial;
+        } else if (name == "regex") {
+            wait.regex = value;
+        } else if (name == "timeout_ms") {
+            wait.timeout = std::chrono::milliseconds(TRY(query_number(name, value, kMaxTimeoutMs)));
+        } else {
+            return bad("the query has an unknown parameter; known are for, regex and timeout_ms");
+        }
+    }
+    if (!seen.contains("for")) {
+        return bad("the query lacks \"for\"");
+    }
+    if (wait.what == WaitFor::serial) {
+        TRY(LineMatcher::compile(wait.regex));
+    } else if (seen.contains("regex")) {
+        return bad("\"regex\" goes with for=serial only");
+    }
+    return wait;
+}
+
+std::string percent_encode(std::string_view text) {
+    constexpr std::string_view kHex = "0123456789ABCDEF";
+    std::string out;
+    for (const char c : text) {
+        const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '.' ||
+                           c == '_' || c == '~';
+        if (plain) {
+            out.push_back(c);
+        } else {
+            const auto byte = static_cast<unsigned char>(c);
+            out.append({'%', kHex[byte >> 4], kHex[byte & 15]});
+        }
+    }
+    return out;
+}
+
+}  // namespace snapvm::api

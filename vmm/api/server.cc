@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/api/server.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+
+#include <array>
+#include <atomic>
+#include <boost/beast/core/buffers_to_string.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/http.hpp>
+#include <condition_variable>
+#include <list>
+#include <mutex>
+#include <thread>
+
+#include "vmm/api/answers.h"
+#include "vmm/api/bodies.h"
+#include "vmm/api/console_relay.h"
+#include "vmm/api/deadline_stream.h"
+#include "vmm/api/listener.h"
+#include "vmm/api/routes.h"
+#include "vmm/base/try.h"
+
+namespace snapvm::api {
+namespace {
+
+namespace beast = boost::beast;
+namespace http = boost::beast::http;
+using Clock = std::chrono::steady_clock;
+using ErrorCode = boost::system::error_code;
+
+constexpr std::uint32_t kMaxHeader = 8 << 10;
+constexpr std::size_t kDrainAtMost = 1 << 20;
+
+// Signals are for the thread that the caller chose, never for one of ours: threads inherit the mask.
+class SignalsBlocked {
+public:
+    SignalsBlocked() {
+        sigset_t all;
+        ::sigfillset(&all);
+        ::pthread_sigmask(SIG_SETMASK, &all, &before_);
+    }
+    SignalsBlocked(const SignalsBlocked&) = delete;
+    SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+    ~SignalsBlocked() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+private:
+    sigset_t before_{};
+};
+
+http::response<http::string_body> make_response(const ApiAnswer& answer, unsigned version, bool keep_alive) {
+    http::response<http::string_body> response;
+    response.version(version);
+    response.result(answer.status);
+    response.set(http::field::server, "snapvm");
+    if (!answer.allow.empty()) {
+        response.set(http::field::allow, answer.allow);
+    }
+    if (answer.status == 101) {
+        response.set(http::field::connection, "upgrade");
+        response.set(http::field::upgrade, boost::string_view(kConsoleProtocol.data(), kConsoleProtocol.size()));
+        return response;
+    }
+    if (!answer.body.empty()) {
+        response.set(http::field::content_type, "application/json");
+        response.body() = answer.body;
+    }
+    response.keep_alive(keep_alive);
+    if (answer.status != 204) {
+        response.prepare_payload();
+    }
+    return response;
+}
+
+// The answer to what is no request; status 0 when there is nobody to answer.
+ApiAnswer answer_to_broken(const ErrorCode& error) {
+    if (error == http::error::body_limit) {
+        return {413, fault_json("the body is larger than " + std::to_string(kMaxBody >> 10) + " KiB"), {}};
+    }
+    if (error == http::error::header_limit) {
+        return {431, fault_json("the header is larger than " + std::to_string(kMaxHeader >> 10) + " KiB"), {}};
+    }
+    if (error == boost::asio::error::timed_out) {
+        return {408, fault_json("the request did not come in time"), {}};
+    }
+    if (error == http::error::end_of_stream || error.category() == boost::system::system_category() ||
+        error.category() == boost::asio::error::get_misc_category()) {
+        return {0, {}, {}};
+    }
+    return {400, fault_json("this is not an HTTP request: " + error.message()), {}};
+}
+
+std::string_view view(boost::beast::string_view text) { return {text.data(), text.size()}; }
+
+}  // namespace
+
+struct Server::Impl {
+    struct Connection {
+        explicit Connection(UniqueFd socket) : fd(std::move(socket)) {}
+        UniqueFd fd;
+        std::thread thread;
+        bool idle = true;   // waits for a request
+        bool done = false;  // its thread is about to end
+    };
+
+    Impl(Service& the_service, Listener the_listener, UniqueFd the_wake, ServerLimits the_limits)
+        : service(the_service), listener(std::move(the_listener)), wake(std::move(the_wake)), limits(the_limits) {}
+
+    void accept_loop();
+    void admit(UniqueFd fd);
+    void serve(Connection& connection);
+    bool serve_one(Connection& connection, DeadlineStream& stream, beast::flat_buffer& buffer);
+    bool set_idle(Connection& connection, bool idle);
+    void reap();
+
+    Service& service;
+    Listener listener;
+    UniqueFd wake;
+    ServerLimits limits;
+    std::thread acceptor;
+    std::atomic<bool> stopping = false;
+
+    std::mutex mutex;  // guards the list and all of a Connection but its descriptor
+    std::condition_variable changed;
+    std::list<Connection> connections;
+};
+
+void Server::Impl::accept_loop() {
+    while (!stopping) {
+        std::array<pollfd, 2> entries = {{{listener.fd(), POLLIN, 0}, {wake.get(), POLLIN, 0}}};
+        ::poll(entries.data(), entries.size(), -1);
+        if (stopping) {
+            return;
+        }
+        const int fd = ::accept4(listener.fd(), nullptr, nullptr, SOCK_CLOEXEC);
+        if (fd >= 0) {
+            admit(UniqueFd(fd));
+        } else if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
+            // The connection stays in the queue, so poll would return at once, again and again.
+            std::this_thread::sleep_for(std::chrono::milliseconds(10));
+        }
+    }
+}
+
+// Joins the threads of connections that are over.
+void Server::Impl::reap() {
+    std::list<Connection> over;
+    {
+        const std::lock_guard lock(mutex);
+        for (auto at = connections.begin(); at != connections.end();) {
+            const auto next = std::next(at);
+            if (at->done) {
+                over.splice(over.end(), connections, at);
+            }
+            at = next;
+        }
+    }
+    for (Connection& connection : over) {
+        connection.thread.join();
+    }
+}
+
+void Server::Impl::admit(UniqueFd fd) {
+    reap();
+    const std::lock_guard lock(mutex);
+    if (connections.size() < limits.connections) {
+        Connection& connection = connections.emplace_back(std::move(fd));
+        try {
+            connection.thread = std::thread([this, &connection] { serve(connection); });
+            return;
+        } catch (const std::system_error&) {
+            fd = std::move(connection.fd);
+            connections.pop_back();
+        }
+    }
+    const std::string body = fault_json("too many connections");
+    const std::string text =
+        "HTTP/1.1 503 Service Unavailable\r\nServer: snapvm\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        "Content-Length: " +
+        std::to_string(body.size()) + "\r\n\r\n" + body;
+    // If it does not fit into the socket's empty buffer, nothing would.
+    (void)::send(fd.get(), text.data(), text.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+// False once the server is ending: the connection is not to wait for another request then.
+bool Server::Impl::set_idle(Connection& connection, bool idle) {
+    const std::lock_guard lock(mutex);
+    connection.idle = idle;
+    return !idle || !stopping;
+}
+
+void Server::Impl::serve(Connection& connection) {
+    try {
+        DeadlineStream stream(connection.fd.get());
+        beast::flat_buffer buffer(kMaxHeader + kMaxBody);
+        while (set_idle(connection, true) && serve_one(connection, stream, buffer)) {
+        }
+    } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch)
+        // Out of memory: this connection ends, the machine does not.
+    }
+    // Still open: a descriptor that is reused must not get stop()'s shutdown.
+    ::shutdown(connection.fd.get(), SHUT_RDWR);
+    const std::lock_guard lock(mutex);
+    connection.fd.reset();
+    connection.done = true;
+    changed.notify_all();
+}
+
+// True when another request may follow.
+bool Server::Impl::serve_one(Connection& connection, DeadlineStream& stream, beast::flat_buffer& buffer) {
+    http::request_parser<http::string_body> parser;
+    parser.header_limit(kMaxHeader);
+    parser.body_limit(kMaxBody);
+    ErrorCode error;
+    ErrorCode ignored;
+    stream.expires_at(Clock::now() + limits.request);
+    http::read_header(stream, buffer, parser, error);
+    if (!error && beast::iequals(parser.get()[http::field::expect], "100-continue")) {
+        http::response<http::empty_body> go_on(http::status::continue_, 11);
+        http::write(stream, go_on, ignored);
+    }
+    if (!error) {
+        http::read(stream, buffer, parser, error);
+    }
+    set_idle(connection, false);
+    if (error) {
+        const ApiAnswer answer = answer_to_broken(error);
+        // A connection that asked nothing gets no answer either.
+        if (answer.status != 0 && (parser.got_some() || error != boost::asio::error::timed_out)) {
+            http::write(stream, make_response(answer, 11, false), ignored);
+            // The answer is all; what a client is still sending is taken in until it has come to read that.
+            ::shutdown(connection.fd.get(), SHUT_WR);
+            set_idle(connection, true);
+            std::array<char, 4096> rest;
+            stream.expires_at(Clock::now() + std::min<Clock::duration>(limits.request, std::chrono::seconds(1)));
+            for (std::size_t drained = 0; drained < kDrainAtMost && !stopping;) {
+                drained += stream.read_some(boost::asio::buffer(rest), error);
+                if (error) {
+                    break;
+                }
+            }
+        }
+        return false;
+    }
+    const auto& message = parser.get();
+    const auto gone = [this, fd = connection.fd.get()] {
+        pollfd entry{fd, 0, 0};
+        return stopping || ::poll(&entry, 1, 0) > 0;
+    };
+    const ApiAnswer answer = answer_request(service, {view(message.method_string()), view(message.target()), message.body(),
+                                                      view(message[http::field::upgrade]), gone});
+    const bool keep_alive = message.keep_alive() && !stopping;
+    auto response = make_response(answer, message.version(), keep_alive);
+    stream.expires_at(Clock::now() + limits.request);
+    http::write(stream, response, error);
+    if (error) {
+        return false;
+    }
+    if (answer.status == 101) {
+        const std::string early = beast::buffers_to_string(buffer.data());
+        relay_console(service, connection.fd.get(), early, [this] { return stopping.load(); });
+        return false;
+    }
+    return keep_alive;
+}
+
+Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+Result<std::unique_ptr<Server>> Server::start(const std::string& socket_path, Service& service, ServerLimits limits) {
+    Listener listener = TRY(Listener::open(socket_path));
+    UniqueFd wake(::eventfd(0, EFD_CLOEXEC));
+    if (!wake.valid()) {
+        return fail(Error::system("eventfd", "API server", errno));
+    }
+    auto impl = std::make_unique<Impl>(service, std::move(listener), std::move(wake), limits);
+    const SignalsBlocked blocked;
+    try {
+        impl->acceptor = std::thread([state = impl.get()] { state->accept_loop(); });
+    } catch (const std::system_error& e) {
+        return fail(Error::system("pthread_create", "API server", e.code().value()));
+    }
+    return std::unique_ptr<Server>(new Server(std::move(impl)));
+}
+
+Server::~Server() { stop(); }
+
+void Server::stop() {
+    Impl& state = *impl_;
+    if (!state.acceptor.joinable()) {
+        return;
+    }
+    state.stopping = true;
+    (void)::eventfd_write(state.wake.get(), 1);
+    state.acceptor.join();
+    state.listener.close();
+    const auto cut_off = [&](bool idle_only) {
+        for (Impl::Connection& connection : state.connections) {
+            if (connection.fd.valid() && (connection.idle || !idle_only)) {
+                ::shutdown(connection.fd.get(), SHUT_RDWR);
+            }
+        }
+    };
+    std::unique_lock lock(state.mutex);
+    cut_off(true);
+    const auto all_done = [&] {
+        return std::ranges::all_of(state.connections, [](const auto& connection) { return connection.done; });
+    };
+    if (!state.changed.wait_for(lock, state.limits.grace, all_done)) {
+        cut_off(false);
+    }
+    lock.unlock();
+    for (Impl::Connection& connection : state.connections) {
+        connection.thread.join();
+    }
+    state.connections.clear();
+}
+
+}  // namespace snapvm::api

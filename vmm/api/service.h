@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the API can do to a machine, apart from HTTP and JSON. MachineService does it to a real one, tests to none.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "snapshot/area_path.h"
+#include "snapshot/writer.h"
+#include "vmm/base/error.h"
+#include "vmm/machine/config.h"
+#include "vmm/machine/console.h"
+#include "vmm/machine/outcome.h"
+
+namespace snapvm::api {
+
+/// The program's version, as `GET /version` and `--version` show it.
+[[nodiscard]] std::string_view snapvm_version();
+
+enum class ServiceState : std::uint8_t { not_started, running, paused, ended };
+/// Firecracker's words: "Not started", "Running", "Paused"; ours: "Ended".
+[[nodiscard]] std::string_view name_of(ServiceState state);
+
+/// What a snapshot leaves the machine doing. `as_before`: running if it ran, paused if it was paused.
+enum class AfterSnapshot : std::uint8_t { as_before, run, pause, stop };
+
+struct SnapshotRequest {
+    AreaPath area;
+    AfterSnapshot then = AfterSnapshot::as_before;
+    CachePolicy cache = CachePolicy::automatic;
+    std::string metadata;  ///< JSON text, empty for none
+};
+
+struct StopRequest {
+    bool force = false;                        ///< do not wait for a snapshot that is being written
+    std::chrono::milliseconds timeout{5'000};  ///< how long to wait for it
+};
+
+enum class WaitFor : std::uint8_t { ready, exit, serial };
+[[nodiscard]] std::string_view name_of(WaitFor what);
+
+struct WaitRequest {
+    WaitFor what = WaitFor::ready;
+    std::string regex;  ///< for `serial`: ECMAScript, matched line by line (line_matcher.h)
+    std::chrono::milliseconds timeout{30'000};
+};
+
+/// What was waited for has happened; the field that belongs to `what` is set.
+struct WaitResult {
+    WaitFor what = WaitFor::ready;
+    std::uint32_t ready_value = 0;
+    std::string line;  ///< the line that matched, without its line end
+    Outcome outcome;
+};
+
+/// What `stats` and `ps` show.
+struct ServiceStats {
+    std::string id;
+    ServiceState state = ServiceState::not_started;
+    std::uint32_t pid = 0;
+    std::uint64_t uptime_us = 0;  ///< since the service was made
+    std::uint64_t memory_bytes = 0;
+    std::uint32_t cpus = 0;
+    std::uint64_t exits = 0;
+    bool ready = false;
+    std::uint32_t ready_value = 0;
+    std::uint32_t mark = 0;
+    std::uint64_t marks = 0;
+    std::uint64_t serial_bytes = 0;
+    std::optional<Outcome> outcome;
+};
+
+/// Asked now and then by calls that wait; true makes them return early.
+using GivenUp = std::function<bool()>;
+
+/// All functions may be called from several threads at once. Errors that are the caller's fault have a kind other than `system`.
+class Service {
+public:
+    virtual ~Service() = default;
+
+    [[nodiscard]] virtual std::string id() const = 0;
+    [[nodiscard]] virtual ServiceState state() const = 0;
+    [[nodiscard]] virtual const MachineConfig& config() const = 0;
+    [[nodiscard]] virtual ServiceStats stats() const = 0;
+
+    /// Both idempotent; an error once the machine has ended.
+    virtual Status pause() = 0;
+    virtual Status resume() = 0;
+    /// One at a time: `busy` while another is being written.
+    virtual Result<SnapshotReport> snapshot(const SnapshotRequest& request) = 0;
+    /// Ends the machine; how it ended (which may have been earlier, by itself).
+    virtual Result<Outcome> stop(const StopRequest& request) = 0;
+    /// Nothing when the time is over, or `given_up` says so. An error when it cannot come any more: the machine ended first.
+    virtual Result<std::optional<WaitResult>> wait(const WaitRequest& request, const GivenUp& given_up) = 0;
+
+    [[nodiscard]] virtual const Console& console() const = 0;
+    /// Bytes for the guest's serial port; how many of them went in before the deadline.
+    virtual std::size_t send_input(std::span<const std::uint8_t> bytes, std::chrono::steady_clock::time_point deadline) = 0;
+};
+
+}  // namespace snapvm::api

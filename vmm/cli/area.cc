@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+// Commands on snapshot areas: area create, size, inspect, verify. None needs KVM.
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "snapshot/area.h"
+#include "snapshot/inspect.h"
+#include "snapshot/verify.h"
+#include "vmm/base/size_text.h"
+#include "vmm/base/try.h"
+#include "vmm/cli/commands.h"
+#include "vmm/cli/machine_query.h"
+
+namespace snapvm::cli {
+namespace {
+
+struct ShapeOptions {
+    std::string memory;
+    std::uint32_t cpus = 1;
+    std::uint32_t slots = 1;
+
+    void add_to(CLI::App& command) {
+        command.add_option("--mem", memory, "guest memory, a multiple of 2M");
+        command.add_option("--cpus", cpus, "vCPUs (default: 1)");
+        command.add_option("--slots", slots, "1, or 2 to keep the previous snapshot while the next is written")->check(CLI::Range(1, 2));
+    }
+    [[nodiscard]] Result<MachineConfig> config() const {
+        if (memory.empty()) {
+            return fail(ErrorKind::usage, "--mem is missing", "give the machine's memory, as --mem 4G");
+        }
+        MachineConfig config;
+        config.memory_bytes = TRY(parse_size(memory));
+        config.cpus = cpus;
+        TRY(config.validate());
+        return config;
+    }
+};
+
+struct CreateCommand {
+    std::string area;
+    std::string machine;
+    ShapeOptions shape;
+    bool force = false;
+};
+
+Result<int> create(const CreateCommand& options, const Globals& globals) {
+    const AreaPath area = TRY(AreaPath::parse(options.area));
+    MachineConfig config;
+    if (options.machine.empty()) {
+        config = TRY(options.shape.config());
+    } else {
+        config = TRY(query_config(globals, options.machine));
+    }
+    const AreaShape shape{.blocks = config.blocks(), .cpus = config.cpus};
+    const std::uint64_t size = TRY(create_area(area, shape, {.slots = options.shape.slots, .force = options.force}));
+    if (globals.json) {
+        std::printf("%s\n", nlohmann::ordered_json{{"area", area.text()}, {"area_bytes", size}, {"slots", options.shape.slots}}.dump().c_str());
+    } else {
+        std::printf("%s: %llu bytes, %u slot%s\n", area.text().c_str(), static_cast<unsigned long long>(size), options.shape.slots,
+                    options.shape.slots == 1 ? "" : "s");
+    }
+    return 0;
+}
+
+Result<int> size(const ShapeOptions& options, const Globals& globals) {
+    const std::uint64_t bytes = TRY(area_size(TRY(options.config()), options.slots));
+    if (globals.json) {
+        std::printf("%s\n", nlohmann::json{{"area_bytes", bytes}}.dump().c_str());
+    } else {
+        std::printf("%llu\n", static_cast<unsigned long long>(bytes));
+    }
+    return 0;
+}
+
+Result<int> inspect(const std::string& text, const Globals& globals) {
+    const AreaInfo info = TRY(inspect_area(TRY(AreaPath::parse(text))));
+    std::printf("%s\n", globals.json ? to_json(info).c_str() : to_text(info).c_str());
+    return info.problem.empty() ? 0 : kExitFailure;
+}
+
+// A line on a terminal's stderr, rewritten; nothing in a pipe.
+VerifyProgress progress_on_terminal() {
+    if (::isatty(STDERR_FILENO) == 0) {
+        return {};
+    }
+    return [](std::uint64_t done, std::uint64_t total) {
+        std::fprintf(stderr, "\rverifying: %3llu %%%s", static_cast<unsigned long long>(total == 0 ? 100 : done * 100 / total),
+                     done == total ? "\n" : "");
+    };
+}
+
+Result<int> verify(const std::string& text, const Globals& globals) {
+    const AreaPath area = TRY(AreaPath::parse(text));
+    const VerifyReport report = TRY(verify_area(area, progress_on_terminal()));
+    if (globals.json) {
+        std::printf("%s\n", nlohmann::ordered_json{{"area", area.text()},
+                                                   {"ok", report.fault_count == 0},
+                                                   {"snapshots", report.snapshots},
+                                                   {"sections", report.sections},
+                                                   {"pages", report.pages},
+                                                   {"fault_count", report.fault_count},
+                                                   {"faults", report.faults}}
+                                .dump()
+                                .c_str());
+        return report.fault_count == 0 ? 0 : kExitFailure;
+    }
+    for (const std::string& fault : report.faults) {
+        std::printf("%s\n", fault.c_str());
+    }
+    if (report.fault_count != 0) {
+        return fail(ErrorKind::invalid, area.text() + " has " + std::to_string(report.fault_count) + " faults",
+                    "do not restore it; take the snapshot again");
+    }
+    std::printf("%s: good, %llu pages in %llu snapshot%s\n", area.text().c_str(), static_cast<unsigned long long>(report.pages),
+                static_cast<unsigned long long>(report.snapshots), report.snapshots == 1 ? "" : "s");
+    return 0;
+}
+
+// inspect and verify: one area and nothing else.
+void add_reader(CLI::App& app, const char* name, const char* what, Globals& globals, Action& chosen,
+                Result<int> (*action)(const std::string&, const Globals&)) {
+    auto area = std::make_shared<std::string>();
+    CLI::App* command = app.add_subcommand(name, what);
+    command->add_option("area", *area, "snapshot area, PATH[@OFFSET]")->required();
+    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return action(*area, globals); }; });
+}
+
+}  // namespace
+
+void add_area(CLI::App& app, Globals& globals, Action& chosen) {
+    auto options = std::make_shared<CreateCommand>();
+    CLI::App* area = app.add_subcommand("area", "prepare a file or block device for snapshots");
+    area->require_subcommand(1);
+    CLI::App* command = area->add_subcommand("create", "make a file or block device a snapshot area");
+    command->add_option("path", options->area, "PATH[@OFFSET]")->required();
+    command->add_option("--for", options->machine, "sized for this running machine");
+    options->shape.add_to(*command);
+    command->add_flag("--force", options->force, "overwrite a file system or another area");
+    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return create(*options, globals); }; });
+}
+
+void add_size(CLI::App& app, Globals& globals, Action& chosen) {
+    auto options = std::make_shared<ShapeOptions>();
+    CLI::App* command = app.add_subcommand("size", "how many bytes a snapshot area takes");
+    options->add_to(*command);
+    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return size(*options, globals); }; });
+}
+
+void add_inspect(CLI::App& app, Globals& globals, Action& chosen) {
+    add_reader(app, "inspect", "show what a snapshot area holds", globals, chosen, inspect);
+}
+
+void add_verify(CLI::App& app, Globals& globals, Action& chosen) {
+    add_reader(app, "verify", "check every checksum in a snapshot area", globals, chosen, verify);
+}
+
+}  // namespace snapvm::cli

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+// Commands that ask a running machine one thing: pause, resume, stop, stats.
+#include "vmm/cli/control.h"
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "vmm/base/size_text.h"
+#include "vmm/base/try.h"
+#include "vmm/cli/run_dir.h"
+
+namespace snapvm::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Result<int> set_state(const Globals& globals, const std::string& name, const char* state, const char* result) {
+    api::ApiClient client = TRY(connect_machine(globals, name));
+    TRY(ask(client, "PATCH", "/vm", Json{{"state", state}}.dump(), kQuickAnswer));
+    if (globals.json) {
+        print_line(Json{{"name", name}, {"state", result}}.dump());
+    }
+    return 0;
+}
+
+void add_state_command(CLI::App& app, Globals& globals, Action& chosen, const char* command_name, const char* help,
+                       const char* state, const char* result) {
+    CLI::App* command = app.add_subcommand(command_name, help);
+    auto name = std::make_shared<std::string>();
+    command->add_option("NAME", *name, "the machine")->required();
+    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return set_state(globals, *name, state, result); }; });
+}
+
+struct StopOptions {
+    std::string name;
+    std::string timeout = "5s";
+    bool force = false;
+};
+
+Result<int> stop(const Globals& globals, const StopOptions& options) {
+    const auto timeout = TRY(parse_timeout(options.timeout));
+    const RunDir dir = TRY(RunDir::find(globals.run_dir));
+    api::ApiClient client = TRY(connect_machine(globals, options.name));
+    const std::string body = Json{{"force", options.force}, {"timeout_ms", timeout.count()}}.dump();
+    const std::string outcome = TRY(ask(client, "PUT", "/stop", body, timeout + kQuickAnswer));
+    // The name and what the machine held are free when its process is gone, and that is what a script waits for.
+    const auto deadline = std::chrono::steady_clock::now() + timeout + kQuickAnswer;
+    while (dir.is_running(options.name)) {
+        if (std::chrono::steady_clock::now() >= deadline) {
+            return fail(ErrorKind::system, "machine " + options.name + " has stopped, but its process has not ended");
+        }
+        std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+    if (globals.json) {
+        print_line(outcome);
+    }
+    return 0;
+}
+
+std::string scalar_text(const nlohmann::json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
+
+Result<int> stats(const Globals& globals, const std::string& name) {
+    api::ApiClient client = TRY(connect_machine(globals, name));
+    const std::string body = TRY(ask(client, "GET", "/stats", {}, kQuickAnswer));
+    if (globals.json) {
+        print_line(body);
+        return 0;
+    }
+    const Json fields = Json::parse(body, nullptr, /*allow_exceptions=*/false);
+    for (const auto& [key, value] : fields.items()) {
+        std::printf("%-14s %s\n", key.c_str(), scalar_text(value).c_str());
+    }
+    return 0;
+}
+
+}  // namespace
+
+Result<std::string> socket_of(const Globals& globals, const std::string& name) {
+    return TRY(RunDir::find(globals.run_dir)).socket_of(name);
+}
+
+Result<api::ApiClient> connect_socket(const std::string& api_socket, const std::string& name) {
+    auto client = api::ApiClient::connect(api_socket);
+    if (!client && client.error().kind() == ErrorKind::not_found) {
+        return fail(ErrorKind::not_found, "no machine " + name + " runs", "see snapvm ps");
+    }
+    return client;
+}
+
+Result<api::ApiClient> connect_machine(const Globals& globals, const std::string& name) {
+    return connect_socket(TRY(socket_of(globals, name)), name);
+}
+
+Error refusal(const api::ApiReply& reply) { return {ErrorKind::invalid, reply.fault()}; }
+
+Result<std::string> ask(api::ApiClient& client, std::string_view method, std::string_view target, const std::string& body,
+                        std::chrono::milliseconds timeout) {
+    api::ApiReply reply = TRY(client.request(method, target, body, timeout));
+    if (reply.status / 100 != 2) {
+        return fail(refusal(reply));
+    }
+    return std::move(reply.body);
+}
+
+void print_line(std::string_view text) { std::printf("%.*s\n", static_cast<int>(text.size()), text.data()); }
+
+Result<std::chrono::milliseconds> parse_timeout(const std::string& text) {
+    return std::chrono::ceil<std::chrono::milliseconds>(TRY(parse_duration(text)));
+}
+
+void add_pause(CLI::App& app, Globals& globals, Action& chosen) {
+    add_state_command(app, globals, chosen, "pause", "stop a machine's vCPUs until it is resumed", "Paused", "Paused");
+}
+
+void add_resume(CLI::App& app, Globals& globals, Action& chosen) {
+    add_state_command(app, globals, chosen, "resume", "let a paused machine run on", "Resumed", "Running");
+}
+
+void add_stop(CLI::App& app, Globals& globals, Action& chosen) {
+    CLI::App* command = app.add_subcommand("stop", "end a machine, and wait until its process is gone");
+    auto options = std::make_shared<StopOptions>();
+    command->add_option("NAME", options->name, "the machine")->required();
+    command->add_option("--timeout", options->timeout, "how long to let a snapshot that is being written finish (default: 5s)");
+    command->add_flag("--force", options->force, "do not wait for it");
+    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return stop(globals, *options); }; });
+}
+
+void add_stats(CLI::App& app, Globals& globals, Action& chosen) {
+    CLI::App* command = app.add_subcommand("stats", "a running machine's counters");
+    auto name = std::make_shared<std::string>();
+    command->add_option("NAME", *name, "the machine")->required();
+    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return stats(globals, *name); }; });
+}
+
+}  // namespace snapvm::cli

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+// snapvm console, and the console side of a `run` on a terminal.
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <span>
+
+#include "vmm/base/fd.h"
+#include "vmm/base/try.h"
+#include "vmm/cli/control_console.h"
+#include "vmm/cli/control.h"
+#include "vmm/cli/terminal.h"
+
+namespace snapvm::cli {
+namespace {
+
+// Moves bytes until the machine's end closes the stream, or a key ends it.
+class ConsolePump {
+public:
+    ConsolePump(int socket, bool keys) : socket_(socket), keys_(keys) {}
+
+    Result<EscapeFilter::Action> run(std::string_view first) {
+        TRY(show(first));
+        while (true) {
+            // stdin is read only when the guest has taken what came before: so much and no more is ever kept.
+            const bool reads = input_ && pending_.empty();
+            std::array<pollfd, 2> entries = {{{reads ? STDIN_FILENO : -1, POLLIN, 0},
+                                              {socket_, static_cast<short>(pending_.empty() ? POLLIN : POLLIN | POLLOUT), 0}}};
+            if (::poll(entries.data(), entries.size(), -1) < 0) {
+                if (errno != EINTR) {
+                    return fail(Error::system("poll", "the console", errno));
+                }
+                continue;
+            }
+            if (entries[0].revents != 0) {
+                const EscapeFilter::Action action = take_input();
+                if (action != EscapeFilter::Action::none) {
+                    return action;
+                }
+            }
+            send_pending();
+            if ((entries[1].revents & (POLLIN | POLLHUP | POLLERR)) != 0 && !TRY(take_output())) {
+                return EscapeFilter::Action::none;
+            }
+        }
+    }
+
+private:
+    static Status show(std::string_view bytes) { return write_all(STDOUT_FILENO, std::as_bytes(std::span(bytes)), "stdout"); }
+
+    EscapeFilter::Action take_input() {
+        std::array<char, 4096> chunk;
+        const ssize_t got = ::read(STDIN_FILENO, chunk.data(), chunk.size());
+        if (got <= 0) {
+            input_ = got < 0 && (errno == EINTR || errno == EAGAIN);
+            return EscapeFilter::Action::none;
+        }
+        const std::string_view typed(chunk.data(), static_cast<std::size_t>(got));
+        if (!keys_) {
+            pending_ = typed;
+            return EscapeFilter::Action::none;
+        }
+        EscapeFilter::Output output = filter_.feed(typed);
+        pending_ = std::move(output.bytes);
+        return output.action;
+    }
+
+    void send_pending() {
+        if (pending_.empty()) {
+            return;
+        }
+        const ssize_t sent = ::send(socket_, pending_.data(), pending_.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent > 0) {
+            pending_.erase(0, static_cast<std::size_t>(sent));
+        } else if (errno != EAGAIN && errno != EINTR) {
+            // The machine takes nothing any more; what it said last is still to be read.
+            pending_.clear();
+            input_ = false;
+        }
+    }
+
+    // False at the stream's end.
+    Result<bool> take_output() {
+        std::array<char, 16384> chunk;
+        const ssize_t got = ::recv(socket_, chunk.data(), chunk.size(), MSG_DONTWAIT);
+        if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
+            return true;
+        }
+        if (got <= 0) {
+            return false;
+        }
+        TRY(show({chunk.data(), static_cast<std::size_t>(got)}));
+        return true;
+    }
+
+    int socket_;
+    bool keys_;
+    bool input_ = true;
+    std::string pending_;
+    EscapeFilter filter_;
+};
+
+int exit_code_in(const Result<api::ApiReply>& reply) {
+    const auto fields = reply ? nlohmann::json::parse(reply->body, nullptr, /*allow_exceptions=*/false) : nlohmann::json();
+    return fields.is_object() && fields.contains("exit_code") && fields["exit_code"].is_number() ? fields["exit_code"].get<int>()
+                                                                                                 : 0;
+}
+
+}  // namespace
+
+Result<int> attach_console(const std::string& api_socket, const std::string& name) {
+    // Asked before the console is opened: when the machine has ended, its process does not wait for another question.
+    api::ApiClient ending = TRY(connect_socket(api_socket, name));
+    TRY(ending.send("GET", "/wait?for=exit&timeout_ms=86400000", {}, kQuickAnswer));
+    api::ConsoleStream stream = TRY(TRY(connect_socket(api_socket, name)).open_console(kQuickAnswer));
+    EscapeFilter::Action action = EscapeFilter::Action::none;
+    {
+        const RawTerminal raw = TRY(RawTerminal::enter(STDIN_FILENO));
+        action = TRY(ConsolePump(stream.fd.get(), raw.active()).run(stream.first));
+    }
+    if (action == EscapeFilter::Action::detach) {
+        std::fprintf(stderr, "\nsnapvm: detached from %s; snapvm console %s attaches again\n", name.c_str(), name.c_str());
+        return 0;
+    }
+    if (action == EscapeFilter::Action::quit) {
+        api::ApiClient client = TRY(connect_socket(api_socket, name));
+        TRY(ask(client, "PUT", "/stop", {}, kQuickAnswer));
+    }
+    return exit_code_in(ending.receive(kQuickAnswer));
+}
+
+void add_console(CLI::App& app, Globals& globals, Action& chosen) {
+    CLI::App* command =
+        app.add_subcommand("console", "attach to a machine's serial port (Ctrl-a d detaches, Ctrl-a x stops the machine)");
+    auto name = std::make_shared<std::string>();
+    command->add_option("NAME", *name, "the machine")->required();
+    command->callback([=, &globals, &chosen] {
+        chosen = [=, &globals]() -> Result<int> { return attach_console(TRY(socket_of(globals, *name)), *name); };
+    });
+}
+
+}  // namespace snapvm::cli

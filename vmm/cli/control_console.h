@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+// This process as the console of a machine that runs in another one.
+#pragma once
+
+#include <string>
+
+#include "vmm/base/error.h"
+
+namespace snapvm::cli {
+
+/// The guest's serial port on stdin and stdout until the machine ends; then the exit code of its run. With a terminal on stdin:
+/// raw mode, Ctrl-a d detaches (0), Ctrl-a x stops the machine. Otherwise stdin goes to the guest until its end, and output is
+/// followed on.
+Result<int> attach_console(const std::string& api_socket, const std::string& name);
+
+}  // namespace snapvm::cli

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// snapvm ps: the machines that run now.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "vmm/base/size_text.h"
+#include "vmm/base/try.h"
+#include "vmm/cli/control.h"
+#include "vmm/cli/run_dir.h"
+
+namespace snapvm::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// A machine that does not answer soon is shown without its numbers: one that hangs must not hide the others.
+constexpr std::chrono::seconds kPatience{2};
+
+std::string uptime_text(std::uint64_t us) {
+    const std::uint64_t s = us / 1'000'000;
+    const auto two = [](std::uint64_t n) { return (n < 10 ? "0" : "") + std::to_string(n); };
+    if (s < 60) {
+        return std::to_string(s) + "s";
+    }
+    return s < 3600 ? std::to_string(s / 60) + "m" + two(s % 60) + "s" : std::to_string(s / 3600) + "h" + two(s / 60 % 60) + "m";
+}
+
+Json describe(const std::string& socket, const std::string& name) {
+    Json machine = {{"name", name}};
+    auto client = connect_socket(socket, name);
+    const auto body = client ? ask(*client, "GET", "/stats", {}, kPatience) : Result<std::string>(fail(std::move(client).error()));
+    const Json stats = body ? Json::parse(*body, nullptr, /*allow_exceptions=*/false) : Json();
+    if (!stats.is_object()) {
+        machine["state"] = "no answer";
+        return machine;
+    }
+    machine.update(stats);
+    return machine;
+}
+
+Result<int> ps(const Globals& globals) {
+    const RunDir dir = TRY(RunDir::find(globals.run_dir));
+    const std::vector<std::string> names = TRY(dir.running());
+    if (!globals.json) {
+        std::printf("%-20s %8s %-11s %7s %4s %8s\n", "NAME", "PID", "STATE", "MEM", "CPUS", "UPTIME");
+    }
+    for (const std::string& name : names) {
+        const Json machine = describe(dir.socket_of(name), name);
+        if (globals.json) {
+            print_line(machine.dump());
+            continue;
+        }
+        const bool known = machine.contains("pid");
+        const auto number = [&](const char* key) { return known ? std::to_string(machine.value(key, std::uint64_t{0})) : "-"; };
+        std::printf("%-20s %8s %-11s %7s %4s %8s\n", name.c_str(), number("pid").c_str(), machine.value("state", "").c_str(),
+                    known ? size_text(machine.value("memory_bytes", std::uint64_t{0})).c_str() : "-", number("cpus").c_str(),
+                    known ? uptime_text(machine.value("uptime_us", std::uint64_t{0})).c_str() : "-");
+    }
+    return 0;
+}
+
+}  // namespace
+
+void add_ps(CLI::App& app, Globals& globals, Action& chosen) {
+    app.add_subcommand("ps", "list running machines")->callback([&] { chosen = [&globals] { return ps(globals); }; });
+}
+
+}  // namespace snapvm::cli

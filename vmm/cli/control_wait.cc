@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// snapvm wait: until a machine is ready, has ended, or has said something.
+//
+// Exit code 0 means that it happened, also for `--for exit`: the guest's own code is what is printed then (as `docker wait` does
+// it), so that it is not mistaken for ours. 124: it did not happen in time.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "vmm/api/bodies.h"
+#include "vmm/base/try.h"
+#include "vmm/cli/control.h"
+
+namespace snapvm::cli {
+namespace {
+
+constexpr unsigned kRequestTimeout = 408;
+
+struct WaitOptions {
+    std::string name;
+    std::string what;
+    std::string timeout = "30s";
+};
+
+Result<std::string> target_of(const WaitOptions& options, std::chrono::milliseconds timeout) {
+    const std::size_t equals = options.what.find('=');
+    const std::string what = options.what.substr(0, equals);
+    std::string query = "for=" + api::percent_encode(what) + "&timeout_ms=" + std::to_string(timeout.count());
+    if (equals != std::string::npos) {
+        query += "&regex=" + api::percent_encode(std::string_view(options.what).substr(equals + 1));
+    }
+    if ((what == "serial") != (equals != std::string::npos) || !api::parse_wait(query)) {
+        auto parsed = api::parse_wait(query);
+        return fail(ErrorKind::usage, "--for " + options.what + (parsed ? "" : ": " + parsed.error().message()),
+                    "write --for ready, exit or serial=REGEX");
+    }
+    return "/wait?" + query;
+}
+
+Result<int> wait(const Globals& globals, const WaitOptions& options) {
+    const auto timeout = TRY(parse_timeout(options.timeout));
+    const std::string target = TRY(target_of(options, timeout));
+    api::ApiClient client = TRY(connect_machine(globals, options.name));
+    const api::ApiReply reply = TRY(client.request("GET", target, {}, timeout + kQuickAnswer));
+    if (reply.status == kRequestTimeout) {
+        std::fprintf(stderr, "snapvm: %s\n", reply.fault().c_str());
+        return kExitTimeout;
+    }
+    if (reply.status != 200) {
+        return fail(refusal(reply));
+    }
+    if (globals.json) {
+        print_line(reply.body);
+        return 0;
+    }
+    const auto fields = nlohmann::json::parse(reply.body, nullptr, /*allow_exceptions=*/false);
+    if (fields.contains("exit_code")) {
+        print_line(fields["exit_code"].dump());
+    } else if (fields.contains("line")) {
+        print_line(fields.value("line", ""));
+    }
+    return 0;
+}
+
+}  // namespace
+
+void add_wait(CLI::App& app, Globals& globals, Action& chosen) {
+    CLI::App* command = app.add_subcommand("wait", "wait for a machine; exit code 124 when the time is over");
+    auto options = std::make_shared<WaitOptions>();
+    command->add_option("NAME", options->name, "the machine")->required();
+    command->add_option("--for", options->what, "ready, exit (prints the run's exit code), or serial=REGEX (prints the line)")
+        ->required();
+    command->add_option("--timeout", options->timeout, "how long (default: 30s)");
+    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return wait(globals, *options); }; });
+}
+
+}  // namespace snapvm::cli

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+// snapvm demo: the main job, start to finish, with the built-in guest: boot, snapshot, stop, restore, run on, verify every page.
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <thread>
+
+#include "guest-images/ledger/image.h"
+#include "snapshot/restore.h"
+#include "snapshot/verify.h"
+#include "snapshot/writer.h"
+#include "vmm/api/machine_service.h"
+#include "vmm/base/size_text.h"
+#include "vmm/base/try.h"
+#include "vmm/cli/commands.h"
+
+namespace snapvm::cli {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct DemoOptions {
+    std::string memory = "256M";
+    std::uint32_t cpus = 1;
+    std::string working_set = "64M";
+    std::string area;
+};
+
+struct DemoResult {
+    double boot_ms = 0;     ///< from the first KVM call to the guest's READY
+    SnapshotReport snapshot;
+    double restore_ms = 0;  ///< from opening the area to the restored guest's first instruction
+    std::string before;     ///< the guest's word on its ledger
+    std::string after;
+    VerifyReport verified;
+    std::string area;
+};
+
+constexpr auto kPatience = std::chrono::seconds(60);
+constexpr auto kRunFor = std::chrono::milliseconds(300);
+
+double millis(Clock::duration duration) { return std::chrono::duration<double, std::milli>(duration).count(); }
+
+// The file the demo writes, gone with it unless the user named it.
+class AreaFileName {
+public:
+    static Result<AreaFileName> choose(const std::string& wanted) {
+        if (!wanted.empty()) {
+            return AreaFileName(wanted, false);
+        }
+        const std::string folder = std::filesystem::temp_directory_path().string();
+        return AreaFileName(folder + "/snapvm-demo-" + std::to_string(::getpid()), true);
+    }
+    AreaFileName(AreaFileName&& other) noexcept : path_(std::move(other.path_)), remove_(std::exchange(other.remove_, false)) {}
+    AreaFileName& operator=(AreaFileName&&) = delete;
+    ~AreaFileName() {
+        if (remove_) {
+            ::unlink(path_.c_str());
+        }
+    }
+    [[nodiscard]] const std::string& path() const { return path_; }
+
+private:
+    AreaFileName(std::string path, bool remove) : path_(std::move(path)), remove_(remove) {}
+    std::string path_;
+    bool remove_;
+};
+
+// Has the guest verify its whole ledger; its one line of answer.
+Result<std::string> ask_ledger(api::MachineService& service) {
+    const std::uint8_t command = 'v';
+    service.send_input(std::span(&command, 1), Clock::now() + kPatience);
+    const auto answer = TRY(service.wait(
+        {.what = api::WaitFor::serial, .regex = "^LEDGER (OK|BAD).*", .timeout = std::chrono::milliseconds(kPatience)}, {}));
+    if (!answer || answer->line.find("LEDGER OK") == std::string::npos) {
+        return fail(ErrorKind::invalid, "the guest's ledger is not good: " + (answer ? answer->line : "it did not answer"));
+    }
+    return answer->line;
+}
+
+Result<std::unique_ptr<Machine>> boot(const kvm::System& system, const DemoOptions& options, DemoResult& result) {
+    MachineConfig config;
+    config.memory_bytes = TRY(parse_size(options.memory));
+    config.cpus = options.cpus;
+    config.kernel = "builtin:ledger";
+    config.cmdline = "ws=" + options.working_set + " zero=10";
+    config.machine_id = TRY(Uuid::random());
+    const BootSource source{.kernel = ledger_image(), .initrds = {}, .cmdline = config.cmdline, .cpus = config.cpus};
+    const Clock::time_point began = Clock::now();
+    std::unique_ptr<Machine> machine = TRY(Machine::create(system, config, source));
+    TRY(machine->resume());
+    if (!machine->wait_ready(began + kPatience)) {
+        const auto outcome = machine->wait_ended(Clock::now());
+        return fail(outcome && outcome->error ? *outcome->error : Error(ErrorKind::invalid, "the guest did not get ready"));
+    }
+    result.boot_ms = millis(Clock::now() - began);
+    return machine;
+}
+
+Result<DemoResult> demo(const DemoOptions& options) {
+    DemoResult result;
+    const kvm::System system = TRY(kvm::System::open());
+    const AreaFileName file = TRY(AreaFileName::choose(options.area));
+    const AreaPath area = TRY(AreaPath::parse(options.area.empty() ? file.path() + "@0" : file.path()));
+    result.area = area.text();
+    {
+        const std::unique_ptr<Machine> machine = TRY(boot(system, options, result));
+        std::this_thread::sleep_for(kRunFor);
+        api::MachineService service(*machine, "demo");
+        result.snapshot = TRY(service.snapshot({.area = area, .then = api::AfterSnapshot::as_before, .metadata = {}}));
+        result.before = TRY(ask_ledger(service));
+    }
+    const Clock::time_point began = Clock::now();
+    RestoredSnapshot restored = TRY(open_snapshot(area));
+    const std::unique_ptr<Machine> machine = TRY(Machine::restore(system, restored.saved, std::move(restored.memory)));
+    TRY(machine->resume());
+    const auto first = machine->wait_first_run(began + kPatience);
+    if (!first) {
+        return fail(ErrorKind::invalid, "the restored guest does not run");
+    }
+    result.restore_ms = millis(*first - began);
+    std::this_thread::sleep_for(kRunFor);
+    api::MachineService service(*machine, "demo");
+    result.after = TRY(ask_ledger(service));
+    result.verified = TRY(verify_area(area));
+    if (result.verified.fault_count != 0) {
+        return fail(ErrorKind::invalid, "the snapshot has faults: " + result.verified.faults.front());
+    }
+    return result;
+}
+
+std::string classes_text(const SnapshotReport& report) {
+    std::string text;
+    for (std::size_t i = 0; i < kPageClassCount; ++i) {
+        if (report.pages[i] != 0) {
+            text.append(text.empty() ? "" : ", ").append(std::to_string(report.pages[i])).append(" ");
+            text.append(name_of(static_cast<PageClass>(i)));
+        }
+    }
+    return text;
+}
+
+void print_table(const DemoOptions& options, const DemoResult& result) {
+    const auto row = [](const char* what, const std::string& value, const char* meaning) {
+        std::printf("  %-18s %14s   %s\n", what, value.c_str(), meaning);
+    };
+    const auto ms = [](double value) {
+        std::array<char, 32> text;
+        std::snprintf(text.data(), text.size(), "%.1f ms", value);
+        return std::string(text.data());
+    };
+    std::printf("The ledger guest, %s of memory, %u vCPU%s, working set %s:\n\n", options.memory.c_str(), options.cpus,
+                options.cpus == 1 ? "" : "s", options.working_set.c_str());
+    row("boot", ms(result.boot_ms), "until the guest has written its working set and says READY");
+    row("snapshot", ms(static_cast<double>(result.snapshot.total_us) / 1000), "all of it, flushed to disk");
+    row("  of that, pause", ms(static_cast<double>(result.snapshot.pause_us) / 1000), "the guest stood still");
+    row("  written", size_text(result.snapshot.written_bytes >> 10 << 10), "data, page entries and state");
+    row("restore", ms(result.restore_ms), "until the restored guest has executed an instruction");
+    std::printf("\n  pages: %s\n", classes_text(result.snapshot).c_str());
+    std::printf("  the guest, before:   %s\n", result.before.c_str());
+    std::printf("  the guest, restored: %s\n", result.after.c_str());
+    std::printf("  the snapshot:        %llu pages and all sections match their checksums\n",
+                static_cast<unsigned long long>(result.verified.pages));
+}
+
+void print_json(const DemoResult& result) {
+    nlohmann::ordered_json pages;
+    for (std::size_t i = 0; i < kPageClassCount; ++i) {
+        pages[std::string(name_of(static_cast<PageClass>(i)))] = result.snapshot.pages[i];
+    }
+    std::printf("%s\n", nlohmann::ordered_json{{"boot_us", static_cast<std::uint64_t>(result.boot_ms * 1000)},
+                                               {"snapshot_us", result.snapshot.total_us},
+                                               {"pause_us", result.snapshot.pause_us},
+                                               {"written_bytes", result.snapshot.written_bytes},
+                                               {"restore_us", static_cast<std::uint64_t>(result.restore_ms * 1000)},
+                                               {"pages", pages},
+                                               {"ledger_before", result.before},
+                                               {"ledger_after", result.after},
+                                               {"verified_pages", result.verified.pages}}
+                            .dump()
+                            .c_str());
+}
+
+}  // namespace
+
+void add_demo(CLI::App& app, Globals& globals, Action& chosen) {
+    auto options = std::make_shared<DemoOptions>();
+    CLI::App* command = app.add_subcommand("demo", "boot, snapshot, restore and verify the built-in guest, and show how long it took");
+    command->add_option("--mem", options->memory, "guest memory (default: 256M)");
+    command->add_option("--cpus", options->cpus, "vCPUs (default: 1)");
+    command->add_option("--ws", options->working_set, "the guest's working set (default: 64M)");
+    command->add_option("--area", options->area, "snapshot area to use and keep (default: a temporary file)");
+    command->callback([=, &globals, &chosen] {
+        chosen = [=, &globals]() -> Result<int> {
+            const DemoResult result = TRY(demo(*options));
+            globals.json ? print_json(result) : print_table(*options, result);
+            return 0;
+        };
+    });
+}
+
+}  // namespace snapvm::cli

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// `snapvm doctor`: what this host offers, what it costs, and what to do about the rest.
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "vmm/base/fd.h"
+#include "vmm/base/try.h"
+#include "vmm/cli/commands.h"
+#include "vmm/doctor/probe.h"
+#include "vmm/doctor/report.h"
+
+namespace snapvm::cli {
+namespace {
+
+Result<int> examine(bool json) {
+    const doctor::HostFacts facts = TRY(doctor::probe_host());
+    const std::string text = json ? doctor::facts_json(facts, /*advice=*/true) + "\n" : doctor::facts_table(facts);
+    TRY(write_all(1, std::as_bytes(std::span(text)), "standard output"));
+    return 0;
+}
+
+}  // namespace
+
+void add_doctor(CLI::App& app, Globals& globals, Action& chosen) {
+    CLI::App* command = app.add_subcommand("doctor", "What this host offers and costs, with advice for what is missing");
+    command->callback([&globals, &chosen] { chosen = [&globals] { return examine(globals.json); }; });
+}
+
+}  // namespace snapvm::cli

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/cli/host_options.h"
+
+#include <CLI/CLI.hpp>
+
+#include "vmm/base/size_text.h"
+#include "vmm/base/try.h"
+
+namespace snapvm::cli {
+
+Result<SerialTarget> SerialTarget::parse(const std::string& text) {
+    constexpr std::string_view kFile = "file=";
+    if (text == "stdio") {
+        return SerialTarget{Kind::stdio, {}};
+    }
+    if (text == "none") {
+        return SerialTarget{Kind::none, {}};
+    }
+    if (text.starts_with(kFile) && text.size() > kFile.size()) {
+        return SerialTarget{Kind::file, text.substr(kFile.size())};
+    }
+    return fail(ErrorKind::usage, "\"" + text + "\" is no place for the serial port", "write stdio, file=PATH or none");
+}
+
+void HostOptions::add_to(CLI::App& app) {
+    app.add_option("--name", name, "name of the machine (default: vm-PID)");
+    app.add_option("--api-socket", api_socket, "path of its API socket (default: in the run directory)");
+    app.add_option_function<std::string>(
+        "--serial", [this](const std::string& text) { serial = text; serial_given = true; },
+        "the guest's serial port: stdio, file=PATH or none (default: stdio, with -d none)");
+    app.add_option("--console", console, "the guest's virtio console: none (the device is not there yet)");
+    app.add_option("--timeout", timeout, "end the run after this long (60s, 500ms, 2m) with exit code 124");
+    app.add_flag("-d,--detach", detach, "return when the machine runs; see it with snapvm ps and console");
+}
+
+Result<std::optional<std::chrono::microseconds>> HostOptions::parsed_timeout() const {
+    if (timeout.empty()) {
+        return std::optional<std::chrono::microseconds>();
+    }
+    const std::chrono::microseconds duration = TRY(parse_duration(timeout));
+    constexpr auto kLongest = std::chrono::years(1);
+    if (duration.count() == 0 || duration > kLongest) {
+        return fail(ErrorKind::usage, "--timeout " + timeout + " is no time to wait", "give more than nothing and at most a year");
+    }
+    return std::optional(duration);
+}
+
+Result<SerialTarget> HostOptions::serial_target() const {
+    if (console != "none") {
+        return fail(ErrorKind::usage, "--console " + console + " needs a virtio console, which this version does not have",
+                    "use the serial port (--serial)");
+    }
+    const SerialTarget target = TRY(SerialTarget::parse(serial_given || !detach ? serial : "none"));
+    if (detach && target.kind == SerialTarget::Kind::stdio) {
+        return fail(ErrorKind::usage, "a detached machine has no stdin and stdout", "use --serial file=PATH, or snapvm console");
+    }
+    return target;
+}
+
+}  // namespace snapvm::cli

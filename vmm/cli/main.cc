@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// snapvm: finds the command, runs it, says in one line what went wrong.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <string_view>
+#include <utility>
+
+#include "vmm/cli/commands.h"
+
+namespace snapvm::cli {
+namespace {
+
+using Adder = void (*)(CLI::App&, Globals&, Action&);
+
+constexpr std::pair<std::string_view, Adder> kCommands[] = {
+    {"run", add_run},         {"restore", add_restore}, {"snapshot", add_snapshot}, {"pause", add_pause},     {"resume", add_resume},
+    {"stop", add_stop},       {"wait", add_wait},       {"stats", add_stats},       {"ps", add_ps},           {"console", add_console},
+    {"area", add_area},       {"size", add_size},       {"inspect", add_inspect},   {"verify", add_verify},   {"doctor", add_doctor},
+    {"demo", add_demo},
+};
+
+// Declaring the options of every command takes a good part of a millisecond, so only the one that is named gets them; all do for
+// --help and for a name that is not known.
+void add_commands(CLI::App& app, std::string_view wanted, Globals& globals, Action& chosen) {
+    for (const auto& [name, add] : kCommands) {
+        if (name == wanted) {
+            add(app, globals, chosen);
+            return;
+        }
+    }
+    for (const auto& [name, add] : kCommands) {
+        add(app, globals, chosen);
+    }
+}
+
+int main(int argc, char** argv) {
+    CLI::App app("A KVM mini-hypervisor with snapshots built in", "snapvm");
+    Globals globals;
+    Action chosen;
+    app.set_version_flag("--version", SNAPVM_VERSION);
+    app.require_subcommand(1);
+    app.fallthrough();
+    app.add_option("--run-dir", globals.run_dir, "where running machines are found (default: $XDG_RUNTIME_DIR/snapvm or /run/snapvm)");
+    app.add_flag("--json", globals.json, "results as JSON");
+    add_commands(app, argc > 1 ? argv[1] : "", globals, chosen);
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+        if (error.get_exit_code() == 0) {
+            return app.exit(error);  // --help, --version
+        }
+        std::fprintf(stderr, "snapvm: %s; see snapvm --help\n", error.what());
+        return kExitUsage;
+    }
+    const Result<int> code = chosen();
+    if (!code) {
+        std::fprintf(stderr, "snapvm: %s\n", code.error().message().c_str());
+        return exit_code_of(code.error());
+    }
+    return *code;
+}
+
+}  // namespace
+}  // namespace snapvm::cli
+
+int main(int argc, char** argv) { return snapvm::cli::main(argc, argv); }

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// snapvm restore: machines from a snapshot.
+#include <CLI/CLI.hpp>
+#include <memory>
+
+#include "snapshot/restore.h"
+#include "vmm/base/try.h"
+#include "vmm/cli/commands.h"
+#include "vmm/cli/hosted_run.h"
+
+namespace snapvm::cli {
+namespace {
+
+struct RestoreCommand {
+    std::string area;
+    unsigned count = 1;
+    bool paused = false;
+    HostOptions host;
+};
+
+Result<int> restore(const RestoreCommand& options, const Globals& globals) {
+    const AreaPath area = TRY(AreaPath::parse(options.area));
+    if (options.count < 1 || options.count > 10'000) {
+        return fail(ErrorKind::usage, "-n " + std::to_string(options.count) + " machines cannot be had", "give 1 to 10000");
+    }
+    HostedRun hosted;
+    hosted.options = options.host;
+    hosted.globals = globals;
+    hosted.start_paused = options.paused;
+    hosted.build = [&](const kvm::System& system) -> Result<BuiltMachine> {
+        RestoredSnapshot snapshot = TRY(open_snapshot(area));
+        std::unique_ptr<Machine> machine = TRY(Machine::restore(system, snapshot.saved, std::move(snapshot.memory)));
+        return BuiltMachine{std::move(machine), snapshot.map_us};
+    };
+    return options.count == 1 ? hosted.run() : hosted.run_many(options.count);
+}
+
+}  // namespace
+
+void add_restore(CLI::App& app, Globals& globals, Action& chosen) {
+    auto options = std::make_shared<RestoreCommand>();
+    CLI::App* command = app.add_subcommand("restore", "bring back the machine in a snapshot area, once or many times");
+    command->add_option("area", options->area, "snapshot area, PATH[@OFFSET]")->required();
+    command->add_option("-n", options->count, "how many; more than one are detached and named NAME-0 and on (default: 1)");
+    command->add_flag("--paused", options->paused, "do not run it yet; snapvm resume does");
+    options->host.add_to(*command);
+    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return restore(*options, globals); }; });
+}
+
+}  // namespace snapvm::cli

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/cli/serial_pump.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <span>
+
+namespace snapvm::cli {
+namespace {
+
+sigset_t ending_signals() {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGHUP);
+    return set;
+}
+
+}  // namespace
+
+OutputPump::OutputPump(Machine& machine, int fd) : machine_(machine), fd_(fd) {
+    machine_.console().hold_for_reader([this] { machine_.output_ready(); });
+    thread_ = std::thread([this] { run(); });
+}
+
+OutputPump::~OutputPump() { thread_.join(); }
+
+void OutputPump::run() {
+    Console& console = machine_.console();
+    std::uint64_t position = console.oldest();
+    while (true) {
+        const Console::Chunk chunk = console.read(position, std::chrono::steady_clock::time_point::max());
+        if (chunk.bytes.empty()) {
+            return;  // closed, and all is out
+        }
+        if (!write_all(fd_, std::as_bytes(std::span(chunk.bytes)), "serial output")) {
+            // Nobody reads any more (a closed pipe, a full disk): the guest runs on without waiting for it.
+            console.release_reader();
+            return;
+        }
+        position = chunk.next;
+        console.consumed(position);
+    }
+}
+
+void InputPump::block_signals() {
+    const sigset_t set = ending_signals();
+    ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
+    // Writing to a pipe whose reader has gone is an error to handle, not a reason to die.
+    ::signal(SIGPIPE, SIG_IGN);
+}
+
+InputPump::InputPump(Machine& machine, bool with_stdin)
+    : machine_(machine), with_stdin_(with_stdin), stop_(::eventfd(0, EFD_CLOEXEC)) {
+    const sigset_t set = ending_signals();
+    signals_ = UniqueFd(::signalfd(-1, &set, SFD_CLOEXEC));
+    thread_ = std::thread([this] { run(); });
+}
+
+InputPump::~InputPump() {
+    machine_.stop_input();
+    const std::uint64_t one = 1;
+    (void)!::write(stop_.get(), &one, sizeof one);
+    thread_.join();
+}
+
+void InputPump::run() {
+    while (true) {
+        std::array<pollfd, 3> fds = {{{stop_.get(), POLLIN, 0}, {signals_.get(), POLLIN, 0}, {with_stdin_ ? STDIN_FILENO : -1, POLLIN, 0}}};
+        if (::poll(fds.data(), fds.size(), -1) < 0) {
+            continue;
+        }
+        if (fds[0].revents != 0) {
+            return;
+        }
+        if (fds[1].revents != 0) {
+            machine_.end({.kind = Outcome::Kind::stopped, .code = 0, .error = {}});
+            return;
+        }
+        if (fds[2].revents != 0) {
+            with_stdin_ = forward_stdin();
+        }
+    }
+}
+
+// One read's worth; false at the end of input.
+bool InputPump::forward_stdin() {
+    std::array<std::uint8_t, 4096> bytes;
+    const ssize_t got = ::read(STDIN_FILENO, bytes.data(), bytes.size());
+    if (got <= 0) {
+        return got < 0 && errno == EINTR;
+    }
+    machine_.send_input(std::span(bytes).first(static_cast<std::size_t>(got)));
+    return true;
+}
+
+}  // namespace snapvm::cli

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+// The host's side: what any process can see of memory, cgroups, huge pages, userfaultfd and io_uring.
+#include <fcntl.h>
+#include <liburing.h>
+#include <linux/userfaultfd.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "vmm/base/fd.h"
+#include "vmm/base/try.h"
+#include "vmm/doctor/parse.h"
+#include "vmm/doctor/probe.h"
+
+namespace snapvm::doctor {
+namespace {
+
+// A file that may well not be there: empty then.
+std::string text_of(const std::string& path) { return read_file(path, 4U << 20).value_or(std::string()); }
+
+int small_number(const std::string& path) {
+    const auto value = parse_number(text_of(path));
+    return value ? static_cast<int>(std::min<std::uint64_t>(*value, 1U << 30)) : -1;
+}
+
+// The folders of a process' cgroup and those above it, up to the hierarchy's root: a limit on any of them holds.
+std::vector<std::string> cgroup_folders(const CgroupMount& mount, std::string path) {
+    std::vector<std::string> folders;
+    while (!path.empty() && path != "/") {
+        folders.push_back(mount.path + path);
+        path.erase(std::min(path.rfind('/'), path.size()));
+    }
+    folders.push_back(mount.path);
+    return folders;
+}
+
+template <class T>
+void keep_smaller(std::optional<T>& smallest, std::optional<T> value) {
+    if (value && (!smallest || *value < *smallest)) {
+        smallest = value;
+    }
+}
+
+// What cgroup v1 writes for "no limit" is a number near 2^63.
+std::optional<std::uint64_t> memory_limit(const std::string& text) {
+    const auto value = parse_number(text);
+    return value && *value < (1ULL << 62) ? value : std::nullopt;
+}
+
+}  // namespace
+
+SystemFacts probe_system() {
+    SystemFacts facts;
+    utsname name{};
+    if (::uname(&name) == 0) {
+        facts.kernel = name.release;
+    }
+    const std::string cpuinfo = text_of("/proc/cpuinfo");
+    facts.cpu_model = cpuinfo_value(cpuinfo, "model name");
+    facts.hypervisor = (" " + cpuinfo_value(cpuinfo, "flags") + " ").find(" hypervisor ") != std::string::npos;
+    cpu_set_t set;
+    facts.cpus = ::sched_getaffinity(0, sizeof set, &set) == 0 ? static_cast<std::uint32_t>(CPU_COUNT(&set)) : 1;
+    facts.root = ::geteuid() == 0;
+    return facts;
+}
+
+UserfaultfdFacts probe_userfaultfd() {
+    UserfaultfdFacts facts;
+    facts.sysctl = small_number("/proc/sys/vm/unprivileged_userfaultfd");
+    // KVM faults in kernel mode, so a descriptor that takes its faults is one made without UFFD_USER_MODE_ONLY (userfaultfd(2)).
+    UniqueFd fd(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
+    if (fd.valid()) {
+        facts.kernel_faults = "system call";
+    } else if (const auto device = open_file("/dev/userfaultfd", O_RDWR); device) {
+        fd = UniqueFd(::ioctl(device->get(), USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK));
+        if (fd.valid()) {
+            facts.kernel_faults = "/dev/userfaultfd";
+        }
+    }
+    if (!fd.valid()) {
+        fd = UniqueFd(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY)));
+    }
+    uffdio_api api{};
+    api.api = UFFD_API;
+    if (fd.valid() && ::ioctl(fd.get(), UFFDIO_API, &api) == 0) {
+        facts.available = true;
+        facts.missing = true;
+        facts.minor = (api.features & UFFD_FEATURE_MINOR_SHMEM) != 0;
+        facts.write_protect = (api.features & UFFD_FEATURE_PAGEFAULT_FLAG_WP) != 0;
+    }
+    return facts;
+}
+
+IoUringFacts probe_io_uring() {
+    IoUringFacts facts;
+    facts.sysctl = small_number("/proc/sys/kernel/io_uring_disabled");
+    io_uring ring{};
+    facts.error = -::io_uring_queue_init(8, &ring, 0);
+    if (facts.error == 0) {
+        ::io_uring_queue_exit(&ring);
+    }
+    return facts;
+}
+
+HugePageFacts probe_huge_pages() {
+    const std::string folder = "/sys/kernel/mm/transparent_hugepage/";
+    return {.enabled = chosen_word(text_of(folder + "enabled")),
+            .defrag = chosen_word(text_of(folder + "defrag")),
+            .shmem_enabled = chosen_word(text_of(folder + "shmem_enabled")),
+            .reserved = meminfo_value(text_of("/proc/meminfo"), "HugePages_Total").value_or(0)};
+}
+
+CgroupFacts probe_cgroup() {
+    CgroupFacts facts;
+    const std::string mounts = text_of("/proc/mounts");
+    const std::string own = text_of("/proc/self/cgroup");
+    const auto unified = find_cgroup_v2(mounts);
+    const auto cpu = find_cgroup_v1(mounts, "cpu");
+    const auto memory = find_cgroup_v1(mounts, "memory");
+    const bool v1 = cpu || memory;
+    facts.version = v1 ? (unified ? "hybrid" : "v1") : (unified ? "v2" : "none");
+    facts.favordynmods = (unified && unified->favordynmods) || (cpu && cpu->favordynmods);
+    if (unified) {
+        for (const std::string& folder : cgroup_folders(*unified, cgroup_path(own, "").value_or("/"))) {
+            keep_smaller(facts.cpu_limit, cpu_max(text_of(folder + "/cpu.max")));
+            keep_smaller(facts.memory_limit, memory_limit(text_of(folder + "/memory.max")));
+        }
+    }
+    if (cpu) {
+        for (const std::string& folder : cgroup_folders(*cpu, cgroup_path(own, "cpu").value_or("/"))) {
+            // -1 there means no limit, and is no number to cpu_max.
+            keep_smaller(facts.cpu_limit,
+                         cpu_max(text_of(folder + "/cpu.cfs_quota_us") + " " + text_of(folder + "/cpu.cfs_period_us")));
+        }
+    }
+    if (memory) {
+        for (const std::string& folder : cgroup_folders(*memory, cgroup_path(own, "memory").value_or("/"))) {
+            keep_smaller(facts.memory_limit, memory_limit(text_of(folder + "/memory.limit_in_bytes")));
+        }
+    }
+    return facts;
+}
+
+MemoryFacts probe_memory() {
+    MemoryFacts facts;
+    const std::string meminfo = text_of("/proc/meminfo");
+    facts.total = meminfo_value(meminfo, "MemTotal").value_or(0);
+    facts.available = meminfo_value(meminfo, "MemAvailable").value_or(0);
+    facts.swap = meminfo_value(meminfo, "SwapTotal").value_or(0);
+    facts.overcommit = small_number("/proc/sys/vm/overcommit_memory");
+    facts.max_map_count = parse_number(text_of("/proc/sys/vm/max_map_count")).value_or(0);
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
+        facts.locked_limit = limit.rlim_cur;
+    }
+    if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        facts.open_files = limit.rlim_cur;
+    }
+    return facts;
+}
+
+Result<HostFacts> probe_host() {
+    HostFacts facts;
+    facts.kvm = TRY(probe_kvm());
+    facts.system = probe_system();
+    facts.userfaultfd = probe_userfaultfd();
+    facts.io_uring = probe_io_uring();
+    facts.huge_pages = probe_huge_pages();
+    facts.cgroup = probe_cgroup();
+    facts.memory = probe_memory();
+    return facts;
+}
+
+}  // namespace snapvm::doctor
