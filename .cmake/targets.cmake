@@ -11,6 +11,8 @@ target_compile_options(snapvm_options INTERFACE
     $<$<BOOL:${SNAPVM_WERROR}>:-Werror> -fno-strict-aliasing
     # GCC 12 sees overlapping copies in std::string operator+ that are not there (GCC bug 105651).
     $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>
+    # And it takes an empty std::optional's storage for a value that is used (GCC bug 80635).
+    $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>
     # libstdc++ 12's stable_sort uses a function that it has deprecated itself; only clang tells.
     $<$<CXX_COMPILER_ID:Clang>:-Wno-deprecated-declarations>)
 target_link_libraries(snapvm_options INTERFACE Threads::Threads)

@@ -14,9 +14,7 @@
 namespace snapvm {
 namespace {
 
-BusRange port(std::uint16_t base, std::uint64_t size, BusDevice& device) {
-    return {BusRange::Kind::port, base, size, &device};
-}
+BusRange port(std::uint16_t base, std::uint64_t size, BusDevice& device) { return {BusRange::Kind::port, base, size, &device}; }
 
 AttachedDevice attach(std::unique_ptr<Device> device, std::vector<BusRange> ranges) {
     return {std::move(device), std::move(ranges)};
@@ -39,14 +37,13 @@ Result<AttachedDevice> build_serial(const DeviceHost& host, const StateRecord* r
 Result<AttachedDevice> build_reset(const DeviceHost& host, const StateRecord* record) {
     std::unique_ptr<Reset> device = record == nullptr ? std::make_unique<Reset>(host) : TRY(Reset::restore(host, *record));
     Reset& reset = *device;
-    return attach(std::move(device), {port(platform::kKeyboardPort, 1, reset.keyboard()),
-                                      port(platform::kResetControlPort, 1, reset),
-                                      port(platform::kSleepControlPort, 1, reset.sleep())});
+    return attach(std::move(device),
+                  {port(platform::kKeyboardPort, 1, reset.keyboard()), port(platform::kResetControlPort, 1, reset),
+                   port(platform::kSleepControlPort, 1, reset.sleep())});
 }
 
 Result<AttachedDevice> build_test_port(const DeviceHost& host, const StateRecord* record) {
-    std::unique_ptr<TestPort> device =
-        record == nullptr ? std::make_unique<TestPort>(host) : TRY(TestPort::restore(host, *record));
+    std::unique_ptr<TestPort> device = record == nullptr ? std::make_unique<TestPort>(host) : TRY(TestPort::restore(host, *record));
     TestPort& test_port = *device;
     return attach(std::move(device),
                   {port(platform::kTestPort, 12, test_port), port(platform::kExitPort, 4, test_port.exit_port())});

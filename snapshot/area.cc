@@ -22,8 +22,8 @@ std::uint64_t now_us() {
 }
 
 bool is_same_file(const UniqueFd& fd, const std::string& path) {
-    struct stat by_fd {};
-    struct stat by_path {};
+    struct stat by_fd{};
+    struct stat by_path{};
     return ::fstat(fd.get(), &by_fd) == 0 && ::lstat(path.c_str(), &by_path) == 0 && by_fd.st_dev == by_path.st_dev &&
            by_fd.st_ino == by_path.st_ino;
 }
@@ -112,7 +112,8 @@ Result<AreaWriter> AreaWriter::open(const AreaPath& path, const AreaShape& shape
                         "give another path, or make it anew with snapvm area create --force");
         }
         if (area.room() < any->area_size) {
-            return fail(ErrorKind::invalid, area.name + " is truncated: " + std::to_string(any->area_size - area.room()) + " bytes are missing",
+            return fail(ErrorKind::invalid,
+                        area.name + " is truncated: " + std::to_string(any->area_size - area.room()) + " bytes are missing",
                         "give another path, or make it anew with snapvm area create --force");
         }
         TRY(writer.adopt(pair));

@@ -16,7 +16,7 @@ namespace snapvm {
 namespace {
 
 Result<struct stat> stat_of(int fd, std::string_view name) {
-    struct stat info {};
+    struct stat info{};
     if (::fstat(fd, &info) != 0) {
         return fail(Error::system("fstat", name, errno));
     }
@@ -119,7 +119,8 @@ Result<AreaFile> AreaFile::open(const AreaPath& area, int flags) {
         return file;
     }
     if (!S_ISREG(info.st_mode)) {
-        return fail(ErrorKind::invalid, area.path + (S_ISDIR(info.st_mode) ? " is a directory" : " is neither a file nor a block device"),
+        return fail(ErrorKind::invalid,
+                    area.path + (S_ISDIR(info.st_mode) ? " is a directory" : " is neither a file nor a block device"),
                     "give a file or a block device");
     }
     file.end = static_cast<std::uint64_t>(info.st_size);
@@ -127,7 +128,7 @@ Result<AreaFile> AreaFile::open(const AreaPath& area, int flags) {
 }
 
 Status lock_range(int fd, bool exclusive, std::uint64_t offset, std::uint64_t size, const std::string& name, std::string_view who) {
-    struct flock range {};
+    struct flock range{};
     range.l_type = exclusive ? F_WRLCK : F_RDLCK;
     range.l_whence = SEEK_SET;
     range.l_start = static_cast<off_t>(offset);
@@ -136,7 +137,7 @@ Status lock_range(int fd, bool exclusive, std::uint64_t offset, std::uint64_t si
         return {};
     }
     if (errno == EAGAIN || errno == EACCES) {
-        return fail(ErrorKind::busy, name + " is in use: " + std::string(who));
+        return fail(ErrorKind::busy, name + " is in use: " + std::string(who), "stop it first, or use another area");
     }
     return fail(Error::system("F_OFD_SETLK", name, errno));
 }
@@ -146,7 +147,7 @@ Status AreaFile::lock(bool exclusive, std::uint64_t offset, std::uint64_t size, 
 }
 
 Status AreaFile::unlock(std::uint64_t offset, std::uint64_t size) const {
-    struct flock range {};
+    struct flock range{};
     range.l_type = F_UNLCK;
     range.l_whence = SEEK_SET;
     range.l_start = static_cast<off_t>(base + offset);

@@ -21,7 +21,8 @@ Result<AreaPath> AreaPath::parse(std::string_view text) {
         return fail(ErrorKind::usage, "a path with a NUL byte in it names no file");
     }
     if (!is_page_aligned(area.offset) || area.offset >= 1ULL << 60) {
-        return fail(ErrorKind::usage, "area offset " + std::to_string(area.offset) + " is not a multiple of 4096 that can be reached");
+        return fail(ErrorKind::usage,
+                    "area offset " + std::to_string(area.offset) + " is not a multiple of 4096 that can be reached");
     }
     return area;
 }

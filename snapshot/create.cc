@@ -96,7 +96,7 @@ Status write_empty_superblocks(AreaIo& io, const AreaLayout& layout) {
 
 Result<std::uint64_t> create_area(const AreaPath& path, const AreaShape& shape, const CreateOptions& options) {
     const AreaLayout layout = TRY(AreaLayout::of(shape.blocks, shape.cpus, options.slots));
-    struct stat info {};
+    struct stat info{};
     const bool exists = ::stat(path.path.c_str(), &info) == 0;
     // O_EXCL without O_CREAT: on a block device it claims the whole disk, and fails while that is mounted or otherwise claimed.
     const int flags = !exists ? O_RDWR | O_CREAT | O_EXCL : S_ISBLK(info.st_mode) ? O_RDWR | O_EXCL : O_RDWR;

@@ -122,13 +122,15 @@ std::string to_text(const AreaInfo& info) {
     for (std::size_t i = 0; i < kSuperblockCopies; ++i) {
         out += column("superblock " + std::to_string(i), 14) + superblock_text(info.superblocks[i]) + "\n";
     }
-    out += column("snapshot", 14) + (info.problem.empty() ? "complete, of superblock " + std::to_string(info.chosen.value_or(0)) : info.problem) + "\n";
+    out += column("snapshot", 14) +
+           (info.problem.empty() ? "complete, of superblock " + std::to_string(info.chosen.value_or(0)) : info.problem) + "\n";
     if (info.config) {
         out += column("machine", 14) + info.config->machine_id.text() + ", " + size_text(info.config->memory_bytes) + ", " +
                std::to_string(info.config->cpus) + " vCPUs, kernel " + info.config->kernel + "\n";
     }
     if (info.chosen) {
-        out += "\n" + column("section", 14) + column("block", 12) + column("offset", 14) + column("capacity", 14) + column("length", 14) + "\n";
+        out += "\n" + column("section", 14) + column("block", 12) + column("offset", 14) + column("capacity", 14) +
+               column("length", 14) + "\n";
         for (const Section& section : info.superblocks[*info.chosen].valid->sections) {
             out += column(std::string(name_of(section.kind)), 14) +
                    column(section.block == 0 ? "-" : std::string(name_of(static_cast<BlockId>(section.block))), 12) +

@@ -53,8 +53,8 @@ Result<AreaLayout> AreaLayout::of(std::span<const BlockSpec> blocks, std::uint32
         return fail(ErrorKind::usage, "an area of " + std::to_string(slots) + " slots cannot be had", "give 1 or 2");
     }
     if (blocks.empty() || blocks.size() > kMaxBlocks || cpus < 1) {
-        return fail(ErrorKind::usage, "an area for " + std::to_string(blocks.size()) + " memory blocks and " + std::to_string(cpus) +
-                                          " vCPUs cannot be had");
+        return fail(ErrorKind::usage, "an area for " + std::to_string(blocks.size()) + " memory blocks and " +
+                                          std::to_string(cpus) + " vCPUs cannot be had");
     }
     AreaLayout layout;
     layout.cpus = cpus;

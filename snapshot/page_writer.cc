@@ -42,7 +42,8 @@ Result<OldContents> OldContents::of(AreaWriter& area, std::size_t index) {
         data = section.kind == SectionKind::data && section.offset == slot.data_offsets[index] ? &section : data;
         seen += section.kind == SectionKind::data ? 1 : 0;
     }
-    const bool same_place = seen == slot.data_offsets.size() && entries != nullptr && data != nullptr && entries->block == data->block;
+    const bool same_place =
+        seen == slot.data_offsets.size() && entries != nullptr && data != nullptr && entries->block == data->block;
     if (!same_place || TRY(section_crc(area.file(), *entries)) != entries->crc) {
         return OldContents(area.file(), Knowledge::none, {});
     }
@@ -69,13 +70,15 @@ Status PageWriter::write_block(const MemoryBlock& block, std::size_t index) {
     const std::uint64_t entries_at = area_.slot().entries_offsets[index];
     OldContents old = TRY(OldContents::of(area_, index));
 
-    RunJoiner data([&](std::uint64_t first, std::uint64_t count) {
-        data_bytes_ += count * kPageSize;
-        return sink_.write({block.host() + first * kPageSize, count * kPageSize}, area_.file().base + data_at + first * kPageSize);
-    }, kMaxWritePages);
-    RunJoiner stale([&](std::uint64_t first, std::uint64_t count) {
-        return area_.io().zero(data_at + first * kPageSize, count * kPageSize);
-    });
+    RunJoiner data(
+        [&](std::uint64_t first, std::uint64_t count) {
+            data_bytes_ += count * kPageSize;
+            return sink_.write({block.host() + first * kPageSize, count * kPageSize},
+                               area_.file().base + data_at + first * kPageSize);
+        },
+        kMaxWritePages);
+    RunJoiner stale(
+        [&](std::uint64_t first, std::uint64_t count) { return area_.io().zero(data_at + first * kPageSize, count * kPageSize); });
     RunJoiner without_data([&](std::uint64_t first, std::uint64_t count) {
         if (const PlanRun run = huge_part(spec, first, count); run.count > 0) {
             runs_.push_back(run);

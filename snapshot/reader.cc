@@ -121,7 +121,8 @@ Result<SnapshotHead> read_head(const PinnedSnapshot& snapshot) {
         return static_cast<std::uint32_t>(block.id) == section.block && block.size == section.length;
     };
     if (!std::ranges::equal(head.start.blocks, data, belongs)) {
-        return fail(ErrorKind::invalid, snapshot.file.name + ": section table and machine start section name different memory blocks");
+        return fail(ErrorKind::invalid,
+                    snapshot.file.name + ": section table and machine start section name different memory blocks");
     }
     if (const Section* disks = sb.find(SectionKind::disks); disks->length != 0) {
         return fail(ErrorKind::unsupported, snapshot.file.name + " comes with disks, which this program cannot restore");

@@ -59,12 +59,8 @@ Json superblock_json(const SuperblockInfo& info) {
 }
 
 Json config_json(const MachineConfig& config) {
-    return {{"memory_bytes", config.memory_bytes},
-            {"cpus", config.cpus},
-            {"kernel", config.kernel},
-            {"initrds", config.initrds},
-            {"cmdline", config.cmdline},
-            {"machine_id", config.machine_id.text()}};
+    return {{"memory_bytes", config.memory_bytes}, {"cpus", config.cpus},       {"kernel", config.kernel},
+            {"initrds", config.initrds},           {"cmdline", config.cmdline}, {"machine_id", config.machine_id.text()}};
 }
 
 }  // namespace

@@ -27,9 +27,9 @@ struct RestoredSnapshot {
     Uuid snapshot_id;
     std::uint64_t sequence = 0;
     std::uint32_t slot = 0;
-    std::uint32_t overlays = 0;   ///< runs of the map plan that were overlaid
-    std::uint64_t read_us = 0;    ///< opening, reading and checking the sections
-    std::uint64_t map_us = 0;     ///< mapping the blocks
+    std::uint32_t overlays = 0;  ///< runs of the map plan that were overlaid
+    std::uint64_t read_us = 0;  ///< opening, reading and checking the sections
+    std::uint64_t map_us = 0;  ///< mapping the blocks
 };
 
 /// Opens the snapshot that the area holds, pins it and maps it: two reads at most, one mmap a block, and one an overlay. Page entries and

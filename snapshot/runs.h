@@ -15,7 +15,8 @@ namespace snapvm {
 template <class Emit>
 class RunJoiner {
 public:
-    explicit RunJoiner(Emit emit, std::uint64_t max = std::numeric_limits<std::uint64_t>::max()) : emit_(std::move(emit)), max_(max) {}
+    explicit RunJoiner(Emit emit, std::uint64_t max = std::numeric_limits<std::uint64_t>::max())
+        : emit_(std::move(emit)), max_(max) {}
 
     Status add(std::uint64_t page) {
         if (count_ > 0 && page == first_ + count_ && count_ < max_) {

@@ -47,8 +47,8 @@ Status check_blocks(std::span<const BlockSpec> blocks, std::uint64_t total) {
         sum += a.size;
     }
     if (sum != total || blocks.empty()) {
-        return fail(ErrorKind::invalid, "machine start section has blocks of " + std::to_string(sum) + " bytes and says " +
-                                            std::to_string(total));
+        return fail(ErrorKind::invalid,
+                    "machine start section has blocks of " + std::to_string(sum) + " bytes and says " + std::to_string(total));
     }
     return {};
 }
@@ -176,7 +176,8 @@ Result<std::vector<PlanRun>> decode_plan(std::span<const std::byte> bytes, std::
     for (std::size_t i = 0; i < runs.size(); ++i) {
         const PlanRun& a = runs[i];
         auto block = std::ranges::find(blocks, a.block, &BlockSpec::id);
-        const bool inside = block != blocks.end() && a.count != 0 && a.first < block->pages() && a.count <= block->pages() - a.first;
+        const bool inside =
+            block != blocks.end() && a.count != 0 && a.first < block->pages() && a.count <= block->pages() - a.first;
         const auto overlaps = [&](const PlanRun& b) {
             return a.block == b.block && a.first < b.first + b.count && b.first < a.first + a.count;
         };

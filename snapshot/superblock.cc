@@ -52,7 +52,8 @@ Status check_places(const Superblock& sb, std::string_view where) {
     const std::uint64_t end = sb.slot_offset + sb.slot_size;
     for (const Section& section : sorted) {
         const bool inside = section.offset >= free_from && section.offset <= end && section.capacity <= end - section.offset;
-        if (!inside || section.length > section.capacity || !is_page_aligned(section.offset) || !is_page_aligned(section.capacity)) {
+        if (!inside || section.length > section.capacity || !is_page_aligned(section.offset) ||
+            !is_page_aligned(section.capacity)) {
             return bad(where, "places section " + std::string(name_of(section.kind)) + " outside of its slot or over another");
         }
         free_from = section.offset + section.capacity;
@@ -81,7 +82,8 @@ Status check_kinds(const Superblock& sb, std::string_view where) {
     for (std::size_t kind = 1; kind < count.size(); ++kind) {
         const auto as_kind = static_cast<SectionKind>(kind);
         if (!is_per_block(as_kind) && count[kind] != 1) {
-            return bad(where, "has " + std::to_string(count[kind]) + " sections " + std::string(name_of(as_kind)) + " instead of one");
+            return bad(where,
+                       "has " + std::to_string(count[kind]) + " sections " + std::string(name_of(as_kind)) + " instead of one");
         }
     }
     if (data.empty() || data.size() > kMaxBlocks || data.size() != entries.size()) {

@@ -66,8 +66,8 @@ struct Superblock {
     std::uint64_t slot_size = 0;
     std::uint64_t memory_bytes = 0;
     std::uint64_t created_us = 0;  ///< since the Unix epoch
-    std::uint32_t table_crc = 0;   ///< of the section table as it stands on disk
-    std::vector<Section> sections; ///< empty while `writing`: the table on disk then belongs to nobody
+    std::uint32_t table_crc = 0;  ///< of the section table as it stands on disk
+    std::vector<Section> sections;  ///< empty while `writing`: the table on disk then belongs to nobody
 
     [[nodiscard]] const Section* find(SectionKind kind, std::uint32_t block = 0) const;
 

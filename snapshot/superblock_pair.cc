@@ -26,7 +26,8 @@ void SuperblockPair::decode(std::string_view name) {
         copy.table_crc = crc32c(block.subspan(kSuperblockHeaderSize));
         auto decoded = Superblock::decode(block, std::string(name) + ": superblock " + std::to_string(i));
         if (decoded && decoded->slots == 2 && decoded->slot != i) {
-            decoded = fail(ErrorKind::invalid, std::string(name) + ": superblock " + std::to_string(i) + " is that of the other slot");
+            decoded =
+                fail(ErrorKind::invalid, std::string(name) + ": superblock " + std::to_string(i) + " is that of the other slot");
         }
         if (decoded) {
             copy.valid = *std::move(decoded);
@@ -104,8 +105,8 @@ Result<const Superblock*> SuperblockPair::choose(std::string_view name, bool sal
         // With one slot and nothing being written, the other copy is at rest too: damage in it is found here.
         for (std::size_t i = 0; winner != nullptr && winner->slots == 1 && i < copies.size(); ++i) {
             if (copies[i].table_crc != copies[i].valid->table_crc) {
-                return fail(ErrorKind::invalid, std::string(name) + ": superblock " + std::to_string(i) +
-                                                    " has a section table with a wrong checksum");
+                return fail(ErrorKind::invalid,
+                            std::string(name) + ": superblock " + std::to_string(i) + " has a section table with a wrong checksum");
             }
         }
     }

@@ -45,7 +45,8 @@ std::string page_text(const BlockSpec& spec, std::uint64_t page) {
 // Whether a range of a file is a hole, so that it need not be read to know that it reads as zeros.
 bool is_hole(const AreaFile& file, std::uint64_t offset, std::uint64_t size) {
     const off_t data = file.device ? 0 : ::lseek(file.fd.get(), static_cast<off_t>(file.base + offset), SEEK_DATA);
-    return !file.device && ((data < 0 && errno == ENXIO) || (data >= 0 && static_cast<std::uint64_t>(data) >= file.base + offset + size));
+    return !file.device &&
+           ((data < 0 && errno == ENXIO) || (data >= 0 && static_cast<std::uint64_t>(data) >= file.base + offset + size));
 }
 
 class SnapshotVerifier {
@@ -83,7 +84,8 @@ private:
                 continue;
             }
             ++report_.sections;
-            const bool in_head = section.kind == SectionKind::start || section.kind == SectionKind::plan || section.kind == SectionKind::state;
+            const bool in_head =
+                section.kind == SectionKind::start || section.kind == SectionKind::plan || section.kind == SectionKind::state;
             if (!in_head && TRY(section_crc(snapshot_.file, section)) != section.crc) {
                 add("section " + std::string(name_of(section.kind)) +
                     (section.block == 0 ? "" : " of " + std::string(name_of(static_cast<BlockId>(section.block)))) +

@@ -26,7 +26,7 @@ constexpr std::uint64_t kCacheLimit = 256ULL << 20;
 constexpr std::uint64_t kCacheShare = 4;
 
 bool fits_the_cache(std::uint64_t bytes) {
-    struct sysinfo info {};
+    struct sysinfo info{};
     return bytes <= kCacheLimit && ::sysinfo(&info) == 0 && bytes <= std::uint64_t{info.freeram} * info.mem_unit / kCacheShare;
 }
 
@@ -68,9 +68,10 @@ struct SmallSections {
 
     static Result<SmallSections> of(const SavedMachine& saved, const AreaShape& shape, const SlotLayout& slot) {
         SmallSections small{StartSection{saved.config, shape.blocks}.encode(), encode_state(saved.records)};
-        if (small.start.size() > kStartCapacity || align_up(small.start.size(), kPageSize) + small.state.size() > slot.head_capacity) {
-            return fail(ErrorKind::invalid, "the machine's state of " + std::to_string(small.state.size()) +
-                                                " bytes does not fit the area");
+        if (small.start.size() > kStartCapacity ||
+            align_up(small.start.size(), kPageSize) + small.state.size() > slot.head_capacity) {
+            return fail(ErrorKind::invalid,
+                        "the machine's state of " + std::to_string(small.state.size()) + " bytes does not fit the area");
         }
         return small;
     }

@@ -22,12 +22,12 @@ namespace snapvm {
 enum class CachePolicy : std::uint8_t { automatic, cached, direct };
 
 struct WriteOptions {
-    std::uint32_t slots = 1;       ///< of a file that does not exist yet; an area that exists keeps its own
-    bool keep_frozen = false;      ///< after success the machine stays frozen; after a failure it runs on all the same
-    std::string metadata;          ///< the caller's own JSON, 64 KiB at most
+    std::uint32_t slots = 1;  ///< of a file that does not exist yet; an area that exists keeps its own
+    bool keep_frozen = false;  ///< after success the machine stays frozen; after a failure it runs on all the same
+    std::string metadata;  ///< the caller's own JSON, 64 KiB at most
     CachePolicy cache = CachePolicy::automatic;
     SinkBackend backend = SinkBackend::automatic;
-    IoHook hook;                   ///< for tests
+    IoHook hook;  ///< for tests
 };
 
 /// One pass over pages.

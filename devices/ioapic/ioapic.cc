@@ -64,11 +64,10 @@ Result<IoApicStateV1> IoApicStateV1::decode(std::span<const std::byte> bytes) {
         entry = in.u64();
     }
     TRY(in.finish("IOAPIC's state"));
-    const bool odd = std::ranges::any_of(state.redirection,
-                                         [](std::uint64_t entry) {
-                                             const bool stuck = (entry & (kRemoteIrr | kLevelTriggered)) == kRemoteIrr;
-                                             return (entry & ~(kWritable | kRemoteIrr)) != 0 || stuck;
-                                         });
+    const bool odd = std::ranges::any_of(state.redirection, [](std::uint64_t entry) {
+        const bool stuck = (entry & (kRemoteIrr | kLevelTriggered)) == kRemoteIrr;
+        return (entry & ~(kWritable | kRemoteIrr)) != 0 || stuck;
+    });
     if (odd || state.levels >> kPins != 0 || state.id > 15) {
         return fail(ErrorKind::invalid, "IOAPIC's state is not one it can be in");
     }
@@ -145,8 +144,8 @@ void IoApic::write_selected(std::uint32_t value) {
     const std::size_t pin = index / 2;
     std::uint64_t& entry = state_.redirection[pin];
     const std::uint64_t before = entry;
-    const std::uint64_t half = index % 2 == 0 ? (entry & ~0xFFFFFFFFULL) | value
-                                              : (entry & 0xFFFFFFFFULL) | static_cast<std::uint64_t>(value) << 32;
+    const std::uint64_t half =
+        index % 2 == 0 ? (entry & ~0xFFFFFFFFULL) | value : (entry & 0xFFFFFFFFULL) | static_cast<std::uint64_t>(value) << 32;
     entry = (half & kWritable) | (before & kReadOnly);
     if ((entry & kLevelTriggered) == 0) {
         entry &= ~kRemoteIrr;  // edge-triggered entries have none; Linux clears a stuck one this way
@@ -198,12 +197,22 @@ void IoApic::end_of_interrupt(std::uint8_t vector) {
     }
 }
 
+std::vector<std::uint8_t> IoApic::awaiting_eoi() const {
+    const std::lock_guard lock(mutex_);
+    std::vector<std::uint8_t> vectors;
+    for (const std::uint64_t entry : state_.redirection) {
+        if ((entry & (kLevelTriggered | kRemoteIrr)) == (kLevelTriggered | kRemoteIrr)) {
+            vectors.push_back(static_cast<std::uint8_t>(entry & kVector));
+        }
+    }
+    return vectors;
+}
+
 // KVM looks for level-triggered vectors in its routing table to know which EOIs to report. Replacing the table costs 0.3 ms, so a
 // machine with edge-triggered pins only never does.
 void IoApic::publish_routes() {
-    const bool any_level = std::ranges::any_of(state_.redirection, [](std::uint64_t entry) {
-        return (entry & kLevelTriggered) != 0 && (entry & kMasked) == 0;
-    });
+    const bool any_level = std::ranges::any_of(
+        state_.redirection, [](std::uint64_t entry) { return (entry & kLevelTriggered) != 0 && (entry & kMasked) == 0; });
     if (!any_level) {
         return;
     }

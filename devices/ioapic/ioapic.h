@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <mutex>
+#include <vector>
 
 #include "devices/device.h"
 
@@ -39,6 +40,8 @@ public:
     void set_level(std::uint32_t gsi, bool high) override;
     /// A LAPIC has finished with `vector`: level-triggered pins that are still high fire again.
     void end_of_interrupt(std::uint8_t vector);
+    /// Vectors of level-triggered pins whose interrupt has been sent and not acknowledged.
+    [[nodiscard]] std::vector<std::uint8_t> awaiting_eoi() const;
 
 private:
     [[nodiscard]] std::uint32_t read_selected() const;

@@ -135,9 +135,9 @@ std::uint8_t Serial::read_register(std::uint64_t offset) {
         case kLcr: return state_.line_control;
         case kMcr: return state_.modem_control;
         case kLsr: {
-            const auto status = static_cast<std::uint8_t>((state_.receive.empty() ? 0 : kLsrDataReady) |
-                                                          (state_.overrun ? kLsrOverrun : 0) |
-                                                          (state_.transmit ? 0 : kLsrTransmitEmpty));
+            const auto status =
+                static_cast<std::uint8_t>((state_.receive.empty() ? 0 : kLsrDataReady) | (state_.overrun ? kLsrOverrun : 0) |
+                                          (state_.transmit ? 0 : kLsrTransmitEmpty));
             state_.overrun = false;
             return status;
         }

@@ -60,19 +60,19 @@ void print_finding(const ledger::Finding& f) {
 
 void carry_out(int command, const Options& options) {
     switch (command) {
-    case 'v': verify_and_print(); break;
-    case 'q': verify_and_exit();
-    case 's': Line().text("LEDGER STEPS ").number(total_steps()).print(); break;
-    case 'p': set_paused(true); break;
-    case 'c': set_paused(false); break;
-    case 'm': test_mark(static_cast<u32>(total_steps())); break;
-    case 'b': print_char('.'); break;
-    case 't': triple_fault();
-    case 'o': power_off();
-    case 'e': debug_exit(0x10);
-    case 'r': reboot();
-    case 'u': *reinterpret_cast<volatile u64*>(ledger::kPageBytes << 40) = 0; break;  // a trap, to see it reported
-    default: break;
+        case 'v': verify_and_print(); break;
+        case 'q': verify_and_exit();
+        case 's': Line().text("LEDGER STEPS ").number(total_steps()).print(); break;
+        case 'p': set_paused(true); break;
+        case 'c': set_paused(false); break;
+        case 'm': test_mark(static_cast<u32>(total_steps())); break;
+        case 'b': print_char('.'); break;
+        case 't': triple_fault();
+        case 'o': power_off();
+        case 'e': debug_exit(0x10);
+        case 'r': reboot();
+        case 'u': *reinterpret_cast<volatile u64*>(ledger::kPageBytes << 40) = 0; break;  // a trap, to see it reported
+        default: break;
     }
     static_cast<void>(options);
 }
@@ -98,12 +98,7 @@ bool verify_and_print() {
     }
     const u64 steps = total_steps();
     Line line;
-    line.text("LEDGER OK steps=")
-        .number(steps)
-        .text(" pages=")
-        .number(ledger_root.pages)
-        .text(" ticks=")
-        .number(all_ticks());
+    line.text("LEDGER OK steps=").number(steps).text(" pages=").number(ledger_root.pages).text(" ticks=").number(all_ticks());
     line.text(" gen=").number(steps / ledger_root.pages).text(" skew_ms=").number_signed(skew / 1000000).print();
     return true;
 }

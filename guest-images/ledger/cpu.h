@@ -58,8 +58,7 @@ static_assert(offsetof(PerCpu, ticks) == PERCPU_TICKS && offsetof(PerCpu, events
 static_assert(offsetof(PerCpu, last_tsc) == PERCPU_LAST_TSC && offsetof(PerCpu, tsc_backwards) == PERCPU_TSC_BACKWARDS);
 static_assert(offsetof(PerCpu, deadline) == PERCPU_DEADLINE && offsetof(PerCpu, period) == PERCPU_PERIOD);
 static_assert(offsetof(PerCpu, missed_ticks) == PERCPU_MISSED && offsetof(PerCpu, frame) == PERCPU_FRAME);
-static_assert(offsetof(PerCpu, deadline_mode) == PERCPU_DEADLINE_MODE &&
-              offsetof(PerCpu, serial_pending) == PERCPU_SERIAL);
+static_assert(offsetof(PerCpu, deadline_mode) == PERCPU_DEADLINE_MODE && offsetof(PerCpu, serial_pending) == PERCPU_SERIAL);
 static_assert(offsetof(PerCpu, trap_depth) == PERCPU_TRAP_DEPTH && offsetof(PerCpu, trap_stack) == PERCPU_TRAP_STACK);
 static_assert(offsetof(PerCpu, self) == PERCPU_SELF && sizeof(PerCpu) == 1 << PERCPU_SHIFT);
 
@@ -113,9 +112,7 @@ inline u32 read_mmio(u64 address) {
     asm volatile("movl (%1), %0" : "=r"(value) : "r"(address) : "memory");
     return value;
 }
-inline void write_mmio(u64 address, u32 value) {
-    asm volatile("movl %0, (%1)" : : "r"(value), "r"(address) : "memory");
-}
+inline void write_mmio(u64 address, u32 value) { asm volatile("movl %0, (%1)" : : "r"(value), "r"(address) : "memory"); }
 
 // Stores and loads that others may watch: x86 keeps a CPU's stores in order, so keeping the compiler to it is enough.
 template <typename T>

@@ -12,9 +12,7 @@ struct Running {
     u64 sum, steps;
 };
 void set_running(Running value) { asm volatile("movdqu %0, %%xmm15" : : "m"(value)); }
-void add_running(Running value) {
-    asm volatile("movdqu %0, %%xmm14\n\tpaddq %%xmm14, %%xmm15" : : "m"(value) : "xmm14");
-}
+void add_running(Running value) { asm volatile("movdqu %0, %%xmm14\n\tpaddq %%xmm14, %%xmm15" : : "m"(value) : "xmm14"); }
 Running running() {
     Running value;
     asm volatile("movdqu %%xmm15, %0" : "=m"(value));
@@ -46,9 +44,7 @@ void write_live_page(u32 shard, u64 page, u64 generation, u64 at_step, const u64
 }
 
 u64 choose(const ShardHeader& header, u64 live, const Options& options) {
-    const auto below = [](u64 random, u64 n) {
-        return static_cast<u64>(static_cast<unsigned __int128>(random) * n >> 64);
-    };
+    const auto below = [](u64 random, u64 n) { return static_cast<u64>(static_cast<unsigned __int128>(random) * n >> 64); };
     if (options.pattern == Pattern::sequential) return header.steps % live;
     const u64 random = mix(header.random);
     if (options.pattern == Pattern::random) return below(random, live);
@@ -80,12 +76,12 @@ void initialise_shard(u32 shard) {
         const u64 page = local_to_page(root, shard, local);
         index_entry(shard, local) = 0;
         switch (page_kind(root, local)) {
-        case PageKind::live:
-            write_live_page(shard, page, 0, 0, header.seen);
-            header.sum += page_hash(page, 0);
-            break;
-        case PageKind::dup: write_payload(page_words(page), 0, kPageWords, dup_base(root.seed)); break;
-        case PageKind::zero: __builtin_memset(page_words(page), 0, kPageBytes); break;
+            case PageKind::live:
+                write_live_page(shard, page, 0, 0, header.seen);
+                header.sum += page_hash(page, 0);
+                break;
+            case PageKind::dup: write_payload(page_words(page), 0, kPageWords, dup_base(root.seed)); break;
+            case PageKind::zero: __builtin_memset(page_words(page), 0, kPageBytes); break;
         }
     }
     header.shard = shard;

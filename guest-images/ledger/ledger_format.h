@@ -151,9 +151,7 @@ constexpr std::uint64_t page_address(const Root& root, std::uint64_t page) {
     }
     return 0;
 }
-constexpr std::uint64_t header_address(const Root& root, std::uint32_t shard) {
-    return root.headers + shard * kPageBytes;
-}
+constexpr std::uint64_t header_address(const Root& root, std::uint32_t shard) { return root.headers + shard * kPageBytes; }
 constexpr std::uint64_t index_address(const Root& root, std::uint32_t shard, std::uint64_t local) {
     return root.index + (shard * root.pages_per_shard + local) * 8;
 }

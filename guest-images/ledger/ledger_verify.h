@@ -107,9 +107,7 @@ inline Finding check_live_page(const Root& root, std::uint32_t shard, std::uint6
 
 // The root page: magic, version, bounds, checksum.
 inline Finding verify_root(const Root& root) {
-    const auto bad = [](std::uint64_t expected, std::uint64_t found) {
-        return Finding{Fault::root, 0, ~0ULL, expected, found};
-    };
+    const auto bad = [](std::uint64_t expected, std::uint64_t found) { return Finding{Fault::root, 0, ~0ULL, expected, found}; };
     if (root.magic != kRootMagic) return bad(kRootMagic, root.magic);
     if (root.version != kVersion) return bad(kVersion, root.version);
     if (root.state == State::setting_up) return Finding{Fault::not_ready, 0, ~0ULL, 1, 0};
@@ -163,8 +161,7 @@ Finding verify_shard(const Root& root, std::uint32_t shard, const std::uint64_t*
             std::uint64_t ignored;
             if (generation != 0) return bad(Fault::index, 0, generation, page);
             if (kind == PageKind::zero && !detail::all_zero(content)) return bad(Fault::zero_page, 0, 1, page);
-            if (kind == PageKind::dup &&
-                !detail::payload_matches(content, 0, kPageWords, dup_base(root.seed), &ignored))
+            if (kind == PageKind::dup && !detail::payload_matches(content, 0, kPageWords, dup_base(root.seed), &ignored))
                 return bad(Fault::dup_page, 0, 1, page);
             continue;
         }
@@ -182,8 +179,7 @@ Finding verify_shard(const Root& root, std::uint32_t shard, const std::uint64_t*
     // Every step raises one generation by one; the index is written before the sum, the sum before the generator's
     // state.
     const std::uint64_t committed = header.steps + (index_is_new ? 1 : 0);
-    if (live_pages(root, shard) != 0 && generations != committed)
-        return bad(Fault::generations, committed, generations);
+    if (live_pages(root, shard) != 0 && generations != committed) return bad(Fault::generations, committed, generations);
     if (header.sum != sum) {
         const std::uint64_t page = local_to_page(root, shard, header.intent.page);
         const std::uint64_t before =

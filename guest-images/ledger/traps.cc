@@ -50,13 +50,7 @@ void fill_interrupt_table() {
 [[noreturn]] void report_trap(const TrapFrame* frame) {
     const TrapFrame f = *frame;
     Line line;
-    line.text("LEDGER TRAP vector=")
-        .number(f.vector)
-        .text(" error=")
-        .hex(f.error)
-        .text(" rip=")
-        .hex(f.rip)
-        .text(" cr2=");
+    line.text("LEDGER TRAP vector=").number(f.vector).text(" error=").hex(f.error).text(" rip=").hex(f.rip).text(" cr2=");
     line.hex(f.cr2).text(" cpl=").number(f.cs & 3).text(" rax=").hex(f.rax).text(" cpu=").number(self().index);
     line.print();
     exit_guest(kExitTrap);

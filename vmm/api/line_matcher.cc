@@ -35,6 +35,16 @@ bool too_large(std::string_view pattern) {
     return false;
 }
 
+// Ours to find, because libstdc++ overflows an integer over a long one before it refuses it.
+bool has_back_reference(std::string_view pattern) {
+    for (std::size_t i = 0; i + 1 < pattern.size(); ++i) {
+        if (pattern[i] == '\\' && pattern[++i] >= '1' && pattern[i] <= '9') {
+            return true;
+        }
+    }
+    return false;
+}
+
 }  // namespace
 
 struct LineMatcher::Pattern {
@@ -53,6 +63,9 @@ Result<LineMatcher> LineMatcher::compile(std::string_view pattern) {
     if (pattern.size() > kMaxPattern || too_large(pattern)) {
         return fail(ErrorKind::usage, "the regular expression is too large",
                     "write at most " + std::to_string(kMaxPattern) + " bytes and small repeat counts");
+    }
+    if (has_back_reference(pattern)) {
+        return fail(ErrorKind::usage, "back-references are not supported in regular expressions");
     }
     // libstdc++'s own extension: breadth-first search instead of backtracking, so (a+)+b on a long line of a's ends too. A
     // pattern that needs backtracking (back-references) throws.

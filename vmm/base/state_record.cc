@@ -51,8 +51,8 @@ Result<const StateRecord*> RecordReader::take(RecordKind kind, std::uint32_t ins
 Status RecordReader::finish() const {
     for (std::size_t i = 0; i < records_.size(); ++i) {
         if (!taken_[i]) {
-            return fail(ErrorKind::invalid, describe(records_[i].kind, records_[i].instance) +
-                                                " belongs to nothing this program knows");
+            return fail(ErrorKind::invalid,
+                        describe(records_[i].kind, records_[i].instance) + " belongs to nothing this program knows");
         }
     }
     return {};

@@ -18,11 +18,11 @@ inline void take_value(Result<void>&& /*result*/) {}
 #define TRY(expression) SNAPVM_TRY_NUMBERED(expression, __COUNTER__)
 #define SNAPVM_TRY_NUMBERED(expression, number) SNAPVM_TRY_NAMED(expression, number)
 #define SNAPVM_TRY_NAMED(expression, number) SNAPVM_TRY_IMPL(expression, try_result_##number)
-#define SNAPVM_TRY_IMPL(expression, result)                             \
-    __extension__({                                                     \
-        auto result = (expression);                                     \
-        if (!result.has_value()) [[unlikely]] {                         \
-            return ::snapvm::fail(std::move(result).error());           \
-        }                                                               \
-        ::snapvm::detail::take_value(std::move(result));                \
+#define SNAPVM_TRY_IMPL(expression, result)                   \
+    __extension__({                                           \
+        auto result = (expression);                           \
+        if (!result.has_value()) [[unlikely]] {               \
+            return ::snapvm::fail(std::move(result).error()); \
+        }                                                     \
+        ::snapvm::detail::take_value(std::move(result));      \
     })

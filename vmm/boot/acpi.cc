@@ -21,9 +21,8 @@ void put_text(Encoder& out, std::string_view text) { out.raw(std::as_bytes(std::
 // Makes the bytes' sum zero.
 void set_checksum(std::span<std::byte> bytes, std::size_t at) {
     bytes[at] = std::byte{0};
-    const auto sum = std::accumulate(bytes.begin(), bytes.end(), 0U, [](unsigned total, std::byte byte) {
-        return total + std::to_integer<unsigned>(byte);
-    });
+    const auto sum = std::accumulate(bytes.begin(), bytes.end(), 0U,
+                                     [](unsigned total, std::byte byte) { return total + std::to_integer<unsigned>(byte); });
     bytes[at] = std::byte(static_cast<std::uint8_t>(0U - sum));
 }
 

@@ -55,9 +55,7 @@ std::optional<std::uint32_t> find_pvh_note(std::span<const std::byte> notes) {
     return std::nullopt;
 }
 
-bool overlap(const ElfSegment& a, const ElfSegment& b) {
-    return a.at < b.at + b.memory_size && b.at < a.at + a.memory_size;
-}
+bool overlap(const ElfSegment& a, const ElfSegment& b) { return a.at < b.at + b.memory_size && b.at < a.at + a.memory_size; }
 
 }  // namespace
 

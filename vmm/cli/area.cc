@@ -26,7 +26,8 @@ struct ShapeOptions {
     void add_to(CLI::App& command) {
         command.add_option("--mem", memory, "guest memory, a multiple of 2M");
         command.add_option("--cpus", cpus, "vCPUs (default: 1)");
-        command.add_option("--slots", slots, "1, or 2 to keep the previous snapshot while the next is written")->check(CLI::Range(1, 2));
+        command.add_option("--slots", slots, "1, or 2 to keep the previous snapshot while the next is written")
+            ->check(CLI::Range(1, 2));
     }
     [[nodiscard]] Result<MachineConfig> config() const {
         if (memory.empty()) {
@@ -58,7 +59,9 @@ Result<int> create(const CreateCommand& options, const Globals& globals) {
     const AreaShape shape{.blocks = config.blocks(), .cpus = config.cpus};
     const std::uint64_t size = TRY(create_area(area, shape, {.slots = options.shape.slots, .force = options.force}));
     if (globals.json) {
-        std::printf("%s\n", nlohmann::ordered_json{{"area", area.text()}, {"area_bytes", size}, {"slots", options.shape.slots}}.dump().c_str());
+        std::printf(
+            "%s\n",
+            nlohmann::ordered_json{{"area", area.text()}, {"area_bytes", size}, {"slots", options.shape.slots}}.dump().c_str());
     } else {
         std::printf("%s: %llu bytes, %u slot%s\n", area.text().c_str(), static_cast<unsigned long long>(size), options.shape.slots,
                     options.shape.slots == 1 ? "" : "s");

@@ -17,7 +17,7 @@ namespace snapvm::cli {
 /// Options that every command understands.
 struct Globals {
     std::string run_dir;  ///< --run-dir; empty: the default (RunDir)
-    bool json = false;    ///< --json
+    bool json = false;  ///< --json
 };
 
 /// What a command does once its options are parsed; the process' exit code.

@@ -191,7 +191,8 @@ void print_json(const DemoResult& result) {
 
 void add_demo(CLI::App& app, Globals& globals, Action& chosen) {
     auto options = std::make_shared<DemoOptions>();
-    CLI::App* command = app.add_subcommand("demo", "boot, snapshot, restore and verify the built-in guest, and show how long it took");
+    CLI::App* command =
+        app.add_subcommand("demo", "boot, snapshot, restore and verify the built-in guest, and show how long it took");
     command->add_option("--mem", options->memory, "guest memory (default: 256M)");
     command->add_option("--cpus", options->cpus, "vCPUs (default: 1)");
     command->add_option("--ws", options->working_set, "the guest's working set (default: 64M)");

@@ -28,7 +28,7 @@ Result<GuestFile> GuestFile::open(const std::string& path, const std::string& wh
         return fail(ErrorKind::usage, what + " " + path + " is not built in", "there is builtin:ledger");
     }
     const UniqueFd fd = TRY(open_file(path, O_RDONLY));
-    struct stat info {};
+    struct stat info{};
     if (::fstat(fd.get(), &info) != 0) {
         return fail(Error::system("fstat", path, errno));
     }

@@ -26,7 +26,11 @@ void HostOptions::add_to(CLI::App& app) {
     app.add_option("--name", name, "name of the machine (default: vm-PID)");
     app.add_option("--api-socket", api_socket, "path of its API socket (default: in the run directory)");
     app.add_option_function<std::string>(
-        "--serial", [this](const std::string& text) { serial = text; serial_given = true; },
+        "--serial",
+        [this](const std::string& text) {
+            serial = text;
+            serial_given = true;
+        },
         "the guest's serial port: stdio, file=PATH or none (default: stdio, with -d none)");
     app.add_option("--console", console, "the guest's virtio console: none (the device is not there yet)");
     app.add_option("--timeout", timeout, "end the run after this long (60s, 500ms, 2m) with exit code 124");

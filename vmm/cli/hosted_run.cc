@@ -89,8 +89,8 @@ std::string drain(int fd) {
 }  // namespace
 
 std::string StartReport::json() const {
-    return nlohmann::ordered_json{{"name", name},         {"pid", pid},           {"api_socket", api_socket},
-                                  {"map_us", map_us},     {"state_us", state_us}, {"first_run_us", first_run_us},
+    return nlohmann::ordered_json{{"name", name},        {"pid", pid},           {"api_socket", api_socket},
+                                  {"map_us", map_us},    {"state_us", state_us}, {"first_run_us", first_run_us},
                                   {"total_us", total_us}}
         .dump();
 }

@@ -13,10 +13,10 @@ namespace {
 using Adder = void (*)(CLI::App&, Globals&, Action&);
 
 constexpr std::pair<std::string_view, Adder> kCommands[] = {
-    {"run", add_run},         {"restore", add_restore}, {"snapshot", add_snapshot}, {"pause", add_pause},     {"resume", add_resume},
-    {"stop", add_stop},       {"wait", add_wait},       {"stats", add_stats},       {"ps", add_ps},           {"console", add_console},
-    {"area", add_area},       {"size", add_size},       {"inspect", add_inspect},   {"verify", add_verify},   {"doctor", add_doctor},
-    {"demo", add_demo},
+    {"run", add_run},         {"restore", add_restore}, {"snapshot", add_snapshot}, {"pause", add_pause},
+    {"resume", add_resume},   {"stop", add_stop},       {"wait", add_wait},         {"stats", add_stats},
+    {"ps", add_ps},           {"console", add_console}, {"area", add_area},         {"size", add_size},
+    {"inspect", add_inspect}, {"verify", add_verify},   {"doctor", add_doctor},     {"demo", add_demo},
 };
 
 // Declaring the options of every command takes a good part of a millisecond, so only the one that is named gets them; all do for
@@ -40,7 +40,8 @@ int main(int argc, char** argv) {
     app.set_version_flag("--version", SNAPVM_VERSION);
     app.require_subcommand(1);
     app.fallthrough();
-    app.add_option("--run-dir", globals.run_dir, "where running machines are found (default: $XDG_RUNTIME_DIR/snapvm or /run/snapvm)");
+    app.add_option("--run-dir", globals.run_dir,
+                   "where running machines are found (default: $XDG_RUNTIME_DIR/snapvm or /run/snapvm)");
     app.add_flag("--json", globals.json, "results as JSON");
     add_commands(app, argc > 1 ? argv[1] : "", globals, chosen);
     try {

@@ -92,8 +92,8 @@ Result<NameClaim> NameClaim::take(const RunDir& dir, const std::string& name) {
             continue;
         }
         // An owner that ends removes the folder; then what we hold is the lock of a file that nobody finds any more.
-        struct stat ours {};
-        struct stat found {};
+        struct stat ours{};
+        struct stat found{};
         if (::fstat(lock.get(), &ours) == 0 && ::stat((folder + kLockName).c_str(), &found) == 0 && ours.st_ino == found.st_ino) {
             return NameClaim(name, folder, std::move(lock));
         }

@@ -74,7 +74,8 @@ InputPump::~InputPump() {
 
 void InputPump::run() {
     while (true) {
-        std::array<pollfd, 3> fds = {{{stop_.get(), POLLIN, 0}, {signals_.get(), POLLIN, 0}, {with_stdin_ ? STDIN_FILENO : -1, POLLIN, 0}}};
+        std::array<pollfd, 3> fds = {
+            {{stop_.get(), POLLIN, 0}, {signals_.get(), POLLIN, 0}, {with_stdin_ ? STDIN_FILENO : -1, POLLIN, 0}}};
         if (::poll(fds.data(), fds.size(), -1) < 0) {
             continue;
         }

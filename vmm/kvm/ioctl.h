@@ -27,5 +27,4 @@ Result<int> checked_ioctl(int fd, unsigned long request, Argument argument, std:
 }  // namespace snapvm::kvm
 
 /// checked_ioctl with the request's own name as the call.
-#define KVM_IOCTL(fd, request, argument, object) \
-    ::snapvm::kvm::checked_ioctl((fd), (request), (argument), #request, (object))
+#define KVM_IOCTL(fd, request, argument, object) ::snapvm::kvm::checked_ioctl((fd), (request), (argument), #request, (object))

@@ -83,8 +83,8 @@ Result<System> System::open() {
     caps.memory_attributes = system.check(233);  // KVM_CAP_MEMORY_ATTRIBUTES, likewise
     if (caps.user_memory == 0 || caps.split_irqchip == 0 || caps.immediate_exit == 0 || caps.signal_msi == 0 ||
         caps.vcpu_events == 0 || caps.xcrs == 0) {
-        return fail(ErrorKind::unsupported,
-                    "this KVM lacks user memory, split irqchip, immediate exit, MSI, events or XCRs", "use Linux 4.12 or newer");
+        return fail(ErrorKind::unsupported, "this KVM lacks user memory, split irqchip, immediate exit, MSI, events or XCRs",
+                    "use Linux 4.12 or newer");
     }
     return system;
 }

@@ -49,7 +49,8 @@ public:
     enum class State : std::uint8_t { not_started, running, paused, ended };
 
     /// A fresh machine with a guest loaded. `source`'s bytes are not needed afterwards.
-    static Result<std::unique_ptr<Machine>> create(const kvm::System& system, const MachineConfig& config, const BootSource& source);
+    static Result<std::unique_ptr<Machine>> create(const kvm::System& system, const MachineConfig& config,
+                                                   const BootSource& source);
     /// The machine that was saved, with its memory. Refuses what this host cannot run and records that nothing claims.
     static Result<std::unique_ptr<Machine>> restore(const kvm::System& system, const SavedMachine& saved, GuestMemory memory);
     ~Machine() override;
@@ -103,6 +104,7 @@ private:
     Status load_vcpus(RecordReader& records);
     Status check_features(const CpuidTable& saved);
     Status start_first_time();
+    Status finish_lost_eois();
     void thaw_locked();
 
     // GuestEvents
@@ -124,7 +126,7 @@ private:
     kvm::Vm vm_;
     std::vector<std::uint32_t> msr_indices_;
     std::optional<kvm_clock_data> restored_clock_;  ///< set before the vCPUs first run, and what `save` returns until then
-    std::vector<std::vector<kvm_msr_entry>> held_msrs_;    ///< likewise, by vCPU: those that make KVM write guest memory
+    std::vector<std::vector<kvm_msr_entry>> held_msrs_;  ///< likewise, by vCPU: those that make KVM write guest memory
     bool restored_ = false;
     Console console_;
     std::vector<AttachedDevice> devices_;

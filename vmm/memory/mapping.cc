@@ -19,7 +19,8 @@ Result<std::byte*> reserve(std::uint64_t size, std::uint64_t alignment) {
     const std::uint64_t slack = alignment > kPageSize ? alignment : 0;
     const bool countable = size <= std::numeric_limits<std::uint64_t>::max() - slack;
     errno = ENOMEM;
-    void* raw = countable ? ::mmap(nullptr, size + slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) : MAP_FAILED;
+    void* raw =
+        countable ? ::mmap(nullptr, size + slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) : MAP_FAILED;
     if (raw == MAP_FAILED) {
         return fail(Error::system("mmap", "guest memory of " + std::to_string(size >> 20) + " MiB", errno,
                                   "ask for less memory or raise the address space limit (ulimit -v)"));

@@ -112,8 +112,9 @@ Status check_cpuid(std::span<const kvm_cpuid_entry2> saved, std::span<const kvm_
         const std::uint32_t missing = value_of(saved, feature) & ~feature.ignored & ~value_of(supported, feature);
         if (missing != 0) {
             std::array<char, 128> text;
-            std::snprintf(text.data(), text.size(), "the snapshot's CPU has features this host lacks (CPUID leaf 0x%x %s bits 0x%08x)",
-                          feature.leaf, feature.name, missing);
+            std::snprintf(text.data(), text.size(),
+                          "the snapshot's CPU has features this host lacks (CPUID leaf 0x%x %s bits 0x%08x)", feature.leaf,
+                          feature.name, missing);
             return fail(ErrorKind::unsupported, text.data(), "restore it on a host with the same or a newer CPU model");
         }
     }

@@ -69,7 +69,8 @@ private:
 };
 
 void fields(auto& io, auto& r, std::type_identity<kvm_regs> /*of*/) {
-    io(r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rsp, r.rbp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15, r.rip, r.rflags);
+    io(r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rsp, r.rbp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15, r.rip,
+       r.rflags);
 }
 void segment(auto& io, auto& s) {
     io(s.base, s.limit, s.selector, s.type, s.present, s.dpl, s.db, s.s, s.l, s.g, s.avl, s.unusable);
@@ -125,8 +126,7 @@ void list(Io& io, Vector& vector, std::size_t limit, auto element_fields) {
 }
 
 void all_fields(auto& io, auto& state) {
-    list(io, state.cpuid, kMaxCpuid,
-         [&](auto& e) { io(e.function, e.index, e.flags, e.eax, e.ebx, e.ecx, e.edx); });
+    list(io, state.cpuid, kMaxCpuid, [&](auto& e) { io(e.function, e.index, e.flags, e.eax, e.ebx, e.ecx, e.edx); });
     io(state.mp_state.mp_state);
     fields(io, state.regs);
     fields(io, state.sregs);

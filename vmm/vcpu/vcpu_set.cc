@@ -19,7 +19,7 @@ int kick_signal() { return SIGRTMIN + 1; }
 // The handler does nothing: its only work is to be there, so that KVM_RUN returns EINTR and the process lives. No SA_RESTART.
 void install_kick_handler() {
     static const bool installed = [] {
-        struct sigaction action {};
+        struct sigaction action{};
         action.sa_handler = [](int /*signal*/) {};
         sigemptyset(&action.sa_mask);
         return ::sigaction(kick_signal(), &action, nullptr) == 0;
@@ -50,8 +50,9 @@ Error internal_error(const kvm::VcpuFd& vcpu) {
     std::array<char, 160> text;
     switch (run.exit_reason) {
         case KVM_EXIT_INTERNAL_ERROR:
-            std::snprintf(text.data(), text.size(), "KVM cannot go on with vCPU %u: internal error %u%s at RIP 0x%llx", vcpu.index(),
-                          run.internal.suberror, run.internal.suberror == KVM_INTERNAL_ERROR_EMULATION ? " (emulation failed)" : "",
+            std::snprintf(text.data(), text.size(), "KVM cannot go on with vCPU %u: internal error %u%s at RIP 0x%llx",
+                          vcpu.index(), run.internal.suberror,
+                          run.internal.suberror == KVM_INTERNAL_ERROR_EMULATION ? " (emulation failed)" : "",
                           regs ? static_cast<unsigned long long>(regs->rip) : 0ULL);
             return {ErrorKind::unsupported, text.data(), "the guest used an instruction this host's KVM does not emulate"};
         case KVM_EXIT_FAIL_ENTRY:
@@ -59,8 +60,8 @@ Error internal_error(const kvm::VcpuFd& vcpu) {
                           static_cast<unsigned long long>(run.fail_entry.hardware_entry_failure_reason));
             return {ErrorKind::unsupported, text.data(), "the vCPU's state is not one the processor accepts"};
         default:
-            std::snprintf(text.data(), text.size(), "vCPU %u: KVM exit %u is not handled, at RIP 0x%llx", vcpu.index(), run.exit_reason,
-                          regs ? static_cast<unsigned long long>(regs->rip) : 0ULL);
+            std::snprintf(text.data(), text.size(), "vCPU %u: KVM exit %u is not handled, at RIP 0x%llx", vcpu.index(),
+                          run.exit_reason, regs ? static_cast<unsigned long long>(regs->rip) : 0ULL);
             return {ErrorKind::unsupported, text.data()};
     }
 }

@@ -34,8 +34,8 @@ Status set_msrs_or_refuse(kvm::VcpuFd& vcpu, std::span<const kvm_msr_entry> msrs
         const kvm_msr_entry& refused = msrs[done];
         if (read_msr(vcpu, refused.index) != refused.data) {
             std::array<char, 96> text;
-            std::snprintf(text.data(), text.size(), "KVM_SET_MSRS vCPU %u: MSR 0x%x does not take 0x%llx", vcpu.index(), refused.index,
-                          static_cast<unsigned long long>(refused.data));
+            std::snprintf(text.data(), text.size(), "KVM_SET_MSRS vCPU %u: MSR 0x%x does not take 0x%llx", vcpu.index(),
+                          refused.index, static_cast<unsigned long long>(refused.data));
             return fail(ErrorKind::unsupported, text.data(), "restore it on a host with the same CPU model and kernel");
         }
         msrs = msrs.subspan(done + 1);

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+// snapvm-bench: measures scenarios, ours beside the floor.
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <array>
+#include <cstdio>
+#include <ctime>
+#include <string_view>
+
+#include "bench/co_process.h"
+#include "bench/scenario.h"
+#include "vmm/base/size_text.h"
+#include "vmm/base/try.h"
+
+namespace snapvm::bench {
+namespace {
+
+struct Scenario {
+    std::string_view name;
+    std::string_view measures;
+    Status (*run)(const Options&, Report&);
+};
+constexpr std::array kScenarios = {
+    Scenario{"boot", "from process start to READY of a guest that writes its working set", bench_boot},
+    Scenario{"restore", "from a snapshot of a sparsely used guest to its first instruction", bench_restore},
+    Scenario{"restore-after-snapshot", "from process start to the next output, right after the snapshot", bench_after_snapshot},
+};
+
+constexpr int kExitUsage = 2;
+constexpr int kExitSkipped = 77;  // ctest's SKIP_RETURN_CODE: there is no KVM here
+
+std::string own_path() {
+    std::array<char, 4096> path;
+    const ssize_t size = ::readlink("/proc/self/exe", path.data(), path.size());
+    return size > 0 ? std::string(path.data(), static_cast<std::size_t>(size)) : "snapvm-bench";
+}
+
+std::string folder_of(const std::string& path) { return path.substr(0, path.rfind('/')); }
+
+std::string default_results(const std::string& folder) {
+    ::mkdir((folder + "/results").c_str(), 0777);
+    std::array<char, 32> stamp;
+    const std::time_t now = std::time(nullptr);
+    std::strftime(stamp.data(), stamp.size(), "%Y%m%d-%H%M%S", std::gmtime(&now));
+    return folder + "/results/" + stamp.data() + ".jsonl";
+}
+
+int list_scenarios(const std::string& wrong) {
+    std::fprintf(stderr, "snapvm-bench: there is no scenario %s; there are:\n", wrong.c_str());
+    for (const Scenario& scenario : kScenarios) {
+        std::fprintf(stderr, "  %-24s %s\n", std::string(scenario.name).c_str(), std::string(scenario.measures).c_str());
+    }
+    return kExitUsage;
+}
+
+Status run_scenarios(const std::vector<std::string>& names, const Options& options, const std::string& out) {
+    Report report = TRY(Report::open(out, HostFacts::gather(SNAPVM_SOURCE_DIR, options.snapvm)));
+    for (const Scenario& scenario : kScenarios) {
+        if (names.empty() || std::ranges::find(names, scenario.name) != names.end()) {
+            std::fprintf(stderr, "%s …\n", std::string(scenario.name).c_str());
+            TRY(scenario.run(options, report));
+        }
+    }
+    ::unlink(options.area.c_str());
+    std::printf("\n");
+    report.print_table();
+    std::printf("\nparts:\n");
+    report.print_parts();
+    std::printf(
+        "\nnot pinned to a core; floor and ours in turn, %u pairs after %u to warm up; percentiles by nearest rank\nsamples: %s\n",
+        options.runs, options.warm_up, out.c_str());
+    return {};
+}
+
+int measure(int argc, char** argv) {
+    Options options;
+    options.self = own_path();
+    options.programs = folder_of(options.self);
+    options.snapvm = folder_of(options.programs) + "/snapvm";
+    options.area = options.programs + "/bench.area";
+    std::string out;
+    std::vector<std::string> names;
+    CLI::App app("Measures snapvm beside its floors", "snapvm-bench");
+    app.add_option("scenarios", names, "all by default");
+    app.add_option("--runs", options.runs, "measured pairs a case")->check(CLI::Range(1U, 100'000U));
+    app.add_option("--warm-up", options.warm_up, "pairs before them")->check(CLI::Range(0U, 1000U));
+    app.add_option("--mem", options.memory, "guest sizes for restore")->delimiter(',');
+    app.add_option("--ws", options.working_sets, "working sets for boot")->delimiter(',');
+    app.add_option("--out", out, "file for the samples, JSON lines (default: results/ beside this program)");
+    app.add_option("--area", options.area, "file for the snapshots; written over");
+    app.add_option("--snapvm", options.snapvm, "the program to measure");
+    try {
+        app.parse(argc, argv);
+        for (const auto& list : {options.memory, options.working_sets}) {
+            for (const std::string& size : list) {
+                if (!parse_size(size)) {
+                    throw CLI::ValidationError(size + " is no size");
+                }
+            }
+        }
+    } catch (const CLI::ParseError& error) {
+        return app.exit(error) == 0 ? 0 : kExitUsage;
+    }
+    for (const std::string& name : names) {
+        if (std::ranges::find(kScenarios, name, &Scenario::name) == kScenarios.end()) {
+            return list_scenarios(name);
+        }
+    }
+    if (::access("/dev/kvm", R_OK | W_OK) != 0) {
+        std::fprintf(stderr, "snapvm-bench: no usable /dev/kvm: nothing to measure (snapvm doctor says what to do)\n");
+        return kExitSkipped;
+    }
+    if (const Status done = run_scenarios(names, options, out.empty() ? default_results(options.programs) : out); !done) {
+        std::fprintf(stderr, "snapvm-bench: %s\n", done.error().message().c_str());
+        return 1;
+    }
+    return 0;
+}
+
+}  // namespace
+}  // namespace snapvm::bench
+
+int main(int argc, char** argv) {
+    using namespace snapvm::bench;
+    const std::vector<std::string> arguments(argv + 1, argv + argc);
+    if (arguments.size() < 2 || arguments[0] != "--worker") {
+        return measure(argc, argv);
+    }
+    const snapvm::Result<int> code = run_worker(std::span(arguments).subspan(1));
+    if (!code) {
+        std::fprintf(stderr, "snapvm-bench: %s\n", code.error().message().c_str());
+        return 1;
+    }
+    return *code;
+}

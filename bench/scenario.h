@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a scenario gets and where it leaves its figures.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "bench/report.h"
+#include "vmm/base/error.h"
+
+namespace snapvm::bench {
+
+struct Options {
+    unsigned runs = 20;
+    unsigned warm_up = 2;  ///< pairs before the first that counts
+    std::vector<std::string> memory = {"256M", "1G", "4G"};
+    std::vector<std::string> working_sets = {"1M", "96M"};
+    std::string area;       ///< a file, written anew for every case
+    std::string programs;   ///< folder of raw_boot, raw_restore and this program
+    std::string self;
+    std::string snapvm;
+
+    [[nodiscard]] std::string raw_boot() const { return programs + "/raw_boot"; }
+    [[nodiscard]] std::string raw_restore() const { return programs + "/raw_restore"; }
+};
+
+/// After each run, before the next one's clock: the kernel goes on taking a machine apart behind the back of whoever closed it, and that
+/// would be counted to whoever comes next.
+inline constexpr auto kSettle = std::chrono::milliseconds(20);
+
+/// Calls `one(side, run)` for floor and ours in turn; which goes first changes from run to run, so that whatever drifts hits both. The
+/// warm-up's runs have negative numbers.
+template <class One>
+Status interleaved(const Options& options, One one) {
+    const int first = -static_cast<int>(options.warm_up);
+    for (int run = first; run < static_cast<int>(options.runs); ++run) {
+        const bool floor_first = run % 2 == 0;
+        for (const Side side : {floor_first ? Side::floor : Side::ours, floor_first ? Side::ours : Side::floor}) {
+            if (Status status = one(side, run); !status) {
+                return status;
+            }
+            std::this_thread::sleep_for(kSettle);
+        }
+    }
+    return {};
+}
+
+Status bench_boot(const Options& options, Report& report);
+Status bench_restore(const Options& options, Report& report);
+Status bench_after_snapshot(const Options& options, Report& report);
+
+}  // namespace snapvm::bench

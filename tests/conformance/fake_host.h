@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// Everything a device needs from outside, recorded: devices are tested without KVM.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "devices/device.h"
+#include "devices/registry.h"
+#include "vmm/platform/platform.h"
+
+namespace snapvm::test {
+
+/// Takes interrupts, messages, output and events of one machine's devices and writes them down in order.
+class FakeHost final : public InterruptSink, public MsiSink, public OutputSink, public GuestEvents {
+public:
+    FakeHost() {
+        std::vector<MemoryBlock> blocks;
+        blocks.push_back(*MemoryBlock::anonymous({BlockId::ram_low, Gpa{0}, 1 << 20}, PagePolicy::small_pages));
+        blocks.push_back(
+            *MemoryBlock::anonymous({BlockId::vmgenid, platform::kVmGenIdBase, platform::kVmGenIdSize}, PagePolicy::small_pages));
+        memory = *GuestMemory::of(std::move(blocks));
+    }
+
+    [[nodiscard]] DeviceHost host() {
+        return {.interrupts = this, .msi = *this, .serial_output = *this, .events = *this, .memory = memory};
+    }
+
+    void set_level(std::uint32_t gsi, bool high) override {
+        log.push_back("pin " + std::to_string(gsi) + (high ? " high" : " low"));
+        levels.resize(std::max<std::size_t>(levels.size(), gsi + 1));
+        if (high && !levels[gsi]) {
+            ++edges;
+        }
+        levels[gsi] = high;
+    }
+    void deliver(const MsiMessage& message) override {
+        log.push_back("message " + std::to_string(message.address) + " " + std::to_string(message.data));
+        messages.push_back(message);
+    }
+    void set_routes(std::span<const MsiMessage> routes) override {
+        log.push_back("routes");
+        published.emplace_back(routes.begin(), routes.end());
+    }
+    bool put(std::uint8_t byte) override {
+        if (full || (sometimes_full && sometimes_full->operator()() % 3 == 0)) {
+            return false;
+        }
+        log.push_back("output " + std::to_string(byte));
+        output.push_back(static_cast<char>(byte));
+        return true;
+    }
+    void request(GuestRequest what, std::uint8_t exit_code) override {
+        log.push_back("request " + std::to_string(static_cast<int>(what)) + " " + std::to_string(exit_code));
+        requests.emplace_back(what, exit_code);
+    }
+    void ready(std::uint32_t value) override {
+        log.push_back("ready " + std::to_string(value));
+        ready_values.push_back(value);
+    }
+    void mark(std::uint32_t value) override {
+        log.push_back("mark " + std::to_string(value));
+        marks.push_back(value);
+    }
+    [[nodiscard]] bool high(std::uint32_t gsi) const { return gsi < levels.size() && levels[gsi]; }
+
+    GuestMemory memory;
+    std::vector<std::string> log;
+    std::vector<bool> levels;
+    int edges = 0;
+    std::vector<MsiMessage> messages;
+    std::vector<std::vector<MsiMessage>> published;
+    std::string output;
+    bool full = false;
+    std::optional<std::mt19937> sometimes_full;  ///< refuses a third of the output
+    std::vector<std::pair<GuestRequest, std::uint8_t>> requests;
+    std::vector<std::uint32_t> ready_values;
+    std::vector<std::uint32_t> marks;
+};
+
+/// The value of `size` bytes read from a device, as a driver sees it.
+inline std::uint64_t read_device(BusDevice& device, std::uint64_t offset, std::size_t size = 1) {
+    std::uint64_t value = 0;
+    device.read(offset, std::as_writable_bytes(std::span(&value, 1)).first(size));
+    return value;
+}
+inline void write_device(BusDevice& device, std::uint64_t offset, std::uint64_t value, std::size_t size = 1) {
+    device.write(offset, std::as_bytes(std::span(&value, 1)).first(size));
+}
+
+}  // namespace snapvm::test

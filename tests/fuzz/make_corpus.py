@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the seeds of corpus/elf and corpus/state_record: small good inputs, from which the fuzzer departs. Run by hand when a format
+changes; findings of the fuzzer are added to the same folders under names of their own."""
+import pathlib
+import struct
+
+CORPUS = pathlib.Path(__file__).parent / "corpus"
+
+
+def save(target, name, data):
+    (CORPUS / target).mkdir(parents=True, exist_ok=True)
+    (CORPUS / target / name).write_bytes(data)
+
+
+def note(kind=18, name=b"Xen\0", value=0x200000):
+    return struct.pack("<III", len(name), 4, kind) + name + bytes(-len(name) % 4) + struct.pack("<I", value)
+
+
+def elf(loads, notes=b"", entry=0x200000, machine=62, elf_class=2):
+    """loads: (physical address, bytes, size in memory)."""
+    count = len(loads) + (1 if notes else 0)
+    at = 64 + 56 * count
+    programs, payload = b"", b""
+    if notes:
+        programs += struct.pack("<IIQQQQQQ", 4, 4, at, 0, 0, len(notes), 0, 4)
+        payload += notes
+    for address, data, size in loads:
+        programs += struct.pack("<IIQQQQQQ", 1, 5, at + len(payload), address, address, len(data), size, 4096)
+        payload += data
+    ident = b"\x7fELF" + bytes([elf_class, 1, 1]) + bytes(9)
+    header = ident + struct.pack("<HHIQQQIHHHHHH", 2, machine, 1, entry, 64, 0, 0, 64, 56, count, 0, 0, 0)
+    return header + programs + payload
+
+
+save("elf", "pvh", elf([(0x200000, b"\xf4" * 16, 4096)], note()))
+save("elf", "linux64", elf([(0x200000, b"\xf4" * 16, 4096)]))
+save("elf", "second-note", elf([(0x200000, b"\xf4" * 16, 4096)], note(kind=1, name=b"GNU\0") + note(name=b"X\0") + note()))
+save("elf", "segments", elf([(0x100000, b"a" * 8, 8), (0x101000, b"b" * 8, 4096), (0x300000, b"", 65536)], note(value=0x100000)))
+save("elf", "overlap", elf([(0x200000, b"a" * 8, 4096), (0x200800, b"b" * 8, 16)]))
+save("elf", "below-1m", elf([(0x7000, b"a" * 8, 16)], entry=0x7000))
+save("elf", "firmware", elf([(0xE0000000, b"a" * 8, 16)], entry=0xE0000000))
+save("elf", "wraps", elf([(2**64 - 16, b"a" * 8, 16)], entry=2**64 - 16))
+save("elf", "i386", elf([(0x200000, b"a" * 8, 16)], machine=3, elf_class=1))
+save("elf", "nothing", b"")
+
+
+def text(value):
+    return struct.pack("<I", len(value)) + value
+
+
+def config(memory=256 << 20, cpus=1, initrds=(), version=1, count=None):
+    out = struct.pack("<HQIBB", version, memory, cpus, 0, 0) + bytes(range(16)) + text(b"builtin:ledger")
+    out += struct.pack("<I", len(initrds) if count is None else count)
+    return out + b"".join(text(path) for path in initrds) + text(b"ws=1M")
+
+
+def vcpu(cpuid=2, msrs=2, cpuid_count=None):
+    out = struct.pack("<I", cpuid if cpuid_count is None else cpuid_count) + bytes(28 * cpuid)
+    out += struct.pack("<I", 0) + bytes(18 * 8)                      # mp_state, regs
+    out += bytes(8 * 22) + bytes(2 * 10) + bytes(8 * 8) + bytes(4 * 8)  # segments, tables, control registers, pdptrs
+    out += struct.pack("<I", 4096) + bytes(4096)                     # xsave
+    out += struct.pack("<II", 1, 0) + bytes(16 * 12)                 # xcrs
+    out += bytes(8 * 7) + bytes(1024)                                # debug registers, LAPIC
+    out += struct.pack("<I", msrs) + bytes(12 * msrs)
+    return out + bytes(33) + struct.pack("<I", 2_000_000)            # events, TSC frequency
+
+
+# The first byte chooses the decoder (state_record_fuzz.cc).
+def record(choice, name, data):
+    save("state_record", name, bytes([choice]) + data)
+
+
+record(0, "config", config())
+record(0, "config-initrds", config(5 << 30, 4, [b"/a", b"/b"]))
+record(0, "config-newer", config(version=2))
+record(0, "config-absurd-count", config(initrds=[b"x"] * 16, count=0xFFFFFFFF))
+record(1, "vcpu", vcpu())
+record(1, "vcpu-absurd-count", vcpu(cpuid=0, cpuid_count=0xFFFFFFFF))
+masked = struct.pack("<Q", 1 << 16)
+record(2, "ioapic", struct.pack("<BBI", 0x10, 0, 0) + masked * 24)
+record(2, "ioapic-in-service", struct.pack("<BBI", 0x11, 3, 1 << 9) + masked * 9 + struct.pack("<Q", 1 << 56 | 0xC039) + masked * 14)
+record(3, "serial", struct.pack("<H5B3BBB", 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0))
+record(3, "serial-in-flight", struct.pack("<H5B3BBB", 12, 3, 1, 3, 8, 0xA5, 1, 0, 1, 0x77, 3) + b"abc")
+record(4, "reset", b"\x02")
+record(5, "test-port", struct.pack("<BIIQ", 1, 42, 7, 3))
+record(6, "vmgenid", struct.pack("<Q", 2))

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// The reader against any bytes: restore, inspect, verify and the second use of an area by a writer. Checksums are put right first in half
+// of the inputs (by their last bit), so that the fuzzer gets behind them.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "snapshot/inspect.h"
+#include "snapshot/page_entry.h"
+#include "snapshot/restore.h"
+#include "snapshot/sections.h"
+#include "snapshot/superblock.h"
+#include "snapshot/verify.h"
+#include "vmm/base/crc32c.h"
+
+namespace {
+
+using namespace snapvm;
+
+void put_crc(std::vector<std::byte>& area, std::size_t at, std::uint32_t crc) { std::memcpy(area.data() + at, &crc, sizeof crc); }
+
+// Sections first, then the table over them, then the header over that.
+void sign(std::vector<std::byte>& area) {
+    for (std::size_t base = 0; base + kSuperblockSize <= area.size() && base < kSlotsStart; base += kSuperblockSize) {
+        const auto table = std::span(area).subspan(base + kSuperblockHeaderSize, kSectionTableSize);
+        for (std::size_t line = 0; line + 40 <= table.size(); line += 40) {
+            std::uint32_t kind = 0;
+            std::uint64_t offset = 0;
+            std::uint64_t length = 0;
+            std::memcpy(&kind, table.data() + line, sizeof kind);
+            std::memcpy(&offset, table.data() + line + 8, sizeof offset);
+            std::memcpy(&length, table.data() + line + 24, sizeof length);
+            const bool whole = offset <= area.size() && length <= area.size() - offset;
+            if (kind != 0 && kind != static_cast<std::uint32_t>(SectionKind::data) && whole) {
+                put_crc(area, base + kSuperblockHeaderSize + line + 32, crc32c(std::span(area).subspan(offset, length)));
+            }
+        }
+        put_crc(area, base + 116, crc32c(table));
+        put_crc(area, base + kSuperblockHeaderSize - 4, crc32c(std::span(area).subspan(base, kSuperblockHeaderSize - 4)));
+    }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+    const auto input = std::as_bytes(std::span(data, size));
+    const std::vector<BlockSpec> blocks = {{BlockId::ram_low, Gpa{0}, 2ULL << 20},
+                                           {BlockId::firmware, Gpa{0xE0000000}, 64ULL << 10}};
+    (void)StartSection::decode(input);
+    (void)decode_state(input);
+    (void)decode_plan(input, blocks);
+    (void)AreaPath::parse(std::string_view(reinterpret_cast<const char*>(data), size));
+
+    static const int fd = ::memfd_create("area", MFD_CLOEXEC);
+    std::vector<std::byte> area(input.begin(), input.end());
+    if (size > 0 && (data[size - 1] & 1) != 0) {
+        sign(area);
+    }
+    if (fd < 0 || ::ftruncate(fd, 0) != 0 || ::pwrite(fd, area.data(), area.size(), 0) != static_cast<ssize_t>(area.size())) {
+        std::abort();
+    }
+    // Most inputs end within the first sections; the area goes on with zeros, as a sparse one does.
+    if (size > 1 && (data[size - 1] & 2) != 0 && ::ftruncate(fd, 16 << 20) != 0) {
+        std::abort();
+    }
+    const AreaPath path{"/proc/self/fd/" + std::to_string(fd), 0};
+    if (const auto restored = open_snapshot(path)) {
+        // What was accepted must be usable.
+        for (const MemoryBlock& block : restored->memory.blocks()) {
+            volatile std::byte first = block.bytes().front();
+            (void)first;
+        }
+    }
+    if (const auto info = inspect_area(path)) {
+        (void)to_text(*info);
+        (void)to_json(*info);
+    }
+    (void)verify_area(path);
+    return 0;
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every decoder of machine state on any bytes. The first byte chooses it: a device of the registry, the vCPU, or the configuration. What
+// is accepted must encode to the very same bytes, and a device built from it must stand accesses.
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <span>
+#include <vector>
+
+#include "tests/conformance/fake_host.h"
+#include "vmm/machine/config.h"
+#include "vmm/vcpu/vcpu_state.h"
+
+namespace {
+
+using namespace snapvm;
+
+void require(bool condition) {
+    if (!condition) {
+        std::abort();
+    }
+}
+
+void try_device(const DeviceFactory& factory, const std::vector<std::byte>& bytes) {
+    static test::FakeHost host;
+    host.log.clear();
+    const StateRecord record{factory.kind, factory.state_version, 0, bytes};
+    auto attached = factory.build(host.host(), &record);
+    if (!attached) {
+        return;
+    }
+    require(attached->device->save() == record);
+    require(attached->device->restored().has_value());
+    for (const BusRange& range : attached->ranges) {
+        for (std::uint64_t offset = 0; offset < range.size && offset < 0x50; ++offset) {
+            std::array<std::byte, 1> data{};
+            range.device->read(offset, data);
+            range.device->write(offset, data);
+        }
+    }
+    const StateRecord after = attached->device->save();
+    require(factory.build(host.host(), &after).has_value());
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+    if (size == 0) {
+        return 0;
+    }
+    const auto input = std::as_bytes(std::span(data, size)).subspan(1);
+    const std::vector<std::byte> bytes(input.begin(), input.end());
+    const std::span<const DeviceFactory> factories = device_factories();
+    const std::size_t choice = data[0];
+    if (choice == 0) {
+        if (const auto config = MachineConfig::decode(bytes)) {
+            require(config->encode() == bytes && config->validate().has_value());
+        }
+    } else if (choice == 1) {
+        if (const auto state = VcpuStateV1::decode(bytes)) {
+            require(state->encode() == bytes);
+        }
+    } else if (choice - 2 < factories.size()) {
+        try_device(factories[choice - 2], bytes);
+    }
+    return 0;
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+// End to end, as a user: the binary in pipes and in the background.
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "tests/support/command.h"
+#include "tests/support/require_kvm.h"
+
+namespace snapvm::test {
+namespace {
+
+using nlohmann::json;
+
+class Cli : public testing::Test {
+protected:
+    void SetUp() override { SNAPVM_REQUIRE_KVM(); }
+    void TearDown() override {
+        for (const std::string& name : machines()) {
+            (void)command({"stop", name, "--force"});
+        }
+    }
+
+    CommandResult command(std::vector<std::string> arguments, const std::string& input = {}) {
+        arguments.insert(arguments.end(), {"--run-dir", scratch_.file("run")});
+        return snapvm_command(arguments, input);
+    }
+    CommandResult run_ledger(const std::string& cmdline, const std::string& input, std::vector<std::string> more = {}) {
+        more.insert(more.begin(), {"run", "--kernel", "builtin:ledger", "--mem", "64M", "--cmdline", cmdline});
+        return command(more, input);
+    }
+    std::vector<std::string> machines() {
+        std::vector<std::string> names;
+        std::istringstream lines(command({"ps", "--json"}).out);
+        for (std::string line; std::getline(lines, line);) {
+            const json machine = json::parse(line, nullptr, false);
+            if (machine.is_object()) {
+                names.push_back(machine.value("name", machine.value("id", "")));
+            }
+        }
+        return names;
+    }
+    json start(const std::string& name) {
+        const CommandResult started = run_ledger("ws=4M", "", {"-d", "--name", name, "--json"});
+        EXPECT_EQ(started.exit_code, 0) << started.err;
+        return json::parse(started.out, nullptr, false);
+    }
+
+    ScratchFolder scratch_;
+};
+
+TEST_F(Cli, SerialPortIsOnStdinAndStdoutAndNothingElse) {
+    const CommandResult result = run_ledger("ws=1M rate=100", "q");
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_TRUE(result.out.starts_with("LEDGER READY\n")) << result.out;
+    EXPECT_NE(result.out.find("LEDGER OK"), std::string::npos) << result.out;
+    EXPECT_EQ(result.err, "");
+}
+
+TEST_F(Cli, ExitCodes) {
+    EXPECT_EQ(run_ledger("ws=1M", "o").exit_code, 0);   // power-off
+    EXPECT_EQ(run_ledger("ws=1M", "r").exit_code, 0);   // reboot
+    EXPECT_EQ(run_ledger("ws=1M", "e").exit_code, 33);  // 0x10 to port 0xF4
+    EXPECT_EQ(run_ledger("ws=1M", "u").exit_code, 99);  // the guest's own
+    const CommandResult triple = run_ledger("ws=1M", "t");
+    EXPECT_EQ(triple.exit_code, 4);
+    EXPECT_NE(triple.err.find("triple fault"), std::string::npos) << triple.err;
+    EXPECT_EQ(run_ledger("ws=1M", "", {"--timeout", "300ms"}).exit_code, 124);
+}
+
+TEST_F(Cli, ABackgroundMachineIsSnapshottedStoppedAndRestored) {
+    const json started = start("a");
+    ASSERT_EQ(started.value("name", ""), "a");
+    EXPECT_EQ(command({"wait", "a", "--for", "ready"}).exit_code, 0);
+    EXPECT_EQ(machines(), std::vector<std::string>{"a"});
+
+    const std::string area = scratch_.file("area");
+    const CommandResult snapshot = command({"snapshot", "a", area, "--json"});
+    ASSERT_EQ(snapshot.exit_code, 0) << snapshot.err;
+    const json report = json::parse(snapshot.out, nullptr, false);
+    EXPECT_GE(report["pages"].value("common", 0), 1024);  // 4 MiB of ledger
+    for (const char* field :
+         {"pause_us", "total_us", "rounds", "area_bytes", "written_bytes", "staging_peak_bytes", "tracker", "type", "diverged"}) {
+        EXPECT_TRUE(report.contains(field)) << field;
+    }
+    EXPECT_EQ(command({"pause", "a"}).exit_code, 0);
+    EXPECT_EQ(command({"resume", "a"}).exit_code, 0);
+    EXPECT_EQ(command({"stop", "a"}).exit_code, 0);
+    EXPECT_TRUE(machines().empty());
+
+    EXPECT_EQ(command({"verify", area}).exit_code, 0);
+    const CommandResult restored = command({"restore", area}, "q");
+    EXPECT_EQ(restored.exit_code, 0) << restored.err;
+    EXPECT_NE(restored.out.find("LEDGER OK"), std::string::npos) << restored.out;
+}
+
+TEST_F(Cli, AreaForARunningMachineFitsIt) {
+    start("a");
+    const std::string area = scratch_.file("area");
+    ASSERT_EQ(command({"area", "create", area, "--for", "a"}).exit_code, 0);
+    EXPECT_EQ(command({"snapshot", "a", area}).exit_code, 0);
+    const std::string small = scratch_.file("small");
+    ASSERT_EQ(command({"area", "create", small, "--mem", "32M"}).exit_code, 0);
+    const CommandResult refused = command({"snapshot", "a", small});
+    EXPECT_EQ(refused.exit_code, 1);
+    EXPECT_EQ(command({"stats", "a"}).exit_code, 0);  // and the machine lives
+}
+
+TEST_F(Cli, RestoresManyAtOnce) {
+    start("a");
+    ASSERT_EQ(command({"wait", "a", "--for", "ready"}).exit_code, 0);
+    const std::string area = scratch_.file("area");
+    ASSERT_EQ(command({"snapshot", "a", area, "--then", "stop"}).exit_code, 0);
+    const CommandResult many = command({"restore", area, "-n", "3", "--name", "c", "--json"});
+    ASSERT_EQ(many.exit_code, 0) << many.err;
+    std::istringstream lines(many.out);
+    std::string line;
+    for (int i = 0; i < 3; ++i) {
+        ASSERT_TRUE(std::getline(lines, line));
+        EXPECT_EQ(json::parse(line).value("name", ""), "c-" + std::to_string(i));
+        EXPECT_GT(json::parse(line).value("total_us", 0), 0);
+    }
+    ASSERT_TRUE(std::getline(lines, line));
+    EXPECT_EQ(json::parse(line).value("n", 0), 3);
+    EXPECT_EQ(machines().size(), 3U);
+    // While they map it, nobody may write into it.
+    start("b");
+    const CommandResult refused = command({"snapshot", "b", area});
+    EXPECT_EQ(refused.exit_code, 1) << refused.out;
+}
+
+TEST_F(Cli, ANameInUseIsRefusedAndFreeAgainAfterAKill) {
+    const json first = start("a");
+    const CommandResult second = run_ledger("ws=1M", "", {"-d", "--name", "a"});
+    EXPECT_EQ(second.exit_code, 1);
+    EXPECT_NE(second.err.find("runs already"), std::string::npos) << second.err;
+    ASSERT_EQ(::kill(first.value("pid", -1), SIGKILL), 0);
+    for (int i = 0; i < 100 && !machines().empty(); ++i) {
+        ::usleep(10'000);
+    }
+    EXPECT_TRUE(machines().empty());
+    start("a");
+    EXPECT_EQ(machines(), std::vector<std::string>{"a"});
+}
+
+TEST_F(Cli, ADetachedMachineThatCannotStartSaysWhy) {
+    std::filesystem::create_directories(scratch_.file("run"));
+    const CommandResult result = command({"run", "--kernel", scratch_.file("missing"), "-d"});
+    EXPECT_EQ(result.exit_code, 1);
+    const CommandResult tight = command({"run", "--kernel", "builtin:ledger", "--mem", "2M", "--boot", "linux64", "--cmdline",
+                                         "ws=1M", "--initrd", SNAPVM_BINARY, "-d"});
+    EXPECT_EQ(tight.exit_code, 2) << tight.err;
+    EXPECT_NE(tight.err.find("do not fit"), std::string::npos) << tight.err;
+    EXPECT_TRUE(machines().empty());
+}
+
+TEST_F(Cli, DemoVerifiesEverything) {
+    const CommandResult result = snapvm_command({"demo", "--mem", "64M", "--ws", "8M", "--json"});
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    const json demo = json::parse(result.out, nullptr, false);
+    EXPECT_NE(demo.value("ledger_after", "").find("LEDGER OK"), std::string::npos) << result.out;
+    EXPECT_EQ(demo.value("verified_pages", 0), 64 * 256 + 16 + 1);
+}
+
+}  // namespace
+}  // namespace snapvm::test

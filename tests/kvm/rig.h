@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// vCPUs on a bus of the test's own: what a machine is made of, without the machine. For devices that count what is done to them.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "tests/kvm/harness.h"
+#include "tests/kvm/tiny_guest.h"
+#include "vmm/bus/bus.h"
+#include "vmm/kvm/vm.h"
+#include "vmm/vcpu/vcpu_set.h"
+#include "vmm/vcpu/vcpu_state.h"
+
+namespace snapvm::test {
+
+inline constexpr std::uint16_t kCounterPort = 0x700;
+inline constexpr Gpa kCounterMmio{0xD0000000};
+
+/// Every byte, word or doubleword read is one more than the last; what is written must be, too.
+class CountingDevice final : public BusDevice {
+public:
+    void read(std::uint64_t offset, std::span<std::byte> data) override;
+    void write(std::uint64_t offset, std::span<const std::byte> data) override;
+
+    std::atomic<std::uint32_t> reads = 0;
+    std::atomic<std::uint32_t> writes = 0;
+    std::atomic<std::uint32_t> wrong_writes = 0;
+};
+
+/// A tiny guest on its vCPUs. `move_to_new_vm` is a snapshot and restore of all but memory, which stays.
+class Rig final : private VcpuEvents {
+public:
+    Rig(const kvm::System& system, const TinyGuest& guest, std::uint32_t cpus = 1);
+    ~Rig() override = default;
+
+    [[nodiscard]] VcpuSet& vcpus() { return *vcpus_; }
+    [[nodiscard]] GuestMemory& memory() { return memory_; }
+    /// The vCPUs must be paused. Their state is taken, they go, and new ones of a new VM get it; not started.
+    void move_to_new_vm();
+    /// Something the vCPU threads reported as the end; "" while they are well.
+    [[nodiscard]] std::string trouble() const;
+    /// The guest's counter number `index` in its data page.
+    [[nodiscard]] std::uint64_t counter(std::uint64_t index) const;
+
+    CountingDevice device;
+
+private:
+    void build(std::uint32_t cpus);
+    void end_of_interrupt(std::uint8_t /*vector*/) override {}
+    void triple_fault(std::uint32_t vcpu) override;
+    void failed(Error error) override;
+
+    const kvm::System& system_;
+    GuestMemory memory_;
+    Bus ports_{kPortLimit};
+    Bus mmio_{~0ULL};
+    mutable std::mutex mutex_;
+    std::string trouble_;
+    std::vector<std::uint32_t> msr_indices_;
+    std::optional<kvm::Vm> vm_;
+    std::unique_ptr<VcpuSet> vcpus_;
+};
+
+/// A machine with a tiny guest in it, not started.
+std::unique_ptr<Machine> tiny_machine(const kvm::System& system, const TinyGuest& guest, std::uint32_t cpus = 1);
+
+}  // namespace snapvm::test

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+// End to end: A, run on, B, restore A, C: A = C to the bit (clocks apart: vcpu_fields.h), A is not B.
+#include <algorithm>
+#include <thread>
+
+#include "snapshot/verify.h"
+#include "tests/kvm/harness.h"
+#include "tests/kvm/vcpu_fields.h"
+
+namespace snapvm::test {
+namespace {
+
+std::vector<StateRecord> records_of(const AreaPath& path) { return need(open_snapshot(path)).saved.records; }
+
+// Everything but the records that have clocks in them, which are compared field by field.
+std::vector<std::string> page_differences(const AreaPath& a, const AreaPath& b) {
+    std::vector<std::string> lines = need(compare_snapshots(a, b));
+    std::erase_if(lines, [](const std::string& line) { return line.starts_with("state record "); });
+    return lines;
+}
+
+void expect_equal_snapshots(const AreaPath& a, const AreaPath& c) {
+    EXPECT_EQ(page_differences(a, c), std::vector<std::string>{});
+    EXPECT_EQ(differences(records_of(a), records_of(c)), std::vector<std::string>{});
+}
+
+class RoundTrip : public KvmTest {
+protected:
+    // A and B of a machine under load, then C of the machine restored from A.
+    void check(const LedgerOptions& options) {
+        {
+            const std::unique_ptr<Machine> machine = boot_ledger(options);
+            std::this_thread::sleep_for(30ms);
+            snapshot(*machine, area("a"));
+            std::this_thread::sleep_for(30ms);
+            snapshot(*machine, area("b"));
+        }
+        {
+            const std::unique_ptr<Machine> restored = restore(area("a"));
+            // Standing around changes nothing but clocks.
+            std::this_thread::sleep_for(30ms);
+            snapshot(*restored, area("c"));
+            EXPECT_EQ(restored->state(), Machine::State::paused);
+        }
+        expect_equal_snapshots(area("a"), area("c"));
+        EXPECT_FALSE(page_differences(area("a"), area("b")).empty());
+        EXPECT_FALSE(differences(records_of(area("a")), records_of(area("b"))).empty());
+        EXPECT_EQ(need(verify_area(area("c"))).fault_count, 0U);
+        // And C runs, which a snapshot that equals A in all that is compared must.
+        const std::unique_ptr<Machine> restored = restore(area("c"));
+        need(restored->resume());
+        const LedgerLine line = verify_ledger(*restored);
+        EXPECT_TRUE(line.ok) << line.text;
+        expect_sound_end(*restored);
+    }
+};
+
+class RoundTripByCpus : public RoundTrip, public ::testing::WithParamInterface<std::uint32_t> {};
+
+TEST_P(RoundTripByCpus, RestoredMachineSnapshotsToTheSameBits) {
+    // Zero, identical and hot pages, and memory never touched: every class.
+    check({.cpus = GetParam(), .cmdline = "ws=8M rate=0 zero=20 dup=20 gap=8K"});
+}
+
+INSTANTIATE_TEST_SUITE_P(Cpus, RoundTripByCpus, ::testing::Values(1, 2, 4));
+
+// Trap: several memory slots. Pages on both sides of the hole, spread over 5 GiB.
+TEST_F(RoundTrip, FiveGibibytesOnBothSidesOfTheHole) {
+    check({.cpus = 2, .cmdline = "ws=256K gap=65532K rate=0", .memory_bytes = 5ULL << 30});
+}
+
+// The pages above the hole must be found at their own place: a page offset computed over all slots would be 1 GiB off.
+TEST_F(RoundTrip, PageAboveTheHoleComesBackAtItsAddress) {
+    constexpr Gpa kHigh{(4ULL << 30) + 123 * kPageSize};
+    constexpr Gpa kLow{(3ULL << 30) - 5 * kPageSize};
+    const std::unique_ptr<Machine> machine = create_ledger({.cpus = 1, .cmdline = "ws=1M", .memory_bytes = 5ULL << 30});
+    need(machine->memory().store(kHigh, std::uint64_t{0x1111}));
+    need(machine->memory().store(kLow, std::uint64_t{0x2222}));
+    const SnapshotReport report = snapshot(*machine, area());
+    EXPECT_LT(report.written_bytes, 64ULL << 20) << "untouched memory was written";
+    const std::unique_ptr<Machine> restored = restore(area());
+    EXPECT_EQ(need(restored->memory().load<std::uint64_t>(kHigh)), 0x1111U);
+    EXPECT_EQ(need(restored->memory().load<std::uint64_t>(kLow)), 0x2222U);
+}
+
+// Snapshot of a restored machine, into a new area and into the third generation. Trap: a machine still lazily restored.
+class Chain : public KvmTest, public ::testing::WithParamInterface<std::uint32_t> {};
+
+TEST_P(Chain, ThreeGenerationsKeepTheLedger) {
+    std::uint64_t steps = 0;
+    {
+        const std::unique_ptr<Machine> machine = boot_ledger({.cpus = GetParam(), .cmdline = "ws=8M rate=0"});
+        std::this_thread::sleep_for(20ms);
+        snapshot(*machine, area("g0"));
+    }
+    for (int generation = 1; generation <= 3; ++generation) {
+        const AreaPath from = area("g" + std::to_string(generation - 1));
+        const AreaPath to = area("g" + std::to_string(generation));
+        const std::unique_ptr<Machine> machine = restore(from);
+        need(machine->resume());
+        const LedgerLine line = verify_ledger(*machine);
+        ASSERT_TRUE(line.ok) << line.text;
+        EXPECT_GT(line.steps, steps);
+        steps = line.steps;
+        snapshot(*machine, to);
+        EXPECT_EQ(check_ledger(need(open_snapshot(to)).memory), "");
+        EXPECT_EQ(need(verify_area(to)).fault_count, 0U);
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cpus, Chain, ::testing::Values(1, 2, 4));
+
+// A snapshot before the first instruction: the guest boots from it.
+TEST_F(RoundTrip, MachineThatNeverRanBootsFromItsSnapshot) {
+    snapshot(*create_ledger({.cpus = 2}), area());
+    const std::unique_ptr<Machine> machine = restore(area());
+    need(machine->resume());
+    ASSERT_TRUE(machine->wait_ready(soon()));
+    expect_sound_end(*machine);
+}
+
+}  // namespace
+}  // namespace snapvm::test

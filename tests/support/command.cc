@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/support/command.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+
+extern char** environ;
+
+namespace snapvm::test {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr auto kLimit = std::chrono::seconds(60);
+
+// Appends what is there; false at the end.
+bool take(int fd, std::string& to) {
+    std::array<char, 65536> chunk;
+    const ssize_t got = ::read(fd, chunk.data(), chunk.size());
+    if (got <= 0) {
+        return false;
+    }
+    to.append(chunk.data(), static_cast<std::size_t>(got));
+    return true;
+}
+
+}  // namespace
+
+CommandResult snapvm_command(const std::vector<std::string>& arguments, const std::string& input) {
+    std::array<int, 2> in{};
+    std::array<int, 2> out{};
+    std::array<int, 2> err{};
+    CommandResult result;
+    if (::pipe2(in.data(), O_CLOEXEC) != 0 || ::pipe2(out.data(), O_CLOEXEC) != 0 || ::pipe2(err.data(), O_CLOEXEC) != 0) {
+        return result;
+    }
+    std::vector<std::string> words = {SNAPVM_BINARY};
+    words.insert(words.end(), arguments.begin(), arguments.end());
+    std::vector<char*> argv;
+    for (std::string& word : words) {
+        argv.push_back(word.data());
+    }
+    argv.push_back(nullptr);
+    posix_spawn_file_actions_t actions;
+    ::posix_spawn_file_actions_init(&actions);
+    ::posix_spawn_file_actions_adddup2(&actions, in[0], STDIN_FILENO);
+    ::posix_spawn_file_actions_adddup2(&actions, out[1], STDOUT_FILENO);
+    ::posix_spawn_file_actions_adddup2(&actions, err[1], STDERR_FILENO);
+    pid_t pid = 0;
+    const int spawned = ::posix_spawn(&pid, SNAPVM_BINARY, &actions, nullptr, argv.data(), environ);
+    ::posix_spawn_file_actions_destroy(&actions);
+    ::close(in[0]);
+    ::close(out[1]);
+    ::close(err[1]);
+    if (spawned != 0) {
+        result.err = "posix_spawn failed";
+        return result;
+    }
+    ::signal(SIGPIPE, SIG_IGN);
+    (void)!::write(in[1], input.data(), input.size());
+    ::close(in[1]);
+
+    const Clock::time_point limit = Clock::now() + kLimit;
+    bool out_open = true;
+    bool err_open = true;
+    while (out_open || err_open) {
+        std::array<pollfd, 2> fds = {{{out_open ? out[0] : -1, POLLIN, 0}, {err_open ? err[0] : -1, POLLIN, 0}}};
+        const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(limit - Clock::now()).count();
+        if (left <= 0 || ::poll(fds.data(), fds.size(), static_cast<int>(left)) == 0) {
+            ::kill(pid, SIGKILL);
+            break;
+        }
+        out_open = out_open && (fds[0].revents == 0 || take(out[0], result.out));
+        err_open = err_open && (fds[1].revents == 0 || take(err[0], result.err));
+    }
+    ::close(out[0]);
+    ::close(err[0]);
+    int status = 0;
+    ::waitpid(pid, &status, 0);
+    result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    return result;
+}
+
+ScratchFolder::ScratchFolder() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "snapvm-test-XXXXXX").string();
+    path_ = ::mkdtemp(pattern.data()) == nullptr ? std::string() : pattern;
+}
+
+ScratchFolder::~ScratchFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+}
+
+}  // namespace snapvm::test

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include "tests/unit/api_schema_check.h"
+#include "vmm/api/bodies.h"
+
+namespace snapvm::api {
+namespace {
+
+template <class T>
+std::string message(const Result<T>& result) {
+    return result ? "" : result.error().message();
+}
+
+TEST(ApiBodies, VmState) {
+    EXPECT_EQ(parse_vm_state(R"({"state":"Paused"})").value(), VmStateRequest::pause);
+    EXPECT_EQ(parse_vm_state(R"({"state":"Resumed"})").value(), VmStateRequest::resume);
+    for (const char* body :
+         {"", "{}", "[]", "null", R"({"state":"paused"})", R"({"state":1})", R"({"state":"Paused"} x)",
+          R"({"state":"Paused","force":true})", R"({"state":"Paused","state":"Resumed"})", "{\"state\":\"\xff\"}"}) {
+        const auto result = parse_vm_state(body);
+        ASSERT_FALSE(result.has_value()) << body;
+        EXPECT_EQ(result.error().kind(), ErrorKind::usage) << body;
+    }
+    EXPECT_NE(message(parse_vm_state(R"({"stat":"Paused"})")).find("\"stat\""), std::string::npos) << "names the unknown field";
+}
+
+TEST(ApiBodies, SnapshotCreate) {
+    const auto plain = parse_snapshot_create(R"({"snapshot_path":"/a/b@8192"})");
+    ASSERT_TRUE(plain.has_value()) << message(plain);
+    EXPECT_EQ(plain->request.area, (AreaPath{"/a/b", 8192}));
+    EXPECT_EQ(plain->request.then, AfterSnapshot::as_before);
+    EXPECT_EQ(plain->request.metadata, "");
+    EXPECT_FALSE(plain->firecracker);
+
+    const auto full = parse_snapshot_create(
+        R"({"snapshot_path":"/a","mem_file_path":"/a","snapshot_type":"Full","mode":"stop","then":"stop","cache":"direct","metadata":{"a":[1, 2]}})");
+    ASSERT_TRUE(full.has_value()) << message(full);
+    EXPECT_TRUE(full->firecracker);
+    EXPECT_EQ(full->request.then, AfterSnapshot::stop);
+    EXPECT_EQ(full->request.cache, CachePolicy::direct);
+    EXPECT_EQ(full->request.metadata, R"({"a":[1,2]})");
+}
+
+TEST(ApiBodies, SnapshotCreateRefusals) {
+    EXPECT_NE(message(parse_snapshot_create(R"({"snapshot_path":"/a","mem_file_path":"/b"})")).find("one area"), std::string::npos);
+    EXPECT_NE(message(parse_snapshot_create(R"({"snapshot_path":"/a","snapshot_type":"Diff"})")).find("not there yet"),
+              std::string::npos);
+    EXPECT_NE(message(parse_snapshot_create(R"({"snapshot_path":"/a","mode":"live"})")).find("not there yet"), std::string::npos);
+    for (const char* body : {"{}", R"({"snapshot_path":""})", R"({"snapshot_path":7})", R"({"snapshot_path":"/a@100"})",
+                             R"({"snapshot_path":"/a\u0000b"})", R"({"snapshot_path":"/a","then":"explode"})",
+                             R"({"snapshot_path":"/a","cache":true})", R"({"snapshot_path":"/a","version":"1"})"}) {
+        EXPECT_FALSE(parse_snapshot_create(body).has_value()) << body;
+    }
+}
+
+TEST(ApiBodies, MetadataHasALimitInSizeAndDepth) {
+    const auto with_metadata = [](const std::string& json) {
+        return parse_snapshot_create(R"({"snapshot_path":"/a","metadata":)" + json + "}");
+    };
+    EXPECT_TRUE(with_metadata('"' + std::string((64 << 10) - 2, 'x') + '"').has_value());
+    EXPECT_FALSE(with_metadata('"' + std::string((64 << 10) - 1, 'x') + '"').has_value());
+    EXPECT_TRUE(with_metadata(std::string(20, '[') + std::string(20, ']')).has_value());
+    EXPECT_FALSE(with_metadata(std::string(30'000, '[') + std::string(30'000, ']')).has_value());
+}
+
+TEST(ApiBodies, SnapshotLoad) {
+    EXPECT_TRUE(check_snapshot_load(
+        R"({"snapshot_path":"/a","mem_backend":{"backend_type":"File","backend_path":"/a"},"resume_vm":true})"));
+    EXPECT_FALSE(check_snapshot_load(R"({"mem_file_path":"/a"})"));
+    EXPECT_FALSE(check_snapshot_load(R"({"snapshot_path":"/a","resume_vm":1})"));
+    EXPECT_FALSE(check_snapshot_load(R"({"snapshot_path":"/a","resume":true})"));
+}
+
+TEST(ApiBodies, Stop) {
+    EXPECT_FALSE(parse_stop("")->force);
+    EXPECT_EQ(parse_stop("{}")->timeout, std::chrono::seconds(5));
+    EXPECT_TRUE(parse_stop(R"({"force":true,"timeout_ms":0})")->force);
+    EXPECT_EQ(parse_stop(R"({"timeout_ms":250})")->timeout, std::chrono::milliseconds(250));
+    for (const char* body : {R"({"timeout_ms":-1})", R"({"timeout_ms":1.5})", R"({"timeout_ms":18446744073709551615})",
+                             R"({"timeout_ms":86400001})", R"({"force":"yes"})", R"({"forced":true})"}) {
+        EXPECT_FALSE(parse_stop(body).has_value()) << body;
+    }
+}
+
+TEST(ApiBodies, WaitQuery) {
+    EXPECT_EQ(parse_wait("for=ready")->what, WaitFor::ready);
+    EXPECT_EQ(parse_wait("for=ready")->timeout, std::chrono::seconds(30));
+    EXPECT_EQ(parse_wait("for=exit&timeout_ms=10")->timeout, std::chrono::milliseconds(10));
+    const std::string pattern = "a+b &c=%d?\xc3\xa4";
+    const auto serial = parse_wait("regex=" + percent_encode(pattern) + "&for=serial");
+    ASSERT_TRUE(serial.has_value()) << message(serial);
+    EXPECT_EQ(serial->regex, pattern);
+    for (const char* query :
+         {"", "for=", "for=never", "for=ready&regex=x", "for=serial", "for=serial&regex=(", "for=serial&regex=%2",
+          "for=serial&regex=%zz", "for=ready&for=exit", "for=exit&timeout_ms=", "for=exit&timeout_ms=1s",
+          "for=exit&timeout_ms=99999999999999999999", "for=exit&quick", "for=serial&regex=(a)%5C1"}) {
+        EXPECT_FALSE(parse_wait(query).has_value()) << query;
+    }
+}
+
+// The file and the parsers know the same fields.
+TEST(ApiBodies, EveryDocumentedFieldIsKnown) {
+    const auto api = test::load_openapi();
+    const auto check = [&](const char* schema, auto parse) {
+        for (const auto& [name, unused] : api["components"]["schemas"][schema]["properties"].items()) {
+            const std::string why = message(parse(nlohmann::json{{name, 1}}.dump()));
+            EXPECT_EQ(why.find("unknown field"), std::string::npos) << schema << "." << name << ": " << why;
+        }
+        EXPECT_NE(message(parse(R"({"surely_not_a_field":1})")).find("unknown field"), std::string::npos);
+    };
+    check("Vm", parse_vm_state);
+    check("SnapshotCreateParams", parse_snapshot_create);
+    check("SnapshotLoadParams", [](std::string_view body) -> Result<int> {
+        auto status = check_snapshot_load(body);
+        return status ? Result<int>(0) : Result<int>(fail(status.error()));
+    });
+    check("StopParams", parse_stop);
+}
+
+}  // namespace
+}  // namespace snapvm::api

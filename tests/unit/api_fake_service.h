@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+// A service without a machine, a server on it, and a folder for its socket.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <atomic>
+#include <filesystem>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "vmm/api/client.h"
+#include "vmm/api/line_matcher.h"
+#include "vmm/api/server.h"
+#include "vmm/api/service.h"
+
+namespace snapvm::api::test {
+
+using namespace std::chrono_literals;
+
+class FakeService final : public Service {
+public:
+    FakeService() { config_.kernel = "builtin:fake"; }
+
+    [[nodiscard]] std::string id() const override { return "fake"; }
+    [[nodiscard]] ServiceState state() const override { return state_; }
+    [[nodiscard]] const MachineConfig& config() const override { return config_; }
+    [[nodiscard]] ServiceStats stats() const override {
+        ServiceStats stats;
+        stats.id = "fake";
+        stats.state = state_;
+        stats.pid = 1;
+        stats.cpus = 1;
+        if (state_ == ServiceState::ended) {
+            stats.outcome = outcome_;
+        }
+        return stats;
+    }
+    Status pause() override { return set(ServiceState::paused); }
+    Status resume() override { return set(ServiceState::running); }
+    Result<SnapshotReport> snapshot(const SnapshotRequest& request) override {
+        if (request.area.path == "/full") {
+            return fail(Error::system("write", "/full", ENOSPC));
+        }
+        if (request.area.path == "/busy") {
+            return fail(ErrorKind::busy, "held");
+        }
+        const std::lock_guard lock(mutex_);
+        last_snapshot = request;
+        SnapshotReport report;
+        report.rounds.push_back({});
+        report.backend = "threads";
+        return report;
+    }
+    Result<Outcome> stop(const StopRequest& /*request*/) override {
+        state_ = ServiceState::ended;
+        console_.close();
+        return outcome_;
+    }
+    Result<std::optional<WaitResult>> wait(const WaitRequest& request, const GivenUp& given_up) override {
+        const auto deadline = std::chrono::steady_clock::now() + request.timeout;
+        ++waiting;
+        const auto leave = [this] { --waiting; };
+        WaitResult result{.what = request.what, .ready_value = 7, .line = {}, .outcome = outcome_};
+        if (request.what == WaitFor::serial) {
+            const auto matcher = LineMatcher::compile(request.regex);
+            const auto line = wait_for_line(console_, *matcher, deadline, given_up, {});
+            leave();
+            return line ? (result.line = *line, std::optional(result)) : std::optional<WaitResult>();
+        }
+        while (!(request.what == WaitFor::exit ? state_ == ServiceState::ended : ready.load())) {
+            if (std::chrono::steady_clock::now() >= deadline || given_up()) {
+                leave();
+                return std::nullopt;
+            }
+            std::this_thread::sleep_for(1ms);
+        }
+        leave();
+        return result;
+    }
+    [[nodiscard]] const Console& console() const override { return console_; }
+    std::size_t send_input(std::span<const std::uint8_t> bytes, std::chrono::steady_clock::time_point deadline) override {
+        if (deaf) {
+            std::this_thread::sleep_until(deadline);
+            return 0;
+        }
+        const std::lock_guard lock(mutex_);
+        input.append(bytes.begin(), bytes.end());
+        return bytes.size();
+    }
+
+    void print(std::string_view text) {
+        for (const char c : text) {
+            console_.put(static_cast<std::uint8_t>(c));
+        }
+    }
+    std::string input_now() {
+        const std::lock_guard lock(mutex_);
+        return input;
+    }
+
+    std::atomic<bool> ready = false;
+    std::atomic<bool> deaf = false;  ///< takes no input, like a guest that is paused
+    std::atomic<int> waiting = 0;
+    SnapshotRequest last_snapshot;
+    std::string input;
+    Outcome outcome_{.kind = Outcome::Kind::guest_exit, .code = 3, .error = {}};
+    MachineConfig config_;
+    Console console_;
+
+private:
+    Status set(ServiceState state) {
+        if (state_ == ServiceState::ended) {
+            return fail(ErrorKind::usage, "the machine has ended");
+        }
+        state_ = state;
+        return {};
+    }
+    std::atomic<ServiceState> state_ = ServiceState::running;
+    std::mutex mutex_;
+};
+
+/// Removed with everything in it.
+class TempFolder {
+public:
+    TempFolder() {
+        std::string name = (std::filesystem::temp_directory_path() / "snapvm-api-XXXXXX").string();
+        path_ = ::mkdtemp(name.data());
+    }
+    TempFolder(const TempFolder&) = delete;
+    TempFolder& operator=(const TempFolder&) = delete;
+    ~TempFolder() { std::filesystem::remove_all(path_); }
+    [[nodiscard]] std::string operator/(const std::string& name) const { return path_ + "/" + name; }
+
+private:
+    std::string path_;
+};
+
+/// Polls until it is so; false after ten seconds.
+template <class Condition>
+bool eventually(Condition condition) {
+    for (int i = 0; i < 10'000; ++i) {
+        if (condition()) {
+            return true;
+        }
+        std::this_thread::sleep_for(1ms);
+    }
+    return false;
+}
+
+class ServerTest : public testing::Test {
+protected:
+    void start(ServerLimits limits = {}) {
+        auto started = Server::start(socket, service, limits);
+        ASSERT_TRUE(started.has_value()) << started.error().message();
+        server = *std::move(started);
+    }
+    ApiClient client() {
+        auto connected = ApiClient::connect(socket);
+        EXPECT_TRUE(connected.has_value()) << connected.error().message();
+        return *std::move(connected);
+    }
+    ApiReply ask(std::string_view method, std::string_view target, std::string_view body = {}) {
+        auto reply = client().request(method, target, body, 10s);
+        EXPECT_TRUE(reply.has_value()) << reply.error().message();
+        return reply ? *reply : ApiReply{};
+    }
+
+    TempFolder folder;
+    std::string socket = folder / "api.sock";
+    FakeService service;
+    std::unique_ptr<Server> server;
+};
+
+}  // namespace snapvm::api::test

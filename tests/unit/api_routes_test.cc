@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+// openapi.json against the route table, and against what a running server answers.
+#include <set>
+
+#include "tests/unit/api_fake_service.h"
+#include "tests/unit/api_schema_check.h"
+#include "vmm/api/answers.h"
+#include "vmm/api/routes.h"
+
+namespace snapvm::api::test {
+namespace {
+
+std::string lower(std::string_view text) {
+    std::string out(text);
+    std::ranges::transform(out, out.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    return out;
+}
+
+TEST(ApiRoutes, TableAndDocumentNameTheSame) {
+    std::set<std::string> table;
+    for (const Route& route : routes()) {
+        EXPECT_TRUE(table.insert(lower(route.method) + " " + std::string(route.path)).second) << route.path << " is there twice";
+    }
+    std::set<std::string> document;
+    const auto api = load_openapi();
+    for (const auto& [path, methods] : api["paths"].items()) {
+        for (const auto& [method, unused] : methods.items()) {
+            document.insert(method + " " + path);
+        }
+    }
+    EXPECT_EQ(table, document);
+}
+
+TEST(ApiRoutes, EveryReferenceInTheDocumentResolves) {
+    const auto api = load_openapi();
+    const std::function<void(const nlohmann::json&)> walk = [&](const nlohmann::json& node) {
+        if (node.is_object() && node.contains("$ref")) {
+            EXPECT_NO_THROW((void)resolve(api, node)) << node;
+        }
+        for (const auto& part : node) {
+            if (part.is_structured()) {
+                walk(part);
+            }
+        }
+    };
+    walk(api);
+}
+
+using ApiContract = ServerTest;
+
+// Every route, asked so that it succeeds and so that it fails; each answer must be one the document describes.
+TEST_F(ApiContract, AnswersAreAsDocumented) {
+    const auto api = load_openapi();
+    start();
+    service.ready = true;
+    service.print("hello\n");
+    struct Case {
+        const char* method;
+        const char* target;
+        const char* body;
+        unsigned status;
+    };
+    const Case cases[] = {
+        {"GET", "/", "", 200},
+        {"GET", "/version", "", 200},
+        {"GET", "/machine-config", "", 200},
+        {"GET", "/vm/config", "", 200},
+        {"GET", "/stats", "", 200},
+        {"PATCH", "/vm", R"({"state":"Paused"})", 204},
+        {"PATCH", "/vm", R"({"state":"Stopped"})", 400},
+        {"PATCH", "/vm", "{", 400},
+        {"PATCH", "/vm", R"({"state":"Resumed"})", 204},
+        {"PUT", "/snapshot/create", R"({"snapshot_path":"/x"})", 200},
+        {"PUT", "/snapshot/create", R"({"snapshot_path":"/x","mem_file_path":"/x"})", 204},
+        {"PUT", "/snapshot/create", R"({"snapshot_path":"/busy"})", 400},
+        {"PUT", "/snapshot/create", R"({"snapshot_path":"/full"})", 500},
+        {"PUT", "/snapshot/create", "{}", 400},
+        {"PUT", "/snapshot/load", R"({"snapshot_path":"/x"})", 400},
+        {"PUT", "/snapshot/load", "{}", 400},
+        {"GET", "/wait?for=ready", "", 200},
+        {"GET", "/wait?for=serial&regex=hel", "", 200},
+        {"GET", "/wait?for=serial&regex=(", "", 400},
+        {"GET", "/wait?for=serial&regex=never&timeout_ms=10", "", 408},
+        {"GET", "/wait?for=exit&timeout_ms=0", "", 408},
+        {"GET", "/wait", "", 400},
+        {"GET", "/console", "", 400},
+        {"PUT", "/stop", R"({"force":1})", 400},
+        {"PUT", "/stop", R"({"force":true})", 200},
+        {"PUT", "/stop", "", 200},
+        {"GET", "/wait?for=exit", "", 200},
+        {"GET", "/", "", 200},
+        {"GET", "/stats", "", 200},
+        {"PATCH", "/vm", R"({"state":"Paused"})", 400},
+    };
+    std::set<std::string> asked;
+    for (const Case& c : cases) {
+        const ApiReply reply = ask(c.method, c.target, c.body);
+        const std::string path = std::string(c.target).substr(0, std::string_view(c.target).find('?'));
+        EXPECT_EQ(reply.status, c.status) << c.method << " " << c.target << " " << c.body << ": " << reply.body;
+        EXPECT_EQ(answer_mismatch(api, path, lower(c.method), reply.status, reply.body), "")
+            << c.method << " " << c.target << " " << c.body;
+        asked.insert(lower(c.method) + " " + path);
+    }
+    EXPECT_EQ(asked.size(), routes().size()) << "a route without a case";
+}
+
+TEST_F(ApiContract, SnapshotResultHasTheFieldsOfTheDesign) {
+    const auto fields = nlohmann::json::parse(snapshot_json({}));
+    for (const char* name : {"pause_us", "total_us", "rounds", "pages", "area_bytes", "written_bytes", "staging_peak_bytes",
+                             "tracker", "type", "diverged"}) {
+        EXPECT_TRUE(fields.contains(name)) << name;
+    }
+    for (const char* name : {"absent", "balloon", "free", "zero", "shared", "swapped", "common"}) {
+        EXPECT_TRUE(fields["pages"].contains(name)) << name;
+    }
+}
+
+TEST_F(ApiContract, UnknownPathsAndMethods) {
+    start();
+    EXPECT_EQ(ask("GET", "/nothing").status, 404U);
+    EXPECT_EQ(ask("GET", "/vm/").status, 404U);
+    EXPECT_EQ(ask("GET", "/statsx").status, 404U);
+    const ApiReply wrong = ask("POST", "/snapshot/create", "{}");
+    EXPECT_EQ(wrong.status, 405U);
+    EXPECT_EQ(wrong.allow, "PUT");
+    EXPECT_NE(wrong.fault().find("PUT"), std::string::npos);
+    EXPECT_EQ(ask("BREW", "/vm").status, 405U);
+    EXPECT_EQ(ask("DELETE", "/").status, 405U);
+}
+
+TEST_F(ApiContract, ArgumentsArriveAtTheService) {
+    start();
+    EXPECT_EQ(ask("PUT", "/snapshot/create", R"({"snapshot_path":"/x@4K","then":"pause","metadata":{"k":"\u00e4"}})").status, 200U);
+    EXPECT_EQ(service.last_snapshot.area, (AreaPath{"/x", 4096}));
+    EXPECT_EQ(service.last_snapshot.then, AfterSnapshot::pause);
+    EXPECT_EQ(service.last_snapshot.metadata, "{\"k\":\"\xc3\xa4\"}");
+    EXPECT_EQ(nlohmann::json::parse(ask("GET", "/").body)["state"], "Running");
+    EXPECT_EQ(ask("PATCH", "/vm", R"({"state":"Paused"})").status, 204U);
+    EXPECT_EQ(nlohmann::json::parse(ask("GET", "/").body)["state"], "Paused");
+}
+
+TEST_F(ApiContract, BytesThatAreNotTextStillMakeJson) {
+    service.config_.cmdline = "bad \xff\xfe bytes";
+    service.print("odd \x80 line\n");
+    start();
+    EXPECT_FALSE(nlohmann::json::parse(ask("GET", "/vm/config").body, nullptr, false).is_discarded());
+    EXPECT_FALSE(nlohmann::json::parse(ask("GET", "/wait?for=serial&regex=odd").body, nullptr, false).is_discarded());
+}
+
+TEST(ApiFaults, WhatTheCallerCanMendIs400) {
+    const auto status = [](const Error& error) { return fault_answer(error).status; };
+    EXPECT_EQ(status(Error(ErrorKind::usage, "x")), 400U);
+    EXPECT_EQ(status(Error(ErrorKind::busy, "x")), 400U);
+    EXPECT_EQ(status(Error::system("open", "/x", ENOENT)), 400U);
+    EXPECT_EQ(status(Error::system("open", "/x", EACCES)), 400U);
+    EXPECT_EQ(status(Error::system("write", "/x", EIO)), 500U);
+    EXPECT_EQ(status(Error::system("write", "/x", ENOSPC)), 500U);
+}
+
+}  // namespace
+}  // namespace snapvm::api::test

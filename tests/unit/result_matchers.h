@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// What tests say about Results.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <string_view>
+
+#include "vmm/base/error.h"
+
+namespace snapvm::test {
+
+/// EXPECT_TRUE(ok(result)): the message of the error when it is one.
+template <class T>
+::testing::AssertionResult ok(const Result<T>& result) {
+    if (result.has_value()) {
+        return ::testing::AssertionSuccess();
+    }
+    return ::testing::AssertionFailure() << result.error().message();
+}
+
+/// EXPECT_TRUE(fails(result, ErrorKind::invalid, "part of the message")).
+template <class T>
+::testing::AssertionResult fails(const Result<T>& result, ErrorKind kind, std::string_view part = {}) {
+    if (result.has_value()) {
+        return ::testing::AssertionFailure() << "no error where there should be one";
+    }
+    if (result.error().kind() != kind || result.error().message().find(part) == std::string::npos) {
+        return ::testing::AssertionFailure() << "error of kind " << static_cast<int>(result.error().kind()) << ": "
+                                             << result.error().message();
+    }
+    return ::testing::AssertionSuccess();
+}
+
+}  // namespace snapvm::test

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+// A machine that is only memory and records, and a folder to keep its areas in: snapshots without /dev/kvm.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <fcntl.h>
+#include <stdlib.h>
+
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "snapshot/area.h"
+#include "snapshot/restore.h"
+#include "snapshot/source.h"
+#include "snapshot/writer.h"
+#include "vmm/base/try.h"
+
+namespace snapvm::test {
+
+/// Fails the test with the error's line when a Result has none.
+#define ASSERT_OK(expression)                                                \
+    do {                                                                     \
+        const auto& ok_result_ = (expression);                               \
+        ASSERT_TRUE(ok_result_.has_value()) << ok_result_.error().message(); \
+    } while (false)
+
+class FakeMachine final : public SnapshotSource {
+public:
+    explicit FakeMachine(std::uint64_t memory_bytes = 8ULL << 20, std::uint32_t cpus = 1) {
+        config_.memory_bytes = memory_bytes;
+        config_.cpus = cpus;
+        config_.kernel = "builtin:fake";
+        config_.machine_id.bytes.fill(7);
+        records_.push_back({RecordKind::clock, 1, 0, std::vector<std::byte>(24, std::byte{1})});
+        for (std::uint32_t cpu = 0; cpu < cpus; ++cpu) {
+            records_.push_back(
+                {RecordKind::vcpu, 3, cpu, std::vector<std::byte>(7000, std::byte{static_cast<unsigned char>(cpu)})});
+        }
+        std::vector<MemoryBlock> blocks;
+        for (const BlockSpec& spec : config_.blocks()) {
+            blocks.push_back(*MemoryBlock::anonymous(spec, PagePolicy::small_pages));
+        }
+        memory_ = *GuestMemory::of(std::move(blocks));
+    }
+    /// The machine that a restore builds.
+    explicit FakeMachine(RestoredSnapshot restored)
+        : config_(restored.saved.config), records_(std::move(restored.saved.records)), memory_(std::move(restored.memory)) {}
+
+    [[nodiscard]] const MachineConfig& config() const override { return config_; }
+    Status freeze() override {
+        if (fail_freeze) {
+            return fail(ErrorKind::system, "freeze failed");
+        }
+        ++frozen;
+        return {};
+    }
+    void thaw() override {
+        --frozen;
+        ++thaws;
+    }
+    Result<SavedMachine> save() override {
+        if (fail_save) {
+            return fail(ErrorKind::system, "save failed");
+        }
+        return SavedMachine{config_, records_};
+    }
+    [[nodiscard]] const GuestMemory& memory() const override { return memory_; }
+    GuestMemory& mutable_memory() { return memory_; }
+    std::vector<StateRecord>& records() { return records_; }
+
+    MemoryBlock& block(BlockId id) { return *memory_.find(id); }
+    /// Gives a page contents made from its place and `generation`.
+    void fill(BlockId id, std::uint64_t page, std::uint64_t generation) {
+        std::byte* at = block(id).host() + page * kPageSize;
+        std::uint64_t value = (static_cast<std::uint64_t>(id) << 48) ^ (page << 20) ^ generation;
+        for (std::size_t i = 0; i < kPageSize; i += sizeof value) {
+            value = value * 6364136223846793005ULL + 1442695040888963407ULL;
+            std::memcpy(at + i, &value, sizeof value);
+        }
+    }
+    /// Populates a page with zeros.
+    void clear(BlockId id, std::uint64_t page) { std::memset(block(id).host() + page * kPageSize, 0, kPageSize); }
+
+    int frozen = 0;
+    int thaws = 0;
+    bool fail_freeze = false;
+    bool fail_save = false;
+
+private:
+    MachineConfig config_;
+    std::vector<StateRecord> records_;
+    GuestMemory memory_;
+};
+
+/// A private folder, gone with the test.
+class SnapshotTest : public ::testing::Test {
+protected:
+    void SetUp() override { make_folder(std::filesystem::temp_directory_path()); }
+    void make_folder(const std::filesystem::path& parent) {
+        std::string pattern = (parent / "snapvm-test-XXXXXX").string();
+        ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+        folder_ = pattern;
+    }
+    void TearDown() override {
+        std::error_code ignored;
+        std::filesystem::remove_all(folder_, ignored);
+    }
+    [[nodiscard]] AreaPath area(const std::string& name = "area") const { return {(folder_ / name).string(), 0}; }
+
+    static WriteOptions with_slots(std::uint32_t slots) {
+        WriteOptions options;
+        options.slots = slots;
+        return options;
+    }
+
+    std::filesystem::path folder_;
+};
+
+/// Whether two memories read the same, page by page. Pages that neither has anything in are skipped by the caller's choice of `pages`.
+inline void expect_same_memory(FakeMachine& a, FakeMachine& b) {
+    ASSERT_EQ(a.memory().blocks().size(), b.memory().blocks().size());
+    for (std::size_t i = 0; i < a.memory().blocks().size(); ++i) {
+        const MemoryBlock& x = a.memory().blocks()[i];
+        const MemoryBlock& y = b.memory().blocks()[i];
+        ASSERT_EQ(x.spec(), y.spec());
+        for (std::uint64_t page = 0; page < x.spec().pages(); ++page) {
+            ASSERT_EQ(std::memcmp(x.page(page).data(), y.page(page).data(), kPageSize), 0)
+                << "block " << name_of(x.spec().id) << " page " << page;
+        }
+    }
+}
+
+}  // namespace snapvm::test
