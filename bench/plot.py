@@ -103,11 +103,12 @@ def main():
         row[0].set_ylabel("runs at most so long, %")
     facts = host.get("host", {})
     runs = max(len(values) for sides in cases.values() for values in sides.values())
-    figure.suptitle("snapvm beside its floor (the same machine by raw system calls, in the same run)", fontsize=13, x=0.01, ha="left")
-    figure.text(0.01, 1 - 0.45 / figure.get_figheight(),
+    height = figure.get_figheight()
+    figure.text(0.01, 1 - 0.15 / height, "snapvm beside its floor (the same machine by raw system calls, in the same run)", fontsize=13, va="top")
+    figure.text(0.01, 1 - 0.42 / height,
                 f"{facts.get('cpu', '?')}, {facts.get('cores', '?')} cores, KVM: {facts.get('kvm', '?')}, Linux {facts.get('kernel', '?')}; "
-                f"commit {host.get('commit', '?')[:12]}; n = {runs} a side, not pinned", fontsize=8, color="#555555")
-    figure.tight_layout(rect=(0, 0, 1, 1 - 0.5 / figure.get_figheight()))
+                f"commit {host.get('commit', '?')[:12]}; n = {runs} a side, not pinned", fontsize=8, color="#555555", va="top")
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.6 / height))
     figure.savefig(picture, dpi=120)
     print(f"picture: {picture}")
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // snapvm: finds the command, runs it, says in one line what went wrong.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <string_view>
 #include <utility>
@@ -18,6 +19,10 @@ constexpr std::pair<std::string_view, Adder> kCommands[] = {
     {"ps", add_ps},           {"console", add_console}, {"area", add_area},         {"size", add_size},
     {"inspect", add_inspect}, {"verify", add_verify},   {"doctor", add_doctor},     {"demo", add_demo},
 };
+
+bool is_command(std::string_view word) {
+    return std::ranges::any_of(kCommands, [&](const auto& command) { return command.first == word; });
+}
 
 // Declaring the options of every command takes a good part of a millisecond, so only the one that is named gets them; all do for
 // --help and for a name that is not known.
@@ -49,6 +54,10 @@ int main(int argc, char** argv) {
     } catch (const CLI::ParseError& error) {
         if (error.get_exit_code() == 0) {
             return app.exit(error);  // --help, --version
+        }
+        if (argc > 1 && argv[1][0] != '-' && !is_command(argv[1])) {
+            std::fprintf(stderr, "snapvm: there is no command %s; see snapvm --help\n", argv[1]);
+            return kExitUsage;
         }
         std::fprintf(stderr, "snapvm: %s; see snapvm --help\n", error.what());
         return kExitUsage;
