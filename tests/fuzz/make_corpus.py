@@ -42,7 +42,6 @@ save("elf", "below-1m", elf([(0x7000, b"a" * 8, 16)], entry=0x7000))
 save("elf", "firmware", elf([(0xE0000000, b"a" * 8, 16)], entry=0xE0000000))
 save("elf", "wraps", elf([(2**64 - 16, b"a" * 8, 16)], entry=2**64 - 16))
 save("elf", "i386", elf([(0x200000, b"a" * 8, 16)], machine=3, elf_class=1))
-save("elf", "nothing", b"")
 
 
 def text(value):
