@@ -120,7 +120,7 @@ TEST_P(PausesAtTheEnd, EndWinsOverPauseResumeAndFreeze) {
                 refused = !machine->resume();
             }
         });
-        while (!machine->wait_ended(SteadyClock::now())) {
+        while (!machine->wait_ended(SteadyClock::now() + 100us)) {
             if (machine->freeze()) {
                 // What is frozen has not ended: a snapshot of it would ask for its end in vain.
                 EXPECT_FALSE(machine->wait_ended(SteadyClock::now()).has_value());
