@@ -8,6 +8,7 @@
 #include "snapshot/inspect.h"
 #include "snapshot/reader.h"
 #include "snapshot/verify.h"
+#include "tests/support/paths.h"
 #include "tests/unit/snapshot_fixture.h"
 #include "vmm/base/bytes.h"
 #include "vmm/base/crc32c.h"
@@ -226,7 +227,7 @@ TEST_F(Corruption, SecondReaderAgrees) {
         ASSERT_OK(info);
         const std::string json = area("inspect.json").path;
         std::ofstream(json) << to_json(*info) << "\n";
-        const std::string reader = std::string("python3 ") + SNAPVM_SOURCE_DIR + "/tests/corruption/second_reader.py ";
+        const std::string reader = "python3 " + source_folder() + "/tests/corruption/second_reader.py ";
         EXPECT_EQ(std::system((reader + area().path + " --compare " + json).c_str()), 0);
         flip(superblock(info->chosen.value()).find(SectionKind::data, 1)->offset + kPageSize, std::byte{1});
         EXPECT_NE(std::system((reader + area().path + " 2>/dev/null >/dev/null").c_str()), 0);

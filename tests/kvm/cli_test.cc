@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/support/command.h"
+#include "tests/support/paths.h"
 #include "tests/support/require_kvm.h"
 
 namespace snapvm::test {
@@ -150,7 +151,7 @@ TEST_F(Cli, ADetachedMachineThatCannotStartSaysWhy) {
     const CommandResult result = command({"run", "--kernel", scratch_.file("missing"), "-d"});
     EXPECT_EQ(result.exit_code, 1);
     const CommandResult tight = command({"run", "--kernel", "builtin:ledger", "--mem", "2M", "--boot", "linux64", "--cmdline",
-                                         "ws=1M", "--initrd", SNAPVM_BINARY, "-d"});
+                                         "ws=1M", "--initrd", snapvm_program(), "-d"});
     EXPECT_EQ(tight.exit_code, 2) << tight.err;
     EXPECT_NE(tight.err.find("do not fit"), std::string::npos) << tight.err;
     EXPECT_TRUE(machines().empty());

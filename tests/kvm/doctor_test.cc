@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "tests/support/paths.h"
 #include "tests/support/require_kvm.h"
 #include "vmm/doctor/probe.h"
 #include "vmm/doctor/report.h"
@@ -48,7 +49,7 @@ TEST(Doctor, UserfaultfdForKernelFaultsIsNotClaimedWithoutTheRight) {
 
 TEST(Doctor, CommandPrintsJson) {
     SNAPVM_REQUIRE_KVM();
-    FILE* pipe = ::popen(SNAPVM_BINARY " doctor --json", "r");
+    FILE* pipe = ::popen((test::snapvm_program() + " doctor --json").c_str(), "r");
     ASSERT_NE(pipe, nullptr);
     std::string text;
     char buffer[4096];

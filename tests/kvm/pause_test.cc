@@ -160,6 +160,35 @@ TEST_F(KvmTest, EndedMachineStandsStill) {
     }
 }
 
+TEST_F(KvmTest, VcpusDoNotResumeAfterTheEnd) {
+    Rig rig(system(), {.code = spin});
+    need(rig.vcpus().start());
+    rig.vcpus().pause();
+    rig.vcpus().request_end();
+    rig.vcpus().resume();
+    const std::uint64_t ended = rig.counter(0);
+    std::this_thread::sleep_for(5ms);
+    EXPECT_EQ(rig.counter(0), ended);
+    rig.vcpus().pause();
+}
+
+// The kick comes at every point between the gate and the inside of KVM_RUN. A guest that sleeps for good: a lost one would not be made
+// good by anything else.
+TEST_F(KvmTest, PauseRightBehindResumeLosesNoKick) {
+    constexpr int kRounds = 6000;
+    constexpr int kStep = 50;  // ns
+    Rig rig(system(), {.code = halt, .user = false});
+    need(rig.vcpus().start());
+    for (int i = 0; i < kRounds; ++i) {
+        rig.vcpus().pause();
+        rig.vcpus().resume();
+        for (const auto until = SteadyClock::now() + std::chrono::nanoseconds(i * kStep % 100000); SteadyClock::now() < until;) {
+        }
+    }
+    rig.vcpus().pause();
+    EXPECT_EQ(rig.trouble(), "");
+}
+
 TEST_F(KvmTest, MachineCanGoInEveryState) {
     for (const TinyCode* code : {&spin, &halt, &port_loop}) {
         for (int state = 0; state < 6; ++state) {

@@ -13,6 +13,8 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "tests/support/paths.h"
+
 extern char** environ;
 
 namespace snapvm::test {
@@ -42,7 +44,7 @@ CommandResult snapvm_command(const std::vector<std::string>& arguments, const st
     if (::pipe2(in.data(), O_CLOEXEC) != 0 || ::pipe2(out.data(), O_CLOEXEC) != 0 || ::pipe2(err.data(), O_CLOEXEC) != 0) {
         return result;
     }
-    std::vector<std::string> words = {SNAPVM_BINARY};
+    std::vector<std::string> words = {snapvm_program()};
     words.insert(words.end(), arguments.begin(), arguments.end());
     std::vector<char*> argv;
     for (std::string& word : words) {
@@ -55,7 +57,7 @@ CommandResult snapvm_command(const std::vector<std::string>& arguments, const st
     ::posix_spawn_file_actions_adddup2(&actions, out[1], STDOUT_FILENO);
     ::posix_spawn_file_actions_adddup2(&actions, err[1], STDERR_FILENO);
     pid_t pid = 0;
-    const int spawned = ::posix_spawn(&pid, SNAPVM_BINARY, &actions, nullptr, argv.data(), environ);
+    const int spawned = ::posix_spawn(&pid, words.front().c_str(), &actions, nullptr, argv.data(), environ);
     ::posix_spawn_file_actions_destroy(&actions);
     ::close(in[0]);
     ::close(out[1]);

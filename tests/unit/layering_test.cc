@@ -12,12 +12,14 @@
 
 #include <nlohmann/json.hpp>
 
+#include "tests/support/paths.h"
+
 namespace {
 
 namespace fs = std::filesystem;
 
-const fs::path kSource = SNAPVM_SOURCE_DIR;
-const fs::path kBuild = fs::path(SNAPVM_BINARY).parent_path();
+const fs::path kSource = snapvm::test::source_folder();
+const fs::path kBuild = snapvm::test::build_folder();
 
 /// Whether a file that includes `header` compiles with the command that compiles `like`; -1 when there is no such command.
 int compiles(const std::string& like, const std::string& header) {

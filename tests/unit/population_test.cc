@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "tests/support/paths.h"
 #include "tests/unit/result_matchers.h"
 
 namespace snapvm {
@@ -40,7 +41,7 @@ void read_from(const MemoryBlock& block, std::uint64_t page) {
 class DiskFile {
 public:
     explicit DiskFile(std::uint64_t pages) {
-        std::string path = std::filesystem::path(SNAPVM_BINARY).parent_path() / "population-XXXXXX";
+        std::string path = test::build_folder() + "/population-XXXXXX";
         fd_ = UniqueFd(::mkostemp(path.data(), O_CLOEXEC));
         EXPECT_TRUE(fd_.valid());
         ::unlink(path.c_str());
