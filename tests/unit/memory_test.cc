@@ -260,16 +260,16 @@ TEST(GuestMemory, EmptyOneHasNothingToRead) {
 }
 
 TEST(PageTypes, StartNormalAndUntouched) {
-    const PageTypes types(3);
+    const PageTypes types = PageTypes::of(3).value();
     for (std::uint64_t page = 0; page < 5; ++page) {
         EXPECT_EQ(types.get(page), PageType::normal);
     }
     EXPECT_FALSE(types.touched());
-    EXPECT_EQ(PageTypes(0).get(0), PageType::normal);
+    EXPECT_EQ(PageTypes::of(0).value().get(0), PageType::normal);
 }
 
 TEST(PageTypes, KeepEachPagesTypeApart) {
-    PageTypes types(4);
+    PageTypes types = PageTypes::of(4).value();
     types.set(1, PageType::balloon);
     types.set(3, PageType::swapped);
     EXPECT_EQ(types.get(0), PageType::normal);
@@ -283,7 +283,7 @@ TEST(PageTypes, KeepEachPagesTypeApart) {
 }
 
 TEST(PageTypes, IgnorePagesThatAreNotThereAndNormalOnesThatAlwaysWere) {
-    PageTypes types(4);
+    PageTypes types = PageTypes::of(4).value();
     types.set(4, PageType::free);
     types.set(kMax, PageType::free);
     types.set(2, PageType::normal);

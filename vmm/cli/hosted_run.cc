@@ -122,6 +122,8 @@ Result<int> HostedRun::run_here(const std::function<void(const StartReport&)>& s
     if (!start_paused) {
         TRY(machine.resume());
     }
+    // Input before the rest: a guest may be waiting for the byte that is on stdin already.
+    std::optional<InputPump> input(std::in_place, machine, serial.kind == SerialTarget::Kind::stdio);
     std::optional<OutputPump> output;
     if (serial.kind != SerialTarget::Kind::none) {
         output.emplace(machine, serial_file.valid() ? serial_file.get() : STDOUT_FILENO);
@@ -134,10 +136,7 @@ Result<int> HostedRun::run_here(const std::function<void(const StartReport&)>& s
             server = fail(Error::system("symlink", options.api_socket, errno, "choose another --api-socket"));
         }
     }
-    std::optional<InputPump> input;
-    if (server) {
-        input.emplace(machine, serial.kind == SerialTarget::Kind::stdio);
-    } else {
+    if (!server) {
         machine.end({.kind = Outcome::Kind::failed, .code = 0, .error = server.error()});
     }
 

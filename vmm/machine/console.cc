@@ -8,11 +8,11 @@ namespace snapvm {
 bool Console::put(std::uint8_t byte) {
     {
         const std::lock_guard lock(mutex_);
-        if (held_ && written_ - *held_ >= ring_.size()) {
+        if (held_ && written_ - *held_ >= kCapacity) {
             refused_ = true;
             return false;
         }
-        ring_[written_ % ring_.size()] = static_cast<char>(byte);
+        ring_[written_ % kCapacity] = static_cast<char>(byte);
         ++written_;
     }
     changed_.notify_all();
@@ -25,9 +25,9 @@ Console::Chunk Console::read(std::uint64_t position, std::chrono::steady_clock::
     position = std::max(position, oldest_locked());
     Chunk chunk;
     while (position < written_) {
-        const std::size_t at = position % ring_.size();
-        const std::size_t count = std::min<std::uint64_t>(written_ - position, ring_.size() - at);
-        chunk.bytes.append(ring_.data() + at, count);
+        const std::size_t at = position % kCapacity;
+        const std::size_t count = std::min<std::uint64_t>(written_ - position, kCapacity - at);
+        chunk.bytes.append(ring_.get() + at, count);
         position += count;
     }
     chunk.next = position;

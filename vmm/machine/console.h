@@ -6,11 +6,11 @@
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
 #include <string>
-#include <vector>
 
 #include "devices/device.h"
 
@@ -21,7 +21,7 @@ class Console final : public OutputSink {
 public:
     static constexpr std::size_t kCapacity = 256 << 10;
 
-    Console() : ring_(kCapacity) {}
+    Console() : ring_(std::make_unique_for_overwrite<char[]>(kCapacity)) {}
 
     /// From the serial port, on vCPU threads. False only when the one reader that must not lose anything is a whole ring behind.
     bool put(std::uint8_t byte) override;
@@ -48,11 +48,11 @@ public:
     [[nodiscard]] bool closed() const;
 
 private:
-    [[nodiscard]] std::uint64_t oldest_locked() const { return written_ > ring_.size() ? written_ - ring_.size() : 0; }
+    [[nodiscard]] std::uint64_t oldest_locked() const { return written_ > kCapacity ? written_ - kCapacity : 0; }
 
     mutable std::mutex mutex_;  // innermost
     mutable std::condition_variable changed_;
-    std::vector<char> ring_;
+    std::unique_ptr<char[]> ring_;  ///< not cleared: most guests write little, and each page costs its first touch
     std::uint64_t written_ = 0;
     std::optional<std::uint64_t> held_;  // the held reader's position
     std::function<void()> room_again_;

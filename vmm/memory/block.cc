@@ -28,8 +28,12 @@ std::string_view name_of(BlockId id) {
     return "unknown";
 }
 
-MemoryBlock::MemoryBlock(BlockSpec spec, Backing backing, Mapping mapping)
-    : spec_(spec), backing_(backing), mapping_(std::move(mapping)), types_(spec.pages()) {}
+MemoryBlock::MemoryBlock(BlockSpec spec, Backing backing, Mapping mapping, PageTypes types)
+    : spec_(spec), backing_(backing), mapping_(std::move(mapping)), types_(std::move(types)) {}
+
+Result<MemoryBlock> MemoryBlock::of(const BlockSpec& spec, Backing backing, Mapping mapping) {
+    return MemoryBlock(spec, backing, std::move(mapping), TRY(PageTypes::of(spec.pages())));
+}
 
 Result<MemoryBlock> MemoryBlock::anonymous(const BlockSpec& spec, PagePolicy policy) {
     Mapping mapping = TRY(Mapping::anonymous(spec.size, host_alignment(spec)));
@@ -38,7 +42,7 @@ Result<MemoryBlock> MemoryBlock::anonymous(const BlockSpec& spec, PagePolicy pol
     } else if (spec.size >= kHugePageSize) {
         advise_huge(mapping.data(), spec.size);
     }
-    return MemoryBlock(spec, Backing::anonymous, std::move(mapping));
+    return of(spec, Backing::anonymous, std::move(mapping));
 }
 
 Result<MemoryBlock> MemoryBlock::memfd(const BlockSpec& spec) {
@@ -51,7 +55,7 @@ Result<MemoryBlock> MemoryBlock::memfd(const BlockSpec& spec) {
         return fail(Error::system("ftruncate", name, errno));
     }
     Mapping mapping = TRY(Mapping::of_file(fd.get(), 0, spec.size, host_alignment(spec), /*shared=*/true));
-    MemoryBlock block(spec, Backing::memfd, std::move(mapping));
+    MemoryBlock block = TRY(of(spec, Backing::memfd, std::move(mapping)));
     block.memfd_ = std::move(fd);
     return block;
 }
@@ -59,7 +63,7 @@ Result<MemoryBlock> MemoryBlock::memfd(const BlockSpec& spec) {
 Result<MemoryBlock> MemoryBlock::snapshot(const BlockSpec& spec, int fd, std::uint64_t offset,
                                           std::shared_ptr<const PageOrigin> origin) {
     Mapping mapping = TRY(Mapping::of_file(fd, offset, spec.size, host_alignment(spec), /*shared=*/false));
-    MemoryBlock block(spec, Backing::snapshot, std::move(mapping));
+    MemoryBlock block = TRY(of(spec, Backing::snapshot, std::move(mapping)));
     block.origin_ = std::move(origin);
     return block;
 }

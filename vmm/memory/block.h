@@ -92,7 +92,8 @@ public:
     Status overlay_anonymous(std::uint64_t first, std::uint64_t count);
 
 private:
-    MemoryBlock(BlockSpec spec, Backing backing, Mapping mapping);
+    MemoryBlock(BlockSpec spec, Backing backing, Mapping mapping, PageTypes types);
+    static Result<MemoryBlock> of(const BlockSpec& spec, Backing backing, Mapping mapping);
 
     BlockSpec spec_;
     Backing backing_;

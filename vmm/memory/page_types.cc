@@ -1,31 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/memory/page_types.h"
 
-#include <cstdlib>
-#include <new>
+#include <algorithm>
+
+#include "vmm/base/try.h"
+#include "vmm/memory/gpa.h"
 
 namespace snapvm {
 
 static_assert(sizeof(std::atomic<PageType>) == 1, "one byte a page");
 
-void PageTypes::Free::operator()(std::atomic<PageType>* table) const { std::free(table); }
+PageTypes::PageTypes(std::uint64_t pages, Mapping table)
+    : pages_(pages), table_(std::move(table)), touched_(std::make_unique<std::atomic<bool>>(false)) {}
 
-PageTypes::PageTypes(std::uint64_t pages) : pages_(pages), touched_(std::make_unique<std::atomic<bool>>(false)) {
-    // calloc rather than new[]: a table for 4 GiB is 1 MiB, and most machines never write to it.
-    void* raw = std::calloc(pages == 0 ? 1 : pages, sizeof(std::atomic<PageType>));
-    if (raw == nullptr) {
-        throw std::bad_alloc();
-    }
-    table_.reset(static_cast<std::atomic<PageType>*>(raw));
+Result<PageTypes> PageTypes::of(std::uint64_t pages) {
+    return PageTypes(pages, TRY(Mapping::anonymous(align_up(std::max<std::uint64_t>(pages, 1), kPageSize), kPageSize)));
 }
 
 PageType PageTypes::get(std::uint64_t page) const {
-    return page < pages_ ? table_[page].load(std::memory_order_acquire) : PageType::normal;
+    return page < pages_ ? table()[page].load(std::memory_order_acquire) : PageType::normal;
 }
 
 void PageTypes::set(std::uint64_t page, PageType type) {
     if (page < pages_) {
-        table_[page].store(type, std::memory_order_release);
+        table()[page].store(type, std::memory_order_release);
         if (type != PageType::normal) {
             touched_->store(true, std::memory_order_release);
         }

@@ -6,6 +6,9 @@
 #include <cstdint>
 #include <memory>
 
+#include "vmm/base/error.h"
+#include "vmm/memory/mapping.h"
+
 namespace snapvm {
 
 /// What the VMM knows of a page beside its contents.
@@ -20,8 +23,8 @@ enum class PageType : std::uint8_t {
 /// write while a snapshot reads; a reader sees either value.
 class PageTypes {
 public:
-    /// Untouched pages of the table cost no memory: calloc's zeros, and normal is 0.
-    explicit PageTypes(std::uint64_t pages);
+    /// All normal. Untouched pages of the table cost neither memory nor time: a mapping's zeros, and normal is 0.
+    static Result<PageTypes> of(std::uint64_t pages);
 
     [[nodiscard]] PageType get(std::uint64_t page) const;
     void set(std::uint64_t page, PageType type);
@@ -30,11 +33,11 @@ public:
     [[nodiscard]] bool touched() const { return touched_->load(std::memory_order_acquire); }
 
 private:
-    struct Free {
-        void operator()(std::atomic<PageType>* table) const;
-    };
+    PageTypes(std::uint64_t pages, Mapping table);
+    [[nodiscard]] std::atomic<PageType>* table() const { return reinterpret_cast<std::atomic<PageType>*>(table_.data()); }
+
     std::uint64_t pages_;
-    std::unique_ptr<std::atomic<PageType>[], Free> table_;
+    Mapping table_;
     std::unique_ptr<std::atomic<bool>> touched_;
 };
 
