@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "snapshot/writer.h"
+#include "vmm/api/machine_source.h"
 #include "vmm/base/try.h"
 #include "vmm/machine/machine.h"
 
@@ -59,20 +60,6 @@ std::vector<std::byte> elf_of_program() {
     return file;
 }
 
-// The snapshot layer's view of a machine.
-class Source final : public SnapshotSource {
-public:
-    explicit Source(Machine& machine) : machine_(machine) {}
-    [[nodiscard]] const MachineConfig& config() const override { return machine_.config(); }
-    Status freeze() override { return machine_.freeze(); }
-    void thaw() override { machine_.thaw(); }
-    Result<SavedMachine> save() override { return machine_.save(); }
-    [[nodiscard]] const GuestMemory& memory() const override { return machine_.memory(); }
-
-private:
-    Machine& machine_;
-};
-
 // From the host's side: a guest at CPL 0 is slow where kernel mode is emulated.
 void use(MemoryBlock& block, std::uint64_t from, std::uint64_t size) {
     for (std::uint64_t at = from; at < from + size && at < block.spec().size; at += kPageSize) {
@@ -120,7 +107,7 @@ Status snapshot_sparse_guest(std::uint64_t memory_bytes, const AreaPath& area) {
     if (area.offset == 0) {
         ::unlink(area.path.c_str());  // a device stays; the area in it is written over
     }
-    Source source(*machine);
+    api::MachineSnapshotSource source(*machine);
     WriteOptions options;
     options.keep_frozen = true;
     TRY(write_snapshot(source, area, options));

@@ -52,7 +52,7 @@ Result<AreaInfo> inspect_area(const AreaPath& path);
 /// `inspect` without --json.
 [[nodiscard]] std::string to_text(const AreaInfo& info);
 
-// One line of JSON each (report_json.cc).
+// One line of JSON each (report_json.cc), for the command line and the API alike.
 [[nodiscard]] std::string to_json(const AreaInfo& info);
 [[nodiscard]] std::string to_json(const SnapshotReport& report);
 

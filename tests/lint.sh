@@ -17,6 +17,9 @@ mapfile -t all < <(find "${folders[@]}" .cmake CMakeLists.txt dev .ci/run \
 mapfile -t scripts < <(find "${folders[@]}" dev .ci/run -type f \( -name '*.sh' -o -path dev -o -path .ci/run \) | sort)
 [ ${#sources[@]} -gt 0 ] || { echo "lint: there are no sources here"; exit 1; }
 faults=0
+names=$(mktemp)
+log=$(mktemp)
+trap 'rm -f "$names" "$log"' EXIT
 
 # report TITLE: each line of the input is a fault.
 report() {
@@ -44,13 +47,15 @@ done | report "files over 500 lines"
 grep -n '#include <linux/kvm.h>' "${sources[@]}" | grep -v '^vmm/kvm/abi.h:' | report "include vmm/kvm/abi.h instead of <linux/kvm.h>"
 grep -nE '#include [<"](linux/kvm|asm/kvm|vmm/kvm/)' "${sources[@]}" | grep -E '^(devices|snapshot)/' | report "devices/ and snapshot/ know no KVM"
 grep -nE '#include "(\.\./|[^/"]+")' "${sources[@]}" | report "includes are by full path from the repository root"
+# Tests that documentation names must be there: `Suite.Name`, or a suite alone.
+grep -rhoE '^(TEST|TEST_F|TEST_P)\([A-Za-z]+, [A-Za-z0-9]+' tests | sed -E 's/^TEST(_F|_P)?\(//; s/, /./; p; s/\..*//' | sort -u >"$names"
+sed -n '/^## Traps/,$p' tests/README.md | grep -oE '`[A-Z][A-Za-z]+(\.[A-Za-z0-9]+)?`' | tr -d '\`' | sort -u | comm -23 - "$names" |
+    report "tests/README.md names a test that does not exist"
 shellcheck "${scripts[@]}" | grep -v '^$' | report "shellcheck"
 printf '%s\0' "${sources[@]}" | xargs -0 -n 16 -P "$jobs" clang-format-19 --dry-run --Werror 2>&1 | grep 'error:' | report "clang-format-19 -i mends these"
 printf '   house rules, shellcheck and clang-format: %s files, %s faults, %s s\n' "${#all[@]}" "$faults" "$((SECONDS - began))"
 
 began=$SECONDS
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
 cmake --preset tidy >"$log" 2>&1 || { cat "$log"; exit 1; }
 # Files that the build makes for others to include or embed (the ledger guest) must be there; nothing else is built.
 cmake --build build/tidy --target ledger_guest >"$log" 2>&1 || { cat "$log"; exit 1; }

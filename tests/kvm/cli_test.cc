@@ -132,6 +132,20 @@ TEST_F(Cli, RestoresManyAtOnce) {
     EXPECT_EQ(refused.exit_code, 1) << refused.out;
 }
 
+TEST_F(Cli, RestoresAllOrNone) {
+    start("a");
+    const std::string area = scratch_.file("area");
+    ASSERT_EQ(command({"snapshot", "a", area, "--then", "stop"}).exit_code, 0);
+    start("c-2");
+    const CommandResult many = command({"restore", area, "-n", "3", "--name", "c"});
+    EXPECT_EQ(many.exit_code, 1) << many.out;
+    EXPECT_NE(many.err.find("c-2 runs already"), std::string::npos) << many.err;
+    for (int i = 0; i < 500 && machines().size() > 1; ++i) {
+        ::usleep(10'000);
+    }
+    EXPECT_EQ(machines(), std::vector<std::string>{"c-2"});
+}
+
 TEST_F(Cli, ANameInUseIsRefusedAndFreeAgainAfterAKill) {
     const json first = start("a");
     const CommandResult second = run_ledger("ws=1M", "", {"-d", "--name", "a"});

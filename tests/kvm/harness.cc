@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "guest-images/ledger/image.h"
+#include "vmm/api/machine_source.h"
 
 namespace snapvm::test {
 namespace {
@@ -93,7 +94,7 @@ std::unique_ptr<Machine> KvmTest::boot_ledger(const LedgerOptions& options) {
 }
 
 SnapshotReport KvmTest::snapshot(Machine& machine, const AreaPath& path, const WriteOptions& options) {
-    MachineSource source(machine);
+    api::MachineSnapshotSource source(machine);
     return need(write_snapshot(source, path, options));
 }
 

@@ -54,20 +54,6 @@ Error need_error(Result<T>&& result, std::source_location at = std::source_locat
     return result.error();
 }
 
-/// A machine as the snapshot layer sees it.
-class MachineSource final : public SnapshotSource {
-public:
-    explicit MachineSource(Machine& machine) : machine_(machine) {}
-    [[nodiscard]] const MachineConfig& config() const override { return machine_.config(); }
-    Status freeze() override { return machine_.freeze(); }
-    void thaw() override { machine_.thaw(); }
-    Result<SavedMachine> save() override { return machine_.save(); }
-    [[nodiscard]] const GuestMemory& memory() const override { return machine_.memory(); }
-
-private:
-    Machine& machine_;
-};
-
 /// What a ledger's line says: "LEDGER OK steps= pages= ticks= gen= skew_ms=".
 struct LedgerLine {
     std::string text;

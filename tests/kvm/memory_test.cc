@@ -10,6 +10,7 @@
 #include "devices/vmgenid/vmgenid.h"
 #include "snapshot/verify.h"
 #include "tests/kvm/harness.h"
+#include "vmm/api/machine_source.h"
 #include "vmm/base/fd.h"
 #include "vmm/platform/platform.h"
 
@@ -116,7 +117,7 @@ TEST_F(MemoryTrap, AreaBehindAMachineIsNotOverwritten) {
     std::unique_ptr<Machine> restored = restore(area());
     need(restored->resume());
     for (Machine* writer : {machine.get(), restored.get()}) {
-        MachineSource source(*writer);
+        api::MachineSnapshotSource source(*writer);
         const Error error = need_error(write_snapshot(source, area(), {}));
         EXPECT_EQ(error.kind(), ErrorKind::busy);
         EXPECT_NE(error.message().find(area().path), std::string::npos) << error.message();
@@ -126,7 +127,7 @@ TEST_F(MemoryTrap, AreaBehindAMachineIsNotOverwritten) {
     EXPECT_EQ(need(verify_area(area())).fault_count, 0U);
     expect_sound_end(*restored);
     // An ended machine still maps it; with its memory gone, the area is free.
-    MachineSource source(*machine);
+    api::MachineSnapshotSource source(*machine);
     EXPECT_EQ(need_error(write_snapshot(source, area(), {})).kind(), ErrorKind::busy);
     restored.reset();
     need(write_snapshot(source, area(), {}));

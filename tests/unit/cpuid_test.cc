@@ -41,7 +41,9 @@ CpuidTable supported() {
             entry(0x40000001, 0, 0x01007EFB, 0, 0, 0),
             entry(0x80000001, 0, 0x000A20F0, 0x20000000, 0x00C001F3, 0x2FD3FBFF),
             entry(0x80000008, 0, 0x3030, 0x111ED205, 0x700F, 0),
-            entry(0x8000001E, 0, 7, 0x103, 0x200, 0)};
+            entry(0x8000001E, 0, 7, 0x103, 0x200, 0),
+            entry(0x80000007, 0, 0, 0, 0, 0x100),
+            entry(0x80000021, 0, 0x45, 0, 0, 0)};
 }
 
 const kvm_cpuid_entry2& find(const CpuidTable& table, std::uint32_t leaf, std::uint32_t index = 0) {
@@ -138,7 +140,8 @@ TEST(CheckCpuid, EachMissingFeatureIsNamed) {
                 {4, &kvm_cpuid_entry2::edx, "leaf 0x7 edx"},         {5, &kvm_cpuid_entry2::eax, "leaf 0x7 eax"},
                 {8, &kvm_cpuid_entry2::eax, "leaf 0xd eax"},         {9, &kvm_cpuid_entry2::eax, "leaf 0xd eax"},
                 {12, &kvm_cpuid_entry2::eax, "leaf 0x40000001 eax"}, {13, &kvm_cpuid_entry2::ecx, "leaf 0x80000001 ecx"},
-                {13, &kvm_cpuid_entry2::edx, "leaf 0x80000001 edx"}, {14, &kvm_cpuid_entry2::ebx, "leaf 0x80000008 ebx"}};
+                {13, &kvm_cpuid_entry2::edx, "leaf 0x80000001 edx"}, {14, &kvm_cpuid_entry2::ebx, "leaf 0x80000008 ebx"},
+                {16, &kvm_cpuid_entry2::edx, "leaf 0x80000007 edx"}, {17, &kvm_cpuid_entry2::eax, "leaf 0x80000021 eax"}};
     for (const auto& row : rows) {
         CpuidTable host = supported();
         std::uint32_t& field = host[row.row].*(row.field);

@@ -84,32 +84,6 @@ std::string vm_config_json(const MachineConfig& config) {
                     {"machine_id", config.machine_id.text()}});
 }
 
-std::string snapshot_json(const SnapshotReport& report) {
-    json rounds = json::array();
-    for (const SnapshotRound& round : report.rounds) {
-        rounds.push_back({{"dirty_pages", round.dirty_pages}, {"written_bytes", round.written_bytes}, {"us", round.us}});
-    }
-    json pages = json::object();
-    for (std::size_t i = 0; i < report.pages.size(); ++i) {
-        pages[std::string(name_of(static_cast<PageClass>(i)))] = report.pages[i];
-    }
-    return text_of({{"pause_us", report.pause_us},
-                    {"total_us", report.total_us},
-                    {"rounds", std::move(rounds)},
-                    {"pages", std::move(pages)},
-                    {"area_bytes", report.area_bytes},
-                    {"written_bytes", report.written_bytes},
-                    {"staging_peak_bytes", report.staging_peak_bytes},
-                    {"tracker", report.tracker},
-                    {"type", report.type},
-                    {"diverged", report.diverged},
-                    {"snapshot_id", report.snapshot_id.text()},
-                    {"sequence", report.sequence},
-                    {"slot", report.slot},
-                    {"cached", report.cached},
-                    {"backend", report.backend}});
-}
-
 std::string stats_json(const ServiceStats& stats) {
     json fields = {{"id", stats.id},
                    {"state", name_of(stats.state)},

@@ -14,8 +14,6 @@ namespace snapvm::api {
 [[nodiscard]] std::string version_json();
 [[nodiscard]] std::string machine_config_json(const MachineConfig& config);
 [[nodiscard]] std::string vm_config_json(const MachineConfig& config);
-/// design.md, "JSON of a snapshot", and what identifies the snapshot.
-[[nodiscard]] std::string snapshot_json(const SnapshotReport& report);
 [[nodiscard]] std::string stats_json(const ServiceStats& stats);
 [[nodiscard]] std::string outcome_json(const Outcome& outcome);
 [[nodiscard]] std::string wait_json(const WaitResult& result);

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "vmm/api/line_matcher.h"
+#include "vmm/api/machine_source.h"
 #include "vmm/base/try.h"
 
 namespace snapvm::api {

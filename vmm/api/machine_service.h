@@ -1,30 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// A real machine behind the API; in the process itself it is the way to snapshot one.
+// A real machine behind the API.
 #pragma once
 
 #include <mutex>
 #include <string>
 
-#include "snapshot/source.h"
 #include "vmm/api/service.h"
 #include "vmm/machine/machine.h"
 
 namespace snapvm::api {
-
-/// A machine as the snapshot layer sees one.
-class MachineSnapshotSource final : public SnapshotSource {
-public:
-    explicit MachineSnapshotSource(Machine& machine) : machine_(machine) {}
-
-    [[nodiscard]] const MachineConfig& config() const override { return machine_.config(); }
-    Status freeze() override { return machine_.freeze(); }
-    void thaw() override { machine_.thaw(); }
-    Result<SavedMachine> save() override { return machine_.save(); }
-    [[nodiscard]] const GuestMemory& memory() const override { return machine_.memory(); }
-
-private:
-    Machine& machine_;
-};
 
 /// `machine` must outlive it. Any thread but a vCPU's.
 class MachineService final : public Service {

@@ -5,6 +5,7 @@
 #include <array>
 #include <cerrno>
 
+#include "snapshot/inspect.h"
 #include "vmm/api/answers.h"
 #include "vmm/api/bodies.h"
 
@@ -44,7 +45,7 @@ ApiAnswer put_snapshot_create(Service& service, const ApiRequest& request) {
     if (!report) {
         return fault_answer(report.error());
     }
-    return create->firecracker ? ApiAnswer{} : ok(snapshot_json(*report));
+    return create->firecracker ? ApiAnswer{} : ok(to_json(*report));
 }
 
 ApiAnswer put_snapshot_load(Service& /*service*/, const ApiRequest& request) {

@@ -59,11 +59,11 @@ Status write_all_at(int fd, std::span<const std::byte> data, std::uint64_t offse
     std::size_t done = 0;
     while (done < data.size()) {
         const ssize_t put = ::pwrite(fd, data.data() + done, data.size() - done, static_cast<off_t>(offset + done));
-        if (put < 0) {
-            if (errno == EINTR) {
-                continue;
-            }
-            return fail(Error::system("write", object, errno));
+        if (put < 0 && errno == EINTR) {
+            continue;
+        }
+        if (put <= 0) {
+            return fail(Error::system("write", object, put == 0 ? EIO : errno));
         }
         done += static_cast<std::size_t>(put);
     }
@@ -74,11 +74,11 @@ Status write_all(int fd, std::span<const std::byte> data, std::string_view objec
     std::size_t done = 0;
     while (done < data.size()) {
         const ssize_t put = ::write(fd, data.data() + done, data.size() - done);
-        if (put < 0) {
-            if (errno == EINTR) {
-                continue;
-            }
-            return fail(Error::system("write", object, errno));
+        if (put < 0 && errno == EINTR) {
+            continue;
+        }
+        if (put <= 0) {  // 0: a file that takes no more and says no more would keep us here for good
+            return fail(Error::system("write", object, put == 0 ? EIO : errno));
         }
         done += static_cast<std::size_t>(put);
     }

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -253,10 +254,20 @@ Result<int> HostedRun::run() {
 Result<int> HostedRun::run_many(unsigned count) {
     const std::string base = options.name.empty() ? default_name() : options.name;
     std::vector<std::uint64_t> totals;
+    std::vector<int> pids;
     std::uint64_t pss = 0;
     for (unsigned i = 0; i < count; ++i) {
         start = Clock::now();
-        const StartReport report = TRY(spawn(base + "-" + std::to_string(i)));
+        const auto spawned = spawn(base + "-" + std::to_string(i));
+        if (!spawned) {
+            // All or none: whoever asked for 100 can do nothing with 57.
+            for (const int pid : pids) {
+                ::kill(pid, SIGTERM);
+            }
+            return fail(spawned.error());
+        }
+        const StartReport& report = *spawned;
+        pids.push_back(report.pid);
         std::printf("%s\n", globals.json ? report.json().c_str() : report.name.c_str());
         totals.push_back(report.total_us);
         pss += pss_kib(report.pid);

@@ -55,7 +55,7 @@ void Console::consumed(std::uint64_t position) {
     {
         const std::lock_guard lock(mutex_);
         if (held_) {
-            held_ = position;
+            held_ = std::min(position, written_);
         }
         if (refused_) {
             refused_ = false;

@@ -53,7 +53,7 @@ struct FeatureRegister {
     const char* name;
     std::uint32_t ignored;
 };
-constexpr std::array<FeatureRegister, 12> kFeatureRegisters = {{
+constexpr std::array<FeatureRegister, 14> kFeatureRegisters = {{
     {0x1, 0, &kvm_cpuid_entry2::ecx, "ecx", kTscDeadlineBit | kHypervisorBit | kOsXsaveBit},
     {0x1, 0, &kvm_cpuid_entry2::edx, "edx", kHyperThreadingBit},
     {0x7, 0, &kvm_cpuid_entry2::ebx, "ebx", 0},
@@ -65,7 +65,9 @@ constexpr std::array<FeatureRegister, 12> kFeatureRegisters = {{
     {0x40000001, 0, &kvm_cpuid_entry2::eax, "eax", 0},
     {0x80000001, 0, &kvm_cpuid_entry2::ecx, "ecx", 0},
     {0x80000001, 0, &kvm_cpuid_entry2::edx, "edx", 0},
+    {0x80000007, 0, &kvm_cpuid_entry2::edx, "edx", 0},
     {0x80000008, 0, &kvm_cpuid_entry2::ebx, "ebx", 0},
+    {0x80000021, 0, &kvm_cpuid_entry2::eax, "eax", 0},
 }};
 
 std::uint32_t value_of(std::span<const kvm_cpuid_entry2> table, const FeatureRegister& feature) {

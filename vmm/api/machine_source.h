@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// What joins the machine and the snapshot layer, neither of which knows the other. Embedders use it too.
+#pragma once
+
+#include "snapshot/source.h"
+#include "vmm/machine/machine.h"
+
+namespace snapvm::api {
+
+/// A machine as the snapshot layer sees one. `machine` must outlive it.
+class MachineSnapshotSource final : public SnapshotSource {
+public:
+    explicit MachineSnapshotSource(Machine& machine) : machine_(machine) {}
+
+    [[nodiscard]] const MachineConfig& config() const override { return machine_.config(); }
+    Status freeze() override { return machine_.freeze(); }
+    void thaw() override { machine_.thaw(); }
+    Result<SavedMachine> save() override { return machine_.save(); }
+    [[nodiscard]] const GuestMemory& memory() const override { return machine_.memory(); }
+
+private:
+    Machine& machine_;
+};
+
+}  // namespace snapvm::api
