@@ -10,7 +10,9 @@
 
 namespace snapvm::api::test {
 
-inline nlohmann::json load_openapi() { return nlohmann::json::parse(std::ifstream(snapvm::test::source_folder() + "/vmm/api/openapi.json")); }
+inline nlohmann::json load_openapi() {
+    return nlohmann::json::parse(std::ifstream(snapvm::test::source_folder() + "/vmm/api/openapi.json"));
+}
 
 inline const nlohmann::json& resolve(const nlohmann::json& api, const nlohmann::json& schema) {
     if (!schema.contains("$ref")) {
