@@ -53,6 +53,7 @@ public:
     /// The superblock of the complete snapshot that the slot holds until begin(); null when there is none to be believed.
     [[nodiscard]] const Superblock* previous() const { return previous_ ? &*previous_ : nullptr; }
     AreaIo& io() { return *io_; }
+    [[nodiscard]] const AreaIo& io() const { return *io_; }
     /// A second descriptor for page data that goes around the page cache (O_DIRECT), owned by this; -1 where the file system has no
     /// such thing. Takes over the slot's lock; busy when a reader came in between. Before begin().
     Result<int> open_direct();

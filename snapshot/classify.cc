@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "snapshot/classify.h"
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include <algorithm>
 #include <optional>
 
@@ -21,17 +24,24 @@ std::optional<PageClass> class_by_type(PageType type) {
     return std::nullopt;
 }
 
-PageEntry classify_contents(const MemoryBlock& block, std::uint64_t page) {
-    const std::span<const std::byte> bytes = block.page(page);
-    if (is_all_zero(bytes)) {
-        return {PageClass::zero};
-    }
-    return {PageClass::common, page_checksum(block.spec().id, page, bytes)};
+PageHash hash_of(std::span<const std::byte> bytes) {
+    const XXH128_hash_t hash = XXH3_128bits(bytes.data(), bytes.size());
+    return {hash.low64, hash.high64};
 }
 
 }  // namespace
 
-Status Classifier::classify(const MemoryBlock& block, std::uint64_t first, std::span<PageEntry> out) {
+PageFacts classify_page(BlockId block, std::uint64_t page, std::span<const std::byte> bytes, PageType type) {
+    if (const auto known = class_by_type(type)) {
+        return {{*known}, {}};
+    }
+    if (is_all_zero(bytes)) {
+        return {{PageClass::zero}, {}};
+    }
+    return {{PageClass::common, page_checksum(block, page, bytes)}, hash_of(bytes)};
+}
+
+Status Classifier::classify(const MemoryBlock& block, std::uint64_t first, std::span<PageFacts> out) {
     population_.resize(out.size());
     TRY(scanner_.scan(block, first, population_));
     const bool inherits = block.origin() != nullptr && std::ranges::find(population_, Population::untouched) != population_.end();
@@ -39,20 +49,21 @@ Status Classifier::classify(const MemoryBlock& block, std::uint64_t first, std::
         origin_.resize(out.size());
         TRY(block.origin()->read_entries(block.spec().id, first, origin_));
     }
+    const BlockId id = block.spec().id;
     const bool typed = block.types().touched();
     for (std::size_t i = 0; i < out.size(); ++i) {
         const std::uint64_t page = first + i;
-        if (const auto known = typed ? class_by_type(block.types().get(page)) : std::nullopt) {
-            out[i] = {*known};
-        } else if (population_[i] == Population::own) {
-            out[i] = classify_contents(block, page);
+        const PageType type = typed ? block.types().get(page) : PageType::normal;
+        if (population_[i] == Population::own || class_by_type(type)) {
+            out[i] = classify_page(id, page, block.page(page), type);
         } else if (!inherits) {
             out[i] = {};
         } else if (origin_[i].page_class == PageClass::shared) {
             // A shared entry carries no checksum of its own to hand on.
-            out[i] = classify_contents(block, page);
+            out[i] = classify_page(id, page, block.page(page), type);
         } else {
-            out[i] = {origin_[i].page_class, origin_[i].checksum};
+            out[i].entry = {origin_[i].page_class, origin_[i].checksum};
+            out[i].hash = has_data(origin_[i].page_class) ? hash_of(block.page(page)) : PageHash{};
         }
     }
     return {};

@@ -7,6 +7,7 @@
 #include "vmm/base/error.h"
 #include "vmm/machine/config.h"
 #include "vmm/machine/saved_state.h"
+#include "vmm/memory/dirty_feed.h"
 #include "vmm/memory/guest_memory.h"
 
 namespace snapvm {
@@ -23,8 +24,10 @@ public:
     virtual void thaw() = 0;
     /// The state of the frozen machine, memory apart.
     virtual Result<SavedMachine> save() = 0;
-    /// The blocks; read while frozen.
+    /// The blocks; they may change under the reader unless frozen.
     [[nodiscard]] virtual const GuestMemory& memory() const = 0;
+    /// Tells which pages are written while it runs; null where that cannot be known.
+    [[nodiscard]] virtual DirtyFeed* dirty() = 0;
 };
 
 /// Keeps a machine frozen; thaws it on every way out.

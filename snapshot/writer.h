@@ -3,12 +3,15 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "snapshot/area_path.h"
 #include "snapshot/io.h"
+#include "snapshot/monitor.h"
 #include "snapshot/page_sink.h"
 #include "snapshot/source.h"
 #include "vmm/base/error.h"
@@ -21,19 +24,43 @@ namespace snapvm {
 /// memory that is free (DECISIONS.md, "Page cache").
 enum class CachePolicy : std::uint8_t { automatic, cached, direct };
 
+/// How much of the guest's time a snapshot takes.
+enum class SnapshotMode : std::uint8_t {
+    live,  ///< rounds while the guest runs, later ones into memory; the pause depends on neither disk nor guest
+    precopy,  ///< rounds while the guest runs, all onto the disk, the last one too
+    stop,  ///< the guest stands for the whole of it
+};
+
+/// What is done when the guest writes faster than rounds copy, or the staging memory is full.
+enum class WhenDiverging : std::uint8_t {
+    stop,  ///< the guest stands until the rest is on the disk
+    cancel,  ///< the snapshot fails, the guest is unharmed
+};
+
+struct LiveOptions {
+    std::chrono::microseconds max_pause{1000};  ///< what the copying of the last round may take
+    std::uint64_t threshold_bytes = 0;  ///< so little left ends the rounds in any case; 0: max_pause alone decides
+    std::optional<std::uint64_t> staging_bytes;  ///< nothing: a quarter of guest memory
+    WhenDiverging when_diverging = WhenDiverging::stop;
+    std::uint32_t max_rounds = 30;
+};
+
 struct WriteOptions {
     std::uint32_t slots = 1;  ///< of a file that does not exist yet; an area that exists keeps its own
     bool keep_frozen = false;  ///< after success the machine stays frozen; after a failure it runs on all the same
     std::string metadata;  ///< the caller's own JSON, 64 KiB at most
     CachePolicy cache = CachePolicy::automatic;
     SinkBackend backend = SinkBackend::automatic;
+    SnapshotMode mode = SnapshotMode::live;
+    LiveOptions live;
+    SnapshotMonitor* monitor = nullptr;  ///< must outlive the call
     IoHook hook;  ///< for tests
 };
 
 /// One pass over pages.
 struct SnapshotRound {
-    std::uint64_t dirty_pages = 0;
-    std::uint64_t written_bytes = 0;
+    std::uint64_t dirty_pages = 0;  ///< looked at: all of memory in the first, what was written meanwhile in the others
+    std::uint64_t written_bytes = 0;  ///< of page data, onto the disk; 0 where they went into staging memory
     std::uint64_t us = 0;
 };
 
@@ -56,8 +83,8 @@ struct SnapshotReport {
     std::string backend;  ///< "io_uring" or "threads"
 };
 
-/// Freezes the machine, writes all of it, makes it valid, and thaws it (mode stop). What can be refused is refused before the freeze. On
-/// every error the machine is thawed and the area holds what it held before, or says that it is incomplete.
+/// Writes a whole machine into an area. What can be refused is refused before anything else. On every error, being called off included,
+/// the machine runs on as before and the area holds what it held before, or says that it is incomplete. One call at a time a machine.
 Result<SnapshotReport> write_snapshot(SnapshotSource& source, const AreaPath& path, const WriteOptions& options);
 
 }  // namespace snapvm

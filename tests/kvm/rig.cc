@@ -59,9 +59,8 @@ Rig::Rig(const kvm::System& system, const TinyGuest& guest, std::uint32_t cpus) 
 void Rig::build(std::uint32_t cpus) {
     vm_.emplace(need(kvm::Vm::create(system_)));
     need(vm_->enable_split_irqchip(platform::kIoApicPins));
-    std::uint32_t slot = 0;
     for (const MemoryBlock& block : memory_.blocks()) {
-        need(vm_->set_slot(slot++, block.spec().base, block.host(), block.spec().size, name_of(block.spec().id)));
+        need(vm_->add_slot(block.spec().base, block.host(), block.spec().size, name_of(block.spec().id)));
     }
     std::vector<kvm::VcpuFd> vcpus;
     for (std::uint32_t index = 0; index < cpus; ++index) {

@@ -52,6 +52,7 @@ private:
     void build(std::uint32_t cpus);
     void end_of_interrupt(std::uint8_t /*vector*/) override {}
     void triple_fault(std::uint32_t vcpu) override;
+    void dirty_ring_full() override {}
     void failed(Error error) override;
 
     const kvm::System& system_;

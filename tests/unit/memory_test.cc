@@ -92,7 +92,7 @@ TEST(MemoryBlock, ImpossibleSizesAreErrors) {
 TEST(MemoryBlock, StaysWhereItIsWhenMoved) {
     MemoryBlock a = block(BlockId::ram_low, 0, 2 * kPageSize);
     const std::byte* host = a.host();
-    a.types().set(1, PageType::free);
+    a.set_type(1, PageType::free);
     const MemoryBlock b = std::move(a);
     EXPECT_EQ(b.host(), host);
     EXPECT_EQ(b.types().get(1), PageType::free);

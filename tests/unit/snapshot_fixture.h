@@ -18,6 +18,7 @@
 #include "snapshot/source.h"
 #include "snapshot/writer.h"
 #include "vmm/base/try.h"
+#include "vmm/memory/dirty_feed.h"
 
 namespace snapvm::test {
 
@@ -27,6 +28,16 @@ namespace snapvm::test {
         const auto& ok_result_ = (expression);                               \
         ASSERT_TRUE(ok_result_.has_value()) << ok_result_.error().message(); \
     } while (false)
+
+/// Knows of no writes but those that are marked (write_marks.h): a fake guest marks its own.
+class NoTracker final : public DirtyTracker {
+public:
+    [[nodiscard]] std::string_view name() const override { return "fake"; }
+    Status start() override { return {}; }
+    Status arm(std::size_t /*block*/, std::uint64_t /*first*/, std::uint64_t /*count*/) override { return {}; }
+    Status collect(DirtySet& /*into*/) override { return {}; }
+    void stop() override {}
+};
 
 class FakeMachine final : public SnapshotSource {
 public:
@@ -69,6 +80,7 @@ public:
         return SavedMachine{config_, records_};
     }
     [[nodiscard]] const GuestMemory& memory() const override { return memory_; }
+    [[nodiscard]] DirtyFeed* dirty() override { return &feed_; }
     GuestMemory& mutable_memory() { return memory_; }
     std::vector<StateRecord>& records() { return records_; }
 
@@ -81,9 +93,13 @@ public:
             value = value * 6364136223846793005ULL + 1442695040888963407ULL;
             std::memcpy(at + i, &value, sizeof value);
         }
+        block(id).marks().mark(page, 1);
     }
     /// Populates a page with zeros.
-    void clear(BlockId id, std::uint64_t page) { std::memset(block(id).host() + page * kPageSize, 0, kPageSize); }
+    void clear(BlockId id, std::uint64_t page) {
+        std::memset(block(id).host() + page * kPageSize, 0, kPageSize);
+        block(id).marks().mark(page, 1);
+    }
 
     int frozen = 0;
     int thaws = 0;
@@ -94,6 +110,7 @@ private:
     MachineConfig config_;
     std::vector<StateRecord> records_;
     GuestMemory memory_;
+    DirtyFeed feed_{memory_, std::make_unique<NoTracker>()};
 };
 
 /// A private folder, gone with the test.

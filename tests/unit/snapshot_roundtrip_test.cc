@@ -33,8 +33,8 @@ TEST_F(RoundTrip, EveryClassComesBack) {
     FakeMachine machine;
     populate(machine);
     machine.fill(BlockId::ram_low, 500, 1);
-    machine.block(BlockId::ram_low).types().set(500, PageType::balloon);
-    machine.block(BlockId::ram_low).types().set(501, PageType::free);
+    machine.block(BlockId::ram_low).set_type(500, PageType::balloon);
+    machine.block(BlockId::ram_low).set_type(501, PageType::free);
     const auto report = write_snapshot(machine, area(), {});
     ASSERT_OK(report);
     EXPECT_EQ(machine.frozen, 0);
@@ -64,7 +64,7 @@ TEST_F(RoundTrip, EveryClassComesBack) {
 TEST_F(RoundTrip, RestoredAndUntouchedGivesTheSameEntriesAndData) {
     FakeMachine machine;
     populate(machine);
-    machine.block(BlockId::ram_low).types().set(501, PageType::free);
+    machine.block(BlockId::ram_low).set_type(501, PageType::free);
     const auto first = write_snapshot(machine, area("a"), {});
     ASSERT_OK(first);
     auto restored = open_snapshot(area("a"));

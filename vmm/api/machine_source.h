@@ -17,6 +17,7 @@ public:
     void thaw() override { machine_.thaw(); }
     Result<SavedMachine> save() override { return machine_.save(); }
     [[nodiscard]] const GuestMemory& memory() const override { return machine_.memory(); }
+    [[nodiscard]] DirtyFeed* dirty() override { return machine_.dirty(); }
 
 private:
     Machine& machine_;

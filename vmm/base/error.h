@@ -19,6 +19,7 @@ enum class ErrorKind : std::uint8_t {
     busy,         ///< held by somebody else: a name, an area, a lock
     unsupported,  ///< this host or build cannot do it
     not_found,    ///< the thing named does not exist
+    cancelled,    ///< called off by whoever asked for it
 };
 
 /// One failure. Plain value, copyable, no hidden state.

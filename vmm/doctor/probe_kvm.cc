@@ -65,7 +65,7 @@ public:
         const std::vector<std::uint8_t> code = program();
         std::memcpy(memory.data() + kCode, code.data(), code.size());
         kvm::Vm vm = TRY(kvm::Vm::create(system));
-        TRY(vm.set_slot(0, Gpa{0}, memory.data(), kMemory, "the doctor's guest"));
+        TRY(vm.add_slot(Gpa{0}, memory.data(), kMemory, "the doctor's guest"));
         kvm::VcpuFd vcpu = TRY(vm.create_vcpu(system, 0));
         // KVM refuses long mode to a processor whose CPUID does not have it.
         const auto cpuid = TRY(system.supported_cpuid());

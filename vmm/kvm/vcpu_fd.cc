@@ -6,14 +6,24 @@
 
 #include "vmm/base/try.h"
 #include "vmm/kvm/ioctl.h"
+#include "vmm/memory/gpa.h"
 
 namespace snapvm::kvm {
 
-Result<VcpuFd> VcpuFd::create(const System& system, int vm_fd, std::uint32_t index) {
+Result<VcpuFd> VcpuFd::create(const System& system, int vm_fd, std::uint32_t index, std::uint32_t ring_entries) {
     const std::string name = "vCPU " + std::to_string(index);
     UniqueFd fd(TRY(KVM_IOCTL(vm_fd, KVM_CREATE_VCPU, static_cast<unsigned long>(index), name)));
     Mapping run = TRY(Mapping::of_file(fd.get(), 0, system.run_mapping_size(), 4096, /*shared=*/true));
-    return VcpuFd(std::move(fd), std::move(run), index);
+    Mapping ring;
+    if (ring_entries != 0) {
+        ring =
+            TRY(Mapping::of_file(fd.get(), KVM_DIRTY_LOG_PAGE_OFFSET * kPageSize, ring_entries * sizeof(kvm_dirty_gfn), kPageSize,
+                                 /*shared=*/true));
+    }
+    VcpuFd vcpu(std::move(fd), std::move(run), index);
+    vcpu.ring_ = std::move(ring);
+    vcpu.ring_entries_ = ring_entries;
+    return vcpu;
 }
 
 std::span<std::byte> VcpuFd::io_bytes() const {

@@ -20,7 +20,8 @@ namespace snapvm::kvm {
 /// only while no thread is in `run`. Exception: `request_immediate_exit`, from anywhere at any time.
 class VcpuFd {
 public:
-    static Result<VcpuFd> create(const System& system, int vm_fd, std::uint32_t index);
+    /// `ring_entries`: of the dirty ring, where the machine has one; else 0.
+    static Result<VcpuFd> create(const System& system, int vm_fd, std::uint32_t index, std::uint32_t ring_entries);
 
     [[nodiscard]] std::uint32_t index() const { return index_; }
     [[nodiscard]] kvm_run& shared() const { return *reinterpret_cast<kvm_run*>(run_.data()); }
@@ -61,9 +62,27 @@ public:
     /// KVM_KVMCLOCK_CTRL: tells the guest that it was paused, so that its watchdogs do not bark. Fine for a guest without kvmclock.
     Status notify_paused();
 
+    /// Takes the finished entries out of the dirty ring, visit(slot, page) for each, and marks them for KVM_RESET_DIRTY_RINGS. From one
+    /// thread at a time, which may be another than the one in `run`.
+    template <class Visit>
+    void harvest_dirty_ring(Visit visit) {
+        while (ring_entries_ != 0) {
+            kvm_dirty_gfn& entry = ring()[ring_next_ % ring_entries_];
+            const std::atomic_ref<std::uint32_t> flags(entry.flags);
+            // KVM writes the flag last, and reads ours first.
+            if ((flags.load(std::memory_order_acquire) & KVM_DIRTY_GFN_F_DIRTY) == 0) {
+                return;
+            }
+            visit(entry.slot & 0xFFFF, entry.offset);
+            flags.store(KVM_DIRTY_GFN_F_RESET, std::memory_order_release);
+            ++ring_next_;
+        }
+    }
+
 private:
     VcpuFd(UniqueFd fd, Mapping run, std::uint32_t index)
         : fd_(std::move(fd)), run_(std::move(run)), index_(index), name_("vCPU " + std::to_string(index)) {}
+    [[nodiscard]] kvm_dirty_gfn* ring() const { return reinterpret_cast<kvm_dirty_gfn*>(ring_.data()); }
     [[nodiscard]] std::atomic_ref<std::uint8_t> immediate_exit() const {
         return std::atomic_ref<std::uint8_t>(shared().immediate_exit);
     }
@@ -72,6 +91,9 @@ private:
     Mapping run_;
     std::uint32_t index_;
     std::string name_;
+    Mapping ring_;
+    std::uint32_t ring_entries_ = 0;
+    std::uint32_t ring_next_ = 0;
 };
 
 }  // namespace snapvm::kvm

@@ -34,17 +34,75 @@ Status Vm::enable_split_irqchip(std::uint32_t pins) {
     return {};
 }
 
-Status Vm::set_slot(std::uint32_t slot, Gpa base, std::byte* host, std::uint64_t size, std::string_view name) {
-    kvm_userspace_memory_region region{};
-    region.slot = slot;
-    region.guest_phys_addr = base.value;
-    region.memory_size = size;
-    region.userspace_addr = reinterpret_cast<std::uintptr_t>(host);
-    TRY(KVM_IOCTL(fd(), KVM_SET_USER_MEMORY_REGION, &region, name));
+Status Vm::enable_dirty_ring(const System& system, std::uint32_t entries) {
+    kvm_enable_cap cap{};
+    // The acquire-release kind where there is one: it is the same on x86, and the only one elsewhere.
+    cap.cap = system.check(KVM_CAP_DIRTY_LOG_RING_ACQ_REL) > 0 ? KVM_CAP_DIRTY_LOG_RING_ACQ_REL : KVM_CAP_DIRTY_LOG_RING;
+    cap.args[0] = entries * sizeof(kvm_dirty_gfn);
+    TRY(KVM_IOCTL(fd(), KVM_ENABLE_CAP, &cap, "dirty ring"));
+    ring_entries_ = entries;
     return {};
 }
 
-Result<VcpuFd> Vm::create_vcpu(const System& system, std::uint32_t index) { return VcpuFd::create(system, fd(), index); }
+Status Vm::enable_manual_dirty_log(const System& system) {
+    kvm_enable_cap cap{};
+    cap.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2;
+    cap.args[0] = static_cast<std::uint64_t>(system.capabilities().manual_dirty_log) &
+                  (KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET);
+    TRY(KVM_IOCTL(fd(), KVM_ENABLE_CAP, &cap, "manual dirty log"));
+    return {};
+}
+
+Status Vm::set_slot(std::size_t slot, bool track) {
+    const Slot& memory = slots_[slot];
+    kvm_userspace_memory_region region{};
+    region.slot = static_cast<std::uint32_t>(slot);
+    region.flags = track ? KVM_MEM_LOG_DIRTY_PAGES : 0;
+    region.guest_phys_addr = memory.base.value;
+    region.memory_size = memory.size;
+    region.userspace_addr = reinterpret_cast<std::uintptr_t>(memory.host);
+    TRY(KVM_IOCTL(fd(), KVM_SET_USER_MEMORY_REGION, &region, memory.name));
+    return {};
+}
+
+Status Vm::add_slot(Gpa base, std::byte* host, std::uint64_t size, std::string_view name) {
+    slots_.push_back({base, host, size, std::string(name)});
+    return set_slot(slots_.size() - 1, false);
+}
+
+Status Vm::track_writes(bool on) {
+    for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
+        TRY(set_slot(slot, on));
+    }
+    return {};
+}
+
+Status Vm::dirty_log(std::size_t slot, std::span<std::uint64_t> words) {
+    kvm_dirty_log log{};
+    log.slot = static_cast<std::uint32_t>(slot);
+    log.dirty_bitmap = words.data();
+    TRY(KVM_IOCTL(fd(), KVM_GET_DIRTY_LOG, &log, slots_[slot].name));
+    return {};
+}
+
+Status Vm::clear_dirty_log(std::size_t slot, std::uint64_t first, std::uint64_t count, std::span<const std::uint64_t> words) {
+    kvm_clear_dirty_log clear{};
+    clear.slot = static_cast<std::uint32_t>(slot);
+    clear.first_page = first;
+    clear.num_pages = static_cast<std::uint32_t>(count);
+    clear.dirty_bitmap = const_cast<std::uint64_t*>(words.data());  // the ABI's union has no const
+    TRY(KVM_IOCTL(fd(), KVM_CLEAR_DIRTY_LOG, &clear, slots_[slot].name));
+    return {};
+}
+
+Status Vm::reset_dirty_rings() {
+    TRY(KVM_IOCTL(fd(), KVM_RESET_DIRTY_RINGS, 0UL, kObject));
+    return {};
+}
+
+Result<VcpuFd> Vm::create_vcpu(const System& system, std::uint32_t index) {
+    return VcpuFd::create(system, fd(), index, ring_entries_);
+}
 
 Status Vm::signal_msi(Msi msi) {
     kvm_msi message{};

@@ -4,6 +4,9 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "vmm/base/error.h"
 #include "vmm/base/fd.h"
@@ -30,8 +33,24 @@ public:
 
     /// LAPICs in KVM, IOAPIC in our hands, with `pins` routes reserved for it. Before the first vCPU.
     Status enable_split_irqchip(std::uint32_t pins);
-    /// KVM_SET_USER_MEMORY_REGION.
-    Status set_slot(std::uint32_t slot, Gpa base, std::byte* host, std::uint64_t size, std::string_view name);
+    /// A ring of `entries` dirty pages (a power of two) for each vCPU, instead of the dirty log. Before the first vCPU.
+    Status enable_dirty_ring(const System& system, std::uint32_t entries);
+    /// The dirty log's manual mode: bits are cleared, and pages protected, by clear_dirty_log alone; on switching the log on all are set.
+    Status enable_manual_dirty_log(const System& system);
+
+    /// KVM_SET_USER_MEMORY_REGION. Slots are numbered in the order of the calls.
+    Status add_slot(Gpa base, std::byte* host, std::uint64_t size, std::string_view name);
+    [[nodiscard]] std::size_t slots() const { return slots_.size(); }
+    [[nodiscard]] std::uint64_t slot_pages(std::size_t slot) const { return slots_[slot].size / kPageSize; }
+    /// Tracks writes to every slot, or stops it.
+    Status track_writes(bool on);
+    /// Copies a slot's dirty bits out, without clearing any (manual mode). `words` holds a bit a page, in whole words.
+    Status dirty_log(std::size_t slot, std::span<std::uint64_t> words);
+    /// Clears the bits that are set in `words` for pages `first` (a multiple of 64) and on, and protects those pages.
+    Status clear_dirty_log(std::size_t slot, std::uint64_t first, std::uint64_t count, std::span<const std::uint64_t> words);
+    /// Protects the pages whose ring entries were harvested. What they hold may be read after this, not before (KVM api.rst, 8.29).
+    Status reset_dirty_rings();
+
     Result<VcpuFd> create_vcpu(const System& system, std::uint32_t index);
 
     /// Injects an MSI now.
@@ -44,7 +63,17 @@ public:
 
 private:
     explicit Vm(UniqueFd fd) : fd_(std::move(fd)) {}
+    struct Slot {
+        Gpa base;
+        std::byte* host = nullptr;
+        std::uint64_t size = 0;
+        std::string name;
+    };
+    Status set_slot(std::size_t slot, bool track);
+
     UniqueFd fd_;
+    std::vector<Slot> slots_;
+    std::uint32_t ring_entries_ = 0;
 };
 
 }  // namespace snapvm::kvm

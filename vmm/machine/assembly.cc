@@ -7,6 +7,7 @@
 #include "devices/test_port/test_port.h"
 #include "vmm/base/bytes.h"
 #include "vmm/base/try.h"
+#include "vmm/kvm/log_tracker.h"
 #include "vmm/machine/clock_state.h"
 #include "vmm/machine/machine.h"
 #include "vmm/platform/platform.h"
@@ -59,11 +60,12 @@ Result<kvm_clock_data> decode_clock(const StateRecord& record) {
 Machine::Machine(const kvm::System& system, MachineConfig config, GuestMemory memory, kvm::Vm vm)
     : system_(system), config_(std::move(config)), memory_(std::move(memory)), vm_(std::move(vm)) {}
 
-Result<std::unique_ptr<Machine>> Machine::create(const kvm::System& system, const MachineConfig& config, const BootSource& source) {
+Result<std::unique_ptr<Machine>> Machine::create(const kvm::System& system, const MachineConfig& config, const BootSource& source,
+                                                 const HostSetup& host) {
     TRY(config.validate());
     GuestMemory memory = TRY(fresh_memory(config));
     const BootEntry entry = TRY(load_guest(memory, source));
-    std::unique_ptr<Machine> machine = TRY(assemble(system, config, std::move(memory), nullptr));
+    std::unique_ptr<Machine> machine = TRY(assemble(system, config, std::move(memory), nullptr, host));
     const CpuidTable supported = TRY(system.supported_cpuid());
     const bool deadline_timer = system.capabilities().tsc_deadline_timer != 0;
     for (kvm::VcpuFd& vcpu : machine->vcpus_->vcpus()) {
@@ -74,11 +76,12 @@ Result<std::unique_ptr<Machine>> Machine::create(const kvm::System& system, cons
     return machine;
 }
 
-Result<std::unique_ptr<Machine>> Machine::restore(const kvm::System& system, const SavedMachine& saved, GuestMemory memory) {
+Result<std::unique_ptr<Machine>> Machine::restore(const kvm::System& system, const SavedMachine& saved, GuestMemory memory,
+                                                  const HostSetup& host) {
     TRY(saved.config.validate());
     TRY(check_memory(saved.config, memory));
     RecordReader records(saved.records);
-    std::unique_ptr<Machine> machine = TRY(assemble(system, saved.config, std::move(memory), &records));
+    std::unique_ptr<Machine> machine = TRY(assemble(system, saved.config, std::move(memory), &records, host));
     machine->restored_ = true;
     const StateRecord* clock = TRY(records.take(RecordKind::clock, 0, kClockStateVersion));
     machine->restored_clock_ = TRY(decode_clock(*clock));
@@ -89,24 +92,59 @@ Result<std::unique_ptr<Machine>> Machine::restore(const kvm::System& system, con
 }
 
 Result<std::unique_ptr<Machine>> Machine::assemble(const kvm::System& system, const MachineConfig& config, GuestMemory memory,
-                                                   RecordReader* records) {
+                                                   RecordReader* records, const HostSetup& host) {
     kvm::Vm vm = TRY(kvm::Vm::create(system));
     // The constructor is private, so std::make_unique cannot.
     std::unique_ptr<Machine> machine(new Machine(system, config, std::move(memory), std::move(vm)));
     // Before the vCPUs: they are created with or without a LAPIC. Before the slots, too, a full irqchip would make each cost 6 ms;
     // the split one does not mind.
     TRY(machine->vm_.enable_split_irqchip(platform::kIoApicPins));
+    TRY(machine->choose_tracking(host.dirty));  // before the vCPUs too: their rings are made with them
     TRY(machine->map_memory());
     TRY(machine->build_devices(records));
     TRY(machine->build_vcpus());
+    machine->build_tracker();
     machine->msr_indices_ = order_msrs(TRY(system.msr_indices()));
     return machine;
 }
 
+Status Machine::choose_tracking(DirtyTracking wish) {
+    const kvm::Capabilities& caps = system_.capabilities();
+    const auto ring_bytes = static_cast<int>(kvm::RingTracker::kEntries * sizeof(kvm_dirty_gfn));
+    if (wish == DirtyTracking::ring && caps.dirty_ring < ring_bytes) {
+        return fail(ErrorKind::unsupported, "this KVM has no dirty ring", "use --dirty log, or Linux 5.11 or newer");
+    }
+    if (wish == DirtyTracking::log && (caps.manual_dirty_log & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE) == 0) {
+        return fail(ErrorKind::unsupported, "this KVM has no manual dirty log", "use --dirty ring, or Linux 5.0 or newer");
+    }
+    if (wish == DirtyTracking::ring) {
+        tracking_ = DirtyTracking::ring;
+        return vm_.enable_dirty_ring(system_, kvm::RingTracker::kEntries);
+    }
+    if ((caps.manual_dirty_log & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE) != 0) {
+        tracking_ = DirtyTracking::log;
+        return vm_.enable_manual_dirty_log(system_);
+    }
+    return {};
+}
+
+void Machine::build_tracker() {
+    std::unique_ptr<DirtyTracker> tracker;
+    if (tracking_ == DirtyTracking::log) {
+        tracker = std::make_unique<kvm::LogTracker>(vm_);
+    } else if (tracking_ == DirtyTracking::ring) {
+        auto ring = std::make_unique<kvm::RingTracker>(vm_, vcpus_->vcpus(), memory_.blocks());
+        ring_ = ring.get();
+        tracker = std::move(ring);
+    }
+    if (tracker) {
+        dirty_ = std::make_unique<DirtyFeed>(memory_, std::move(tracker));
+    }
+}
+
 Status Machine::map_memory() {
-    std::uint32_t slot = 0;
     for (const MemoryBlock& block : memory_.blocks()) {
-        TRY(vm_.set_slot(slot++, block.spec().base, block.host(), block.spec().size, name_of(block.spec().id)));
+        TRY(vm_.add_slot(block.spec().base, block.host(), block.spec().size, name_of(block.spec().id)));
     }
     return {};
 }

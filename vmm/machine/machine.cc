@@ -326,6 +326,12 @@ void Machine::end_of_interrupt(std::uint8_t vector) { ioapic_->end_of_interrupt(
 
 void Machine::triple_fault(std::uint32_t /*vcpu*/) { end({.kind = Outcome::Kind::triple_fault, .code = 0, .error = {}}); }
 
+void Machine::dirty_ring_full() {
+    if (Status room = ring_->make_room(); !room) {
+        failed(std::move(room).error());
+    }
+}
+
 void Machine::failed(Error error) { end({.kind = Outcome::Kind::failed, .code = 0, .error = std::move(error)}); }
 
 }  // namespace snapvm

@@ -15,12 +15,14 @@
 #include "vmm/base/error.h"
 #include "vmm/boot/loader.h"
 #include "vmm/bus/bus.h"
+#include "vmm/kvm/ring_tracker.h"
 #include "vmm/kvm/system.h"
 #include "vmm/kvm/vm.h"
 #include "vmm/machine/config.h"
 #include "vmm/machine/console.h"
 #include "vmm/machine/outcome.h"
 #include "vmm/machine/saved_state.h"
+#include "vmm/memory/dirty_feed.h"
 #include "vmm/memory/guest_memory.h"
 #include "vmm/vcpu/cpuid.h"
 #include "vmm/vcpu/vcpu_set.h"
@@ -30,6 +32,15 @@ namespace snapvm {
 class Serial;
 class TestPort;
 class IoApic;
+
+/// How guest writes are tracked when somebody asks for it (`--dirty`). A machine has one or the other, chosen before its first vCPU.
+/// automatic: the log (DECISIONS.md, "Dirty log or ring").
+enum class DirtyTracking : std::uint8_t { automatic, log, ring };
+
+/// What a machine does not keep in its snapshots: the host's side.
+struct HostSetup {
+    DirtyTracking dirty = DirtyTracking::automatic;
+};
 
 /// Numbers that `stats` shows.
 struct MachineStats {
@@ -49,10 +60,11 @@ public:
     enum class State : std::uint8_t { not_started, running, paused, ended };
 
     /// A fresh machine with a guest loaded. `source`'s bytes are not needed afterwards.
-    static Result<std::unique_ptr<Machine>> create(const kvm::System& system, const MachineConfig& config,
-                                                   const BootSource& source);
+    static Result<std::unique_ptr<Machine>> create(const kvm::System& system, const MachineConfig& config, const BootSource& source,
+                                                   const HostSetup& host = {});
     /// The machine that was saved, with its memory. Refuses what this host cannot run and records that nothing claims.
-    static Result<std::unique_ptr<Machine>> restore(const kvm::System& system, const SavedMachine& saved, GuestMemory memory);
+    static Result<std::unique_ptr<Machine>> restore(const kvm::System& system, const SavedMachine& saved, GuestMemory memory,
+                                                    const HostSetup& host = {});
     ~Machine() override;
 
     /// Starts running, or goes on after `pause`. An ended machine is an error.
@@ -69,6 +81,8 @@ public:
     [[nodiscard]] const GuestMemory& memory() const { return memory_; }
     [[nodiscard]] GuestMemory& memory() { return memory_; }
     [[nodiscard]] const MachineConfig& config() const { return config_; }
+    /// Which pages are written; null where this host's KVM can track none. One thread at a time.
+    [[nodiscard]] DirtyFeed* dirty() { return dirty_.get(); }
 
     /// Ends the run from outside, if it has not ended yet.
     void end(Outcome outcome);
@@ -97,7 +111,9 @@ public:
 private:
     Machine(const kvm::System& system, MachineConfig config, GuestMemory memory, kvm::Vm vm);
     static Result<std::unique_ptr<Machine>> assemble(const kvm::System& system, const MachineConfig& config, GuestMemory memory,
-                                                     RecordReader* records);
+                                                     RecordReader* records, const HostSetup& host);
+    Status choose_tracking(DirtyTracking wish);
+    void build_tracker();
     Status map_memory();
     Status build_devices(RecordReader* records);
     Status build_vcpus();
@@ -117,6 +133,7 @@ private:
     // VcpuEvents
     void end_of_interrupt(std::uint8_t vector) override;
     void triple_fault(std::uint32_t vcpu) override;
+    void dirty_ring_full() override;
     void failed(Error error) override;
 
     const kvm::System& system_;
@@ -153,6 +170,10 @@ private:
     bool ready_ = false;
 
     std::unique_ptr<VcpuSet> vcpus_;
+
+    DirtyTracking tracking_ = DirtyTracking::automatic;  ///< what it has; automatic: none
+    kvm::RingTracker* ring_ = nullptr;
+    std::unique_ptr<DirtyFeed> dirty_;
 };
 
 }  // namespace snapvm

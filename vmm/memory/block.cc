@@ -28,11 +28,11 @@ std::string_view name_of(BlockId id) {
     return "unknown";
 }
 
-MemoryBlock::MemoryBlock(BlockSpec spec, Backing backing, Mapping mapping, PageTypes types)
-    : spec_(spec), backing_(backing), mapping_(std::move(mapping)), types_(std::move(types)) {}
+MemoryBlock::MemoryBlock(BlockSpec spec, Backing backing, Mapping mapping, PageTypes types, WriteMarks marks)
+    : spec_(spec), backing_(backing), mapping_(std::move(mapping)), types_(std::move(types)), marks_(std::move(marks)) {}
 
 Result<MemoryBlock> MemoryBlock::of(const BlockSpec& spec, Backing backing, Mapping mapping) {
-    return MemoryBlock(spec, backing, std::move(mapping), TRY(PageTypes::of(spec.pages())));
+    return MemoryBlock(spec, backing, std::move(mapping), TRY(PageTypes::of(spec.pages())), TRY(WriteMarks::of(spec.pages())));
 }
 
 Result<MemoryBlock> MemoryBlock::anonymous(const BlockSpec& spec, PagePolicy policy) {

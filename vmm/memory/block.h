@@ -15,6 +15,7 @@
 #include "vmm/memory/mapping.h"
 #include "vmm/memory/page_class.h"
 #include "vmm/memory/page_types.h"
+#include "vmm/memory/write_marks.h"
 
 namespace snapvm {
 
@@ -85,14 +86,20 @@ public:
     /// The memfd (for sharing it); -1 for the other backings.
     [[nodiscard]] int memfd_fd() const { return memfd_.get(); }
     [[nodiscard]] const PageOrigin* origin() const { return origin_.get(); }
-    [[nodiscard]] PageTypes& types() { return types_; }
     [[nodiscard]] const PageTypes& types() const { return types_; }
+    /// What the guest gave up, or took back. Its contents change with it, so this counts as a write; after the change.
+    void set_type(std::uint64_t page, PageType type) {
+        types_.set(page, type);
+        marks_.mark(page, 1);
+    }
+    /// What the VMM writes, it marks here, after the bytes are there.
+    [[nodiscard]] WriteMarks& marks() { return marks_; }
 
     /// Replaces pages [first, first + count) by fresh anonymous memory (zeros) with huge pages advised: the map plan's overlays.
     Status overlay_anonymous(std::uint64_t first, std::uint64_t count);
 
 private:
-    MemoryBlock(BlockSpec spec, Backing backing, Mapping mapping, PageTypes types);
+    MemoryBlock(BlockSpec spec, Backing backing, Mapping mapping, PageTypes types, WriteMarks marks);
     static Result<MemoryBlock> of(const BlockSpec& spec, Backing backing, Mapping mapping);
 
     BlockSpec spec_;
@@ -102,6 +109,7 @@ private:
     std::shared_ptr<const PageOrigin> origin_;
     Mapping mapping_;
     PageTypes types_;
+    WriteMarks marks_;
 };
 
 }  // namespace snapvm

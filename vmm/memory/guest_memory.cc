@@ -94,9 +94,13 @@ Status GuestMemory::write(Gpa at, std::span<const std::byte> data) {
         done += room;
     }
     while (!data.empty()) {
-        const std::span<std::byte> to = tail_of_block(blocks_, at);
-        const std::size_t count = std::min(to.size(), data.size());
-        std::memcpy(to.data(), data.data(), count);
+        MemoryBlock& block = *std::ranges::find_if(
+            blocks_, [&](const MemoryBlock& b) { return at >= b.spec().base && at - b.spec().base < b.spec().size; });
+        const std::uint64_t offset = at - block.spec().base;
+        const std::size_t count = std::min<std::uint64_t>(block.spec().size - offset, data.size());
+        std::memcpy(block.host() + offset, data.data(), count);
+        // After the bytes are there (write_marks.h).
+        block.marks().mark(offset / kPageSize, (offset + count - 1) / kPageSize - offset / kPageSize + 1);
         data = data.subspan(count);
         at = at + count;
     }

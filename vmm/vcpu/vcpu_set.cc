@@ -255,6 +255,7 @@ bool VcpuSet::handle_exit(kvm::VcpuFd& vcpu) {
         case KVM_EXIT_IOAPIC_EOI: events_.end_of_interrupt(vcpu.shared().eoi.vector); return true;
         case KVM_EXIT_INTR:
         case KVM_EXIT_IRQ_WINDOW_OPEN: return true;
+        case KVM_EXIT_DIRTY_RING_FULL: events_.dirty_ring_full(); return true;
         case KVM_EXIT_SHUTDOWN: events_.triple_fault(vcpu.index()); return false;
         default: events_.failed(internal_error(vcpu)); return false;
     }

@@ -28,6 +28,8 @@ public:
     virtual void end_of_interrupt(std::uint8_t vector) = 0;
     /// The guest has shut itself down by a triple fault.
     virtual void triple_fault(std::uint32_t vcpu) = 0;
+    /// The vCPU's dirty ring is full: nothing of the guest runs on it before there is room.
+    virtual void dirty_ring_full() = 0;
     /// KVM cannot go on with this vCPU.
     virtual void failed(Error error) = 0;
 };

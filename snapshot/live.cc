@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "snapshot/live.h"
+
+#include <algorithm>
+
+#include "snapshot/staging.h"
+#include "snapshot/stopwatch.h"
+#include "vmm/base/try.h"
+
+namespace snapvm {
+namespace {
+
+// Armed and copied together in the first round: so short is the time in which a page is written before it is read.
+constexpr std::uint64_t kArmPages = 16384;
+// As few as this are not worth another round: to ask for them takes longer than to copy them.
+constexpr std::uint64_t kFewPages = 64;
+constexpr std::uint32_t kStagingShare = 4;
+// Copies to memory a microsecond, until a round has been measured. A slow machine makes two.
+constexpr double kGuessedRate = 0.5;
+
+class LiveSnapshot {
+public:
+    LiveSnapshot(SnapshotSource& source, DirtyFeed& feed, Attempt& attempt, const WriteOptions& options, SnapshotReport& report)
+        : source_(source), feed_(feed), attempt_(attempt), options_(options), live_(options.live), report_(report) {}
+
+    Status run() {
+        TRY(prepare());
+        TRY(attempt_.begin());
+        subscription_ = TRY(feed_.subscribe());
+        set_phase(options_.monitor, SnapshotPhase::copying);
+        TRY(first_round());
+        TRY(later_rounds());
+        TRY(pause_and_copy());
+        return {};
+    }
+
+private:
+    [[nodiscard]] std::uint64_t budget_pages() const {
+        const auto by_time = static_cast<std::uint64_t>(rate_ * static_cast<double>(live_.max_pause.count()));
+        return std::max(by_time, live_.threshold_bytes / kPageSize);
+    }
+    [[nodiscard]] bool staged_mode() const { return options_.mode == SnapshotMode::live && staging_.capacity() > 0; }
+
+    Status prepare() {
+        std::uint64_t bytes = 0;
+        if (options_.mode == SnapshotMode::live) {
+            bytes = live_.staging_bytes.value_or(source_.config().memory_bytes / kStagingShare);
+        }
+        staging_ = TRY(Staging::of(source_.memory().blocks(), bytes / kPageSize));
+        return {};
+    }
+
+    void begin_round(std::uint64_t pages) {
+        if (options_.monitor != nullptr) {
+            options_.monitor->round = static_cast<std::uint32_t>(report_.rounds.size() + 1);
+            options_.monitor->round_pages = pages;
+            options_.monitor->round_done = 0;
+        }
+    }
+
+    // Everything, straight to the disk.
+    Status first_round() {
+        const Stopwatch watch;
+        const auto blocks = source_.memory().blocks();
+        std::uint64_t all = 0;
+        for (const MemoryBlock& block : blocks) {
+            all += block.spec().pages();
+        }
+        begin_round(all);
+        for (std::size_t i = 0; i < blocks.size(); ++i) {
+            const std::uint64_t pages = blocks[i].spec().pages();
+            for (std::uint64_t first = 0; first < pages; first += kArmPages) {
+                const std::uint64_t count = std::min(kArmPages, pages - first);
+                // First armed, then read: what the guest writes in between comes again (traps.md: a bit cleared after the copy).
+                TRY(feed_.arm(i, first, count));
+                TRY(attempt_.stream(i, first, count));
+            }
+        }
+        feed_.all_armed();
+        // What is queued is read from guest memory when the disk comes to it. A page that is clean by then must not be written by the
+        // guest after the pause before it has been read; and the pause is not to wait for the disk.
+        TRY(attempt_.settle_writes());
+        report_.rounds.push_back({all, attempt_.data_bytes(), watch.us()});
+        return {};
+    }
+
+    // Until what is left fits the pause, or until it is plain that it never will.
+    Status later_rounds() {
+        std::uint64_t before = ~0ULL;
+        unsigned stuck = 0;
+        while (true) {
+            TRY(attempt_.check_cancelled());
+            TRY(feed_.collect());
+            const std::uint64_t pages = subscription_->pages().count();
+            const bool shrinks = pages <= before / 2;
+            if (pages <= kFewPages || (pages <= budget_pages() && !shrinks)) {
+                return {};
+            }
+            stuck = pages > before - before / 4 ? stuck + 1 : 0;
+            if ((stuck >= 2 && pages > budget_pages()) || report_.rounds.size() >= live_.max_rounds) {
+                return diverged();
+            }
+            before = pages;
+            if (staged_mode() && leaves_room(subscription_->pages())) {
+                stage_round(pages);
+            } else {
+                TRY(disk_round(pages));
+            }
+        }
+    }
+
+    // The last round must find room, too.
+    [[nodiscard]] bool leaves_room(const DirtySet& pages) const {
+        return staging_.fits(pages) && pages.count() + staging_.used() + reserve() <= staging_.capacity();
+    }
+    [[nodiscard]] std::uint64_t reserve() const {
+        return std::min(staging_.capacity() / 4, 4 * std::max(budget_pages(), kFewPages));
+    }
+
+    void stage_round(std::uint64_t pages) {
+        const Stopwatch watch;
+        begin_round(pages);
+        stage(subscription_->pages());
+        rate_ = static_cast<double>(pages) / static_cast<double>(std::max<std::uint64_t>(watch.us(), 1));
+        report_.rounds.push_back({pages, 0, watch.us()});
+    }
+
+    void stage(DirtySet& pages) {
+        const auto blocks = source_.memory().blocks();
+        for (std::size_t i = 0; i < blocks.size(); ++i) {
+            (void)for_each_run(pages.words(i), pages.pages(i), [&](std::uint64_t first, std::uint64_t count) {
+                for (std::uint64_t page = first; page < first + count; ++page) {
+                    staging_.put(i, page, blocks[i]);
+                }
+                return Status{};
+            });
+        }
+        pages.clear();
+        if (options_.monitor != nullptr) {
+            options_.monitor->staged_bytes = staging_.used() * kPageSize;
+        }
+    }
+
+    // Straight to the disk, where what the round before wrote has arrived (two writes of one page have no order: traps.md). What was staged of these pages is older, and must not come after them.
+    Status disk_round(std::uint64_t pages) {
+        const Stopwatch watch;
+        begin_round(pages);
+        const std::uint64_t bytes = attempt_.data_bytes();
+        TRY(empty_staging());
+        TRY(stream(subscription_->pages()));
+        TRY(attempt_.settle_writes());  // as in the first round
+        report_.rounds.push_back({pages, attempt_.data_bytes() - bytes, watch.us()});
+        return {};
+    }
+
+    Status empty_staging() {
+        if (staging_.used() > 0) {
+            TRY(attempt_.write_staged(staging_));
+            TRY(attempt_.settle_writes());
+            staging_.clear();
+        }
+        return {};
+    }
+
+    Status stream(DirtySet& pages) {
+        for (std::size_t i = 0; i < pages.blocks(); ++i) {
+            TRY(for_each_run(pages.words(i), pages.pages(i),
+                             [&](std::uint64_t first, std::uint64_t count) { return attempt_.stream(i, first, count); }));
+        }
+        pages.clear();
+        return {};
+    }
+
+    Status diverged() {
+        report_.diverged = true;
+        if (live_.when_diverging == WhenDiverging::cancel) {
+            return fail(ErrorKind::cancelled, "the guest writes memory faster than it can be copied",
+                        "raise --max-pause or --staging, or let it be stopped with --when-diverging stop");
+        }
+        return {};
+    }
+
+    Status pause_and_copy() {
+        if (staged_mode()) {
+            staging_.prepare(2 * std::max(subscription_->pages().count(), kFewPages));
+        } else {
+            TRY(empty_staging());
+        }
+        const Stopwatch pause;
+        FreezeGuard frozen = TRY(FreezeGuard::freeze(source_));
+        set_phase(options_.monitor, SnapshotPhase::paused);
+        const Attempt::State state = TRY(attempt_.take_state());
+        // After the state: reading it may be what makes KVM write to guest memory last.
+        TRY(feed_.collect());
+        DirtySet& rest = subscription_->pages();
+        const std::uint64_t pages = rest.count();
+        const std::uint64_t bytes = attempt_.data_bytes();
+        begin_round(pages);
+        if (staged_mode() && staging_.fits(rest)) {
+            stage(rest);
+        } else {
+            TRY(empty_staging());
+            TRY(stream(rest));
+            TRY(attempt_.settle_writes());
+        }
+        report_.rounds.push_back({pages, attempt_.data_bytes() - bytes, pause.us()});
+        if (!options_.keep_frozen) {
+            frozen.thaw();
+        }
+        report_.pause_us = pause.us();
+        set_phase(options_.monitor, SnapshotPhase::draining);
+        report_.staging_peak_bytes = staging_.peak() * kPageSize;
+        report_.tracker = feed_.tracker_name();
+        // The guest writes at full speed again while the rest goes to the disk.
+        subscription_.reset();
+        TRY(empty_staging());
+        TRY(attempt_.finish(state));
+        if (options_.keep_frozen) {
+            frozen.release();
+        }
+        return {};
+    }
+
+    SnapshotSource& source_;
+    DirtyFeed& feed_;
+    Attempt& attempt_;
+    const WriteOptions& options_;
+    const LiveOptions& live_;
+    SnapshotReport& report_;
+    Staging staging_;  // outlives what is queued from it: every way out of here waits for the queue first
+    std::unique_ptr<DirtyFeed::Subscription> subscription_;
+    double rate_ = kGuessedRate;  ///< pages a microsecond into staging
+};
+
+}  // namespace
+
+Status write_live(SnapshotSource& source, Attempt& attempt, const WriteOptions& options, SnapshotReport& report) {
+    DirtyFeed* feed = source.dirty();
+    if (feed == nullptr) {
+        return fail(ErrorKind::unsupported, "this host's KVM cannot tell which pages a guest writes", "use --mode stop");
+    }
+    LiveSnapshot snapshot(source, *feed, attempt, options, report);
+    Status done = snapshot.run();
+    if (!done) {
+        // Queued writes read the staging memory, which ends here.
+        (void)attempt.settle_writes();
+    }
+    return done;
+}
+
+}  // namespace snapvm

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "snapshot/page_table.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "snapshot/runs.h"
+#include "vmm/base/try.h"
+
+namespace snapvm {
+namespace {
+
+constexpr std::uint64_t kHugePages = kHugePageSize / kPageSize;
+
+// The whole 2 MiB ranges inside of a run without data.
+PlanRun huge_part(const BlockSpec& spec, std::uint64_t first, std::uint64_t count) {
+    const std::uint64_t from = align_up(first, kHugePages);
+    const std::uint64_t to = align_down(first + count, kHugePages);
+    const bool possible = spec.base.value % kHugePageSize == 0 && from < to;
+    return {spec.id, from, possible ? to - from : 0};
+}
+
+PageClass class_of(std::uint64_t word) { return static_cast<PageClass>(word & 0xFF); }
+
+// The first page with each hash. Open addressing, a quarter to half full; pages are numbered over all blocks.
+class FirstPages {
+public:
+    static Result<FirstPages> of(std::uint64_t pages) {
+        FirstPages table;
+        const std::uint64_t size = std::bit_ceil(std::max<std::uint64_t>(pages * 2, 2));
+        table.slots_ = TRY(PageArray<Slot>::of(size));
+        table.mask_ = size - 1;
+        return table;
+    }
+    /// `page`, or the one that came with this hash before.
+    std::uint64_t first_with(const PageHash& hash, std::uint64_t page) {
+        for (std::uint64_t at = hash.low & mask_;; at = (at + 1) & mask_) {
+            Slot& slot = slots_[at];
+            if (slot.page_plus_one == 0) {
+                slot = {hash, page + 1};
+                return page;
+            }
+            if (slot.hash == hash) {
+                return slot.page_plus_one - 1;
+            }
+        }
+    }
+
+private:
+    struct Slot {
+        PageHash hash;
+        std::uint64_t page_plus_one = 0;  // 0: free
+    };
+    PageArray<Slot> slots_;
+    std::uint64_t mask_ = 0;
+};
+
+}  // namespace
+
+Result<PageTable> PageTable::of(std::span<const MemoryBlock> blocks) {
+    PageTable table;
+    for (const MemoryBlock& block : blocks) {
+        const std::uint64_t pages = block.spec().pages();
+        table.blocks_.push_back({block.spec(), TRY(PageArray<std::uint64_t>::of(pages)), TRY(PageArray<PageHash>::of(pages))});
+    }
+    return table;
+}
+
+void PageTable::set(std::size_t block, std::uint64_t page, const PageFacts& facts) {
+    Block& place = blocks_[block];
+    const std::uint64_t word = facts.entry.encode();
+    // Not touched where nothing changes: most of a large guest is absent.
+    if (place.entries[page] != word) {
+        place.entries[page] = word;
+    }
+    if (snapvm::has_data(facts.entry.page_class)) {
+        place.hashes[page] = facts.hash;
+    }
+}
+
+bool PageTable::has_data(std::size_t block, std::uint64_t page) const {
+    return snapvm::has_data(class_of(blocks_[block].entries[page]));
+}
+
+Result<PageTable::Settled> PageTable::settle() const {
+    Settled settled;
+    std::uint64_t with_data = 0;
+    for (const Block& block : blocks_) {
+        with_data += static_cast<std::uint64_t>(
+            std::ranges::count_if(block.entries.all(), [](std::uint64_t word) { return snapvm::has_data(class_of(word)); }));
+    }
+    FirstPages first_pages = TRY(FirstPages::of(with_data));
+    std::uint64_t base = 0;
+    for (const Block& block : blocks_) {
+        RunJoiner without_data([&](std::uint64_t first, std::uint64_t count) {
+            if (const PlanRun run = huge_part(block.spec, first, count); run.count > 0) {
+                settled.plan.push_back(run);
+            }
+            return Status{};
+        });
+        auto words = TRY(PageArray<std::uint64_t>::of(block.entries.pages()));
+        for (std::uint64_t page = 0; page < block.entries.pages(); ++page) {
+            std::uint64_t word = block.entries[page];
+            if (class_of(word) == PageClass::common) {
+                const std::uint64_t first = first_pages.first_with(block.hashes[page], base + page);
+                if (first != base + page) {
+                    word = PageEntry{PageClass::shared, 0, first}.encode();
+                }
+            } else if (!snapvm::has_data(class_of(word))) {
+                TRY(without_data.add(page));
+            }
+            if (word != 0) {
+                words[page] = word;
+            }
+            ++settled.counts[static_cast<std::size_t>(class_of(word))];
+        }
+        TRY(without_data.flush());
+        settled.entries.push_back(std::move(words));
+        base += block.entries.pages();
+    }
+    std::ranges::stable_sort(settled.plan, std::ranges::greater{}, &PlanRun::count);
+    settled.plan.resize(std::min(settled.plan.size(), kMaxPlanRuns));
+    return settled;
+}
+
+}  // namespace snapvm

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// Dirty pages by KVM's dirty log in manual mode. Source: Documentation/virt/kvm/api.rst, KVM_GET_DIRTY_LOG, KVM_CLEAR_DIRTY_LOG.
+#pragma once
+
+#include <vector>
+
+#include "vmm/kvm/vm.h"
+#include "vmm/memory/dirty_tracker.h"
+
+namespace snapvm::kvm {
+
+/// Needs Vm::enable_manual_dirty_log. Blocks are slots. `vm` must outlive it.
+class LogTracker final : public DirtyTracker {
+public:
+    explicit LogTracker(Vm& vm) : vm_(vm) {}
+    [[nodiscard]] std::string_view name() const override { return "log"; }
+    /// Protects nothing yet: KVM begins with all bits set (INITIALLY_SET), so that the guest does not stand while a large memory is
+    /// protected as a whole.
+    Status start() override { return vm_.track_writes(true); }
+    Status arm(std::size_t block, std::uint64_t first, std::uint64_t count) override;
+    Status collect(DirtySet& into) override;
+    void stop() override;
+
+private:
+    Status clear(std::size_t slot, std::span<const std::uint64_t> words, std::uint64_t first_word, std::uint64_t count);
+
+    Vm& vm_;
+    std::vector<std::uint64_t> log_;
+};
+
+}  // namespace snapvm::kvm

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/kvm/ring_tracker.h"
+
+#include "vmm/base/try.h"
+
+namespace snapvm::kvm {
+
+// All rings, since the reset is for all of them. The order is KVM's: take the entries, reset, and only then may anybody copy the pages,
+// since until the reset they stay writable without being logged (traps.md: entries reused, or copied, before the reset).
+Status RingTracker::harvest() {
+    for (VcpuFd& vcpu : vcpus_) {
+        vcpu.harvest_dirty_ring([&](std::uint32_t slot, std::uint64_t page) {
+            if (slot < pending_.blocks() && page < pending_.pages(slot)) {
+                pending_.add(slot, page);
+            }
+        });
+    }
+    return vm_.reset_dirty_rings();
+}
+
+Status RingTracker::start() {
+    const std::lock_guard lock(mutex_);
+    pending_.clear();
+    return vm_.track_writes(true);
+}
+
+Status RingTracker::collect(DirtySet& into) {
+    const std::lock_guard lock(mutex_);
+    TRY(harvest());
+    into.add(pending_);
+    pending_.clear();
+    return {};
+}
+
+void RingTracker::stop() {
+    const std::lock_guard lock(mutex_);
+    (void)vm_.track_writes(false);
+    // Entries that nobody asked for any more must not fill the rings: with the tracking off no new ones come.
+    (void)harvest();
+    pending_.clear();
+}
+
+Status RingTracker::make_room() {
+    const std::lock_guard lock(mutex_);
+    return harvest();
+}
+
+}  // namespace snapvm::kvm

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// Dirty pages by KVM's dirty rings, one a vCPU. Source: Documentation/virt/kvm/api.rst, KVM_CAP_DIRTY_LOG_RING.
+#pragma once
+
+#include <mutex>
+#include <span>
+
+#include "vmm/kvm/vcpu_fd.h"
+#include "vmm/kvm/vm.h"
+#include "vmm/memory/dirty_tracker.h"
+
+namespace snapvm::kvm {
+
+/// Needs Vm::enable_dirty_ring before the vCPUs were created. Blocks are slots. `vm` and `vcpus` must outlive it.
+class RingTracker final : public DirtyTracker {
+public:
+    /// Entries a vCPU: 256 MiB of guest memory between two harvests.
+    static constexpr std::uint32_t kEntries = 65536;
+
+    RingTracker(Vm& vm, std::span<VcpuFd> vcpus, std::span<const MemoryBlock> blocks) : vm_(vm), vcpus_(vcpus), pending_(blocks) {}
+    [[nodiscard]] std::string_view name() const override { return "ring"; }
+    /// Protects everything.
+    Status start() override;
+    Status arm(std::size_t /*block*/, std::uint64_t /*first*/, std::uint64_t /*count*/) override { return {}; }
+    Status collect(DirtySet& into) override;
+    void stop() override;
+
+    /// A vCPU has left KVM_RUN because its ring is full (KVM_EXIT_DIRTY_RING_FULL): on its thread.
+    Status make_room();
+
+private:
+    Status harvest();
+
+    Vm& vm_;
+    std::span<VcpuFd> vcpus_;
+    std::mutex mutex_;   ///< guards the harvest; innermost
+    DirtySet pending_;   ///< harvested and protected anew, not yet collected
+};
+
+}  // namespace snapvm::kvm

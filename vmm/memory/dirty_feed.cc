@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/memory/dirty_feed.h"
+
+#include <algorithm>
+
+#include "vmm/base/try.h"
+
+namespace snapvm {
+
+DirtyFeed::Subscription::Subscription(DirtyFeed& feed) : feed_(feed), pages_(feed.memory_.blocks()) {
+    feed_.subscriptions_.push_back(this);
+}
+
+DirtyFeed::Subscription::~Subscription() { feed_.unsubscribe(*this); }
+
+Result<std::unique_ptr<DirtyFeed::Subscription>> DirtyFeed::subscribe() {
+    if (subscriptions_.empty()) {
+        fresh_ = DirtySet(memory_.blocks());
+        TRY(tracker_->start());
+        armed_ = false;
+        // What was marked before anybody asked; what is marked from here on comes with the next collect.
+        for (std::size_t i = 0; i < fresh_.blocks(); ++i) {
+            memory_.blocks()[i].marks().collect(fresh_.words(i));
+        }
+        fresh_.clear();
+    } else {
+        TRY(collect());
+    }
+    return std::unique_ptr<Subscription>(new Subscription(*this));
+}
+
+void DirtyFeed::unsubscribe(const Subscription& subscription) {
+    std::erase(subscriptions_, &subscription);
+    if (subscriptions_.empty()) {
+        tracker_->stop();
+    }
+}
+
+Status DirtyFeed::arm(std::size_t block, std::uint64_t first, std::uint64_t count) {
+    return armed_ ? Status{} : tracker_->arm(block, first, count);
+}
+
+Status DirtyFeed::collect() {
+    fresh_.clear();
+    TRY(tracker_->collect(fresh_));
+    for (std::size_t i = 0; i < fresh_.blocks(); ++i) {
+        memory_.blocks()[i].marks().collect(fresh_.words(i));
+    }
+    for (Subscription* subscription : subscriptions_) {
+        subscription->pages_.add(fresh_);
+    }
+    return {};
+}
+
+}  // namespace snapvm
