@@ -49,7 +49,8 @@ grep -nE '#include [<"](linux/kvm|asm/kvm|vmm/kvm/)' "${sources[@]}" | grep -E '
 grep -nE '#include "(\.\./|[^/"]+")' "${sources[@]}" | report "includes are by full path from the repository root"
 # Tests that documentation names must be there: `Suite.Name`, or a suite alone.
 grep -rhoE '^(TEST|TEST_F|TEST_P)\([A-Za-z]+, [A-Za-z0-9]+' tests | sed -E 's/^TEST(_F|_P)?\(//; s/, /./; p; s/\..*//' | sort -u >"$names"
-sed -n '/^## Traps/,$p' tests/README.md | grep -oE '`[A-Z][A-Za-z]+(\.[A-Za-z0-9]+)?`' | tr -d '\`' | sort -u | comm -23 - "$names" |
+# shellcheck disable=SC2016 # the dollar is sed's
+sed -n '/^## Traps/,$p' tests/README.md | grep -oE '`[A-Z][A-Za-z]+(\.[A-Za-z0-9]+)?`' | tr -d '\140' | sort -u | comm -23 - "$names" |
     report "tests/README.md names a test that does not exist"
 shellcheck "${scripts[@]}" | grep -v '^$' | report "shellcheck"
 printf '%s\0' "${sources[@]}" | xargs -0 -n 16 -P "$jobs" clang-format-19 --dry-run --Werror 2>&1 | grep 'error:' | report "clang-format-19 -i mends these"

@@ -81,7 +81,7 @@ std::unique_ptr<Machine> KvmTest::create_ledger(const LedgerOptions& options) {
                             .cmdline = options.cmdline,
                             .cpus = options.cpus,
                             .force_linux64 = options.linux64};
-    return need(Machine::create(system(), config, source));
+    return need(Machine::create(system(), config, source, options.host));
 }
 
 std::unique_ptr<Machine> KvmTest::boot_ledger(const LedgerOptions& options) {

@@ -69,6 +69,7 @@ struct LedgerOptions {
     std::string cmdline = "ws=4M rate=0";
     std::uint64_t memory_bytes = 64ULL << 20;
     bool linux64 = false;
+    HostSetup host = {};
 };
 
 class KvmTest : public ::testing::Test {

@@ -32,6 +32,19 @@ TEST(ApiBodies, SnapshotCreate) {
     EXPECT_EQ(plain->request.then, AfterSnapshot::as_before);
     EXPECT_EQ(plain->request.metadata, "");
     EXPECT_FALSE(plain->firecracker);
+    EXPECT_TRUE(plain->wait);
+    EXPECT_EQ(plain->request.mode, SnapshotMode::live);
+    EXPECT_EQ(plain->request.live.staging_bytes, std::nullopt);
+
+    const auto live = parse_snapshot_create(
+        R"({"snapshot_path":"/a","mode":"precopy","max_pause_us":250,"threshold_bytes":4096,"staging_bytes":0,"when_diverging":"cancel","wait":false})");
+    ASSERT_TRUE(live.has_value()) << message(live);
+    EXPECT_EQ(live->request.mode, SnapshotMode::precopy);
+    EXPECT_EQ(live->request.live.max_pause, std::chrono::microseconds(250));
+    EXPECT_EQ(live->request.live.threshold_bytes, 4096U);
+    EXPECT_EQ(live->request.live.staging_bytes, 0U);
+    EXPECT_EQ(live->request.live.when_diverging, WhenDiverging::cancel);
+    EXPECT_FALSE(live->wait);
 
     const auto full = parse_snapshot_create(
         R"({"snapshot_path":"/a","mem_file_path":"/a","snapshot_type":"Full","mode":"stop","then":"stop","cache":"direct","metadata":{"a":[1, 2]}})");
@@ -46,10 +59,13 @@ TEST(ApiBodies, SnapshotCreateRefusals) {
     EXPECT_NE(message(parse_snapshot_create(R"({"snapshot_path":"/a","mem_file_path":"/b"})")).find("one area"), std::string::npos);
     EXPECT_NE(message(parse_snapshot_create(R"({"snapshot_path":"/a","snapshot_type":"Diff"})")).find("not there yet"),
               std::string::npos);
-    EXPECT_NE(message(parse_snapshot_create(R"({"snapshot_path":"/a","mode":"live"})")).find("not there yet"), std::string::npos);
+    EXPECT_NE(message(parse_snapshot_create(R"({"snapshot_path":"/a","when_diverging":"protect"})")).find("not there yet"),
+              std::string::npos);
     for (const char* body : {"{}", R"({"snapshot_path":""})", R"({"snapshot_path":7})", R"({"snapshot_path":"/a@100"})",
                              R"({"snapshot_path":"/a\u0000b"})", R"({"snapshot_path":"/a","then":"explode"})",
-                             R"({"snapshot_path":"/a","cache":true})", R"({"snapshot_path":"/a","version":"1"})"}) {
+                             R"({"snapshot_path":"/a","cache":true})", R"({"snapshot_path":"/a","mode":"dead"})",
+                             R"({"snapshot_path":"/a","max_pause_us":-1})", R"({"snapshot_path":"/a","staging_bytes":1e30})",
+                             R"({"snapshot_path":"/a","version":"1"})"}) {
         EXPECT_FALSE(parse_snapshot_create(body).has_value()) << body;
     }
 }

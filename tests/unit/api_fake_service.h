@@ -54,6 +54,19 @@ public:
         report.backend = "threads";
         return report;
     }
+    Status start_snapshot(const SnapshotRequest& request) override {
+        auto report = snapshot(request);
+        return report ? Status{} : fail(report.error());
+    }
+    [[nodiscard]] SnapshotStatus snapshot_status() const override {
+        SnapshotStatus status;
+        status.phase = SnapshotPhase::done;
+        status.report.emplace();
+        status.report->backend = "threads";
+        status.error = Error(ErrorKind::cancelled, "called off");
+        return status;
+    }
+    Status cancel_snapshot() override { return no_snapshot ? fail(ErrorKind::usage, "no snapshot is being written") : Status{}; }
     Result<Outcome> stop(const StopRequest& /*request*/) override {
         state_ = ServiceState::ended;
         console_.close();
@@ -103,6 +116,7 @@ public:
 
     std::atomic<bool> ready = false;
     std::atomic<bool> deaf = false;  ///< takes no input, like a guest that is paused
+    std::atomic<bool> no_snapshot = false;
     std::atomic<int> waiting = 0;
     SnapshotRequest last_snapshot;
     std::string input;

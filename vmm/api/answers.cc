@@ -3,6 +3,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "snapshot/inspect.h"
+
 namespace snapvm::api {
 namespace {
 
@@ -82,6 +84,23 @@ std::string vm_config_json(const MachineConfig& config) {
                     {"drives", json::array()},
                     {"network-interfaces", json::array()},
                     {"machine_id", config.machine_id.text()}});
+}
+
+std::string snapshot_status_json(const SnapshotStatus& status) {
+    json fields = {{"phase", status.phase ? name_of(*status.phase) : "none"},
+                   {"round", status.round},
+                   {"round_pages", status.round_pages},
+                   {"round_done", status.round_done},
+                   {"written_bytes", status.written_bytes},
+                   {"staged_bytes", status.staged_bytes},
+                   {"elapsed_us", status.elapsed_us}};
+    if (status.report) {
+        fields["result"] = json::parse(to_json(*status.report));
+    }
+    if (status.error) {
+        fields["fault_message"] = status.error->message();
+    }
+    return text_of(fields);
 }
 
 std::string stats_json(const ServiceStats& stats) {

@@ -14,6 +14,7 @@ namespace snapvm::api {
 [[nodiscard]] std::string version_json();
 [[nodiscard]] std::string machine_config_json(const MachineConfig& config);
 [[nodiscard]] std::string vm_config_json(const MachineConfig& config);
+[[nodiscard]] std::string snapshot_status_json(const SnapshotStatus& status);
 [[nodiscard]] std::string stats_json(const ServiceStats& stats);
 [[nodiscard]] std::string outcome_json(const Outcome& outcome);
 [[nodiscard]] std::string wait_json(const WaitResult& result);

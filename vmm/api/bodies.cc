@@ -16,6 +16,8 @@ using nlohmann::json;
 
 constexpr int kMaxDepth = 32;  // dump() recurses
 constexpr std::uint64_t kMaxTimeoutMs = 24ULL * 3600 * 1000;
+constexpr std::uint64_t kMaxPauseUs = 3'600'000'000;
+constexpr std::uint64_t kMaxBytes = 1ULL << 50;
 constexpr std::size_t kMaxMetadata = 64 << 10;
 
 std::unexpected<Error> bad(std::string what) { return fail(ErrorKind::usage, std::move(what)); }
@@ -162,7 +164,8 @@ Result<VmStateRequest> parse_vm_state(std::string_view body) {
 
 Result<SnapshotCreateBody> parse_snapshot_create(std::string_view body) {
     const Fields fields =
-        TRY(Fields::parse(body, {"snapshot_path", "mem_file_path", "snapshot_type", "mode", "then", "cache", "metadata"}));
+        TRY(Fields::parse(body, {"snapshot_path", "mem_file_path", "snapshot_type", "mode", "max_pause_us", "threshold_bytes",
+                                 "staging_bytes", "when_diverging", "then", "cache", "metadata", "wait"}));
     SnapshotCreateBody create;
     const std::string path = TRY(fields.text("snapshot_path"));
     create.request.area = TRY(AreaPath::parse(path));
@@ -176,9 +179,22 @@ Result<SnapshotCreateBody> parse_snapshot_create(std::string_view body) {
     if (TRY(fields.word("snapshot_type", {"Full", "Diff"})) != 0) {
         return not_yet("snapshot_type \"Diff\"");
     }
-    if (TRY(fields.word("mode", {"stop", "live", "precopy"})) != 0) {
-        return not_yet("a mode other than \"stop\"");
+    constexpr std::array kModes = {SnapshotMode::live, SnapshotMode::precopy, SnapshotMode::stop};
+    create.request.mode = kModes[TRY(fields.word("mode", {"live", "precopy", "stop"}))];
+    LiveOptions& live = create.request.live;
+    live.max_pause = std::chrono::microseconds(
+        TRY(fields.number("max_pause_us", static_cast<std::uint64_t>(live.max_pause.count()), kMaxPauseUs)));
+    live.threshold_bytes = TRY(fields.number("threshold_bytes", 0, kMaxBytes));
+    if (fields.has("staging_bytes")) {
+        live.staging_bytes = TRY(fields.number("staging_bytes", 0, kMaxBytes));
     }
+    constexpr std::array kDiverging = {WhenDiverging::stop, WhenDiverging::cancel};
+    const std::size_t diverging = TRY(fields.word("when_diverging", {"stop", "cancel", "protect", "throttle"}));
+    if (diverging >= kDiverging.size()) {
+        return not_yet("when_diverging other than \"stop\" and \"cancel\"");
+    }
+    live.when_diverging = kDiverging[diverging];
+    create.wait = TRY(fields.flag("wait", true));
     if (fields.has("then")) {
         constexpr std::array kThen = {AfterSnapshot::run, AfterSnapshot::pause, AfterSnapshot::stop};
         create.request.then = kThen[TRY(fields.word("then", {"run", "pause", "stop"}))];

@@ -24,6 +24,7 @@ struct SnapshotCreateBody {
     SnapshotRequest request;
     /// It names `mem_file_path`, as Firecracker's clients must: they expect 204 and no result.
     bool firecracker = false;
+    bool wait = true;  ///< answer when it is done, not when it has begun
 };
 Result<SnapshotCreateBody> parse_snapshot_create(std::string_view body);
 

@@ -57,15 +57,95 @@ Status MachineService::pause() {
 
 Status MachineService::resume() { return machine_.resume(); }
 
-Result<SnapshotReport> MachineService::snapshot(const SnapshotRequest& request) {
-    const std::unique_lock one_at_a_time(snapshot_, std::try_to_lock);
-    if (!one_at_a_time) {
-        return fail(ErrorKind::busy, "a snapshot of this machine is being written already", "try again when it is done");
+MachineService::~MachineService() {
+    (void)cancel_snapshot();
+    if (background_.joinable()) {
+        background_.join();
     }
+}
+
+Result<std::shared_ptr<MachineService::Job>> MachineService::claim_snapshot() {
+    const std::lock_guard lock(snapshot_);
+    if (job_ && !job_->result) {
+        return fail(ErrorKind::busy, "a snapshot of this machine is being written already",
+                    "try again when it is done, or: snapvm snapshot-cancel " + id_);
+    }
+    job_ = std::make_shared<Job>();
+    return job_;
+}
+
+Result<SnapshotReport> MachineService::run_snapshot(Job& job, const SnapshotRequest& request) {
+    auto result = write_and_then(job, request);
+    {
+        const std::lock_guard lock(snapshot_);
+        job.result = result;
+    }
+    snapshot_over_.notify_all();
+    return result;
+}
+
+Result<SnapshotReport> MachineService::snapshot(const SnapshotRequest& request) {
+    const std::shared_ptr<Job> job = TRY(claim_snapshot());
+    return run_snapshot(*job, request);
+}
+
+Status MachineService::start_snapshot(const SnapshotRequest& request) {
+    std::shared_ptr<Job> job = TRY(claim_snapshot());
+    if (background_.joinable()) {
+        background_.join();  // the one before has its result, and so is at its end
+    }
+    try {
+        background_ = std::thread([this, job, request] { (void)run_snapshot(*job, request); });
+    } catch (const std::system_error& error) {
+        const std::lock_guard lock(snapshot_);
+        job_.reset();
+        return fail(Error::system("pthread_create", "snapshot", error.code().value(), "raise the process limit (ulimit -u)"));
+    }
+    return {};
+}
+
+SnapshotStatus MachineService::snapshot_status() const {
+    const std::lock_guard lock(snapshot_);
+    SnapshotStatus status;
+    if (!job_) {
+        return status;
+    }
+    const SnapshotMonitor& monitor = job_->monitor;
+    status.phase = job_->result ? SnapshotPhase::done : monitor.phase.load();
+    status.round = monitor.round;
+    status.round_pages = monitor.round_pages;
+    status.round_done = monitor.round_done;
+    status.written_bytes = monitor.written_bytes;
+    status.staged_bytes = monitor.staged_bytes;
+    if (!job_->result) {
+        status.elapsed_us =
+            static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - job_->started).count());
+    } else if (*job_->result) {
+        status.report = **job_->result;
+        status.elapsed_us = status.report->total_us;
+    } else {
+        status.error = job_->result->error();
+    }
+    return status;
+}
+
+Status MachineService::cancel_snapshot() {
+    const std::lock_guard lock(snapshot_);
+    if (!job_ || job_->result) {
+        return fail(ErrorKind::usage, "no snapshot of this machine is being written");
+    }
+    job_->monitor.cancel();
+    return {};
+}
+
+Result<SnapshotReport> MachineService::write_and_then(Job& job, const SnapshotRequest& request) {
     MachineSnapshotSource source(machine_);
     WriteOptions options;
     options.metadata = request.metadata;
     options.cache = request.cache;
+    options.mode = request.mode;
+    options.live = request.live;
+    options.monitor = &job.monitor;
     // Paused or ended while still frozen: not one instruction runs after the snapshot.
     options.keep_frozen = request.then == AfterSnapshot::pause || request.then == AfterSnapshot::stop;
     SnapshotReport report = TRY(write_snapshot(source, request.area, options));
@@ -89,9 +169,9 @@ Result<SnapshotReport> MachineService::snapshot(const SnapshotRequest& request) 
 Result<Outcome> MachineService::stop(const StopRequest& request) {
     // There is no power button yet that a guest could be asked by, so a friendly stop differs in one thing: it waits for a
     // snapshot.
-    std::unique_lock no_snapshot(snapshot_, std::defer_lock);
     if (!request.force) {
-        (void)no_snapshot.try_lock_for(request.timeout);
+        std::unique_lock lock(snapshot_);
+        snapshot_over_.wait_for(lock, request.timeout, [this] { return !job_ || job_->result; });
     }
     machine_.end({.kind = Outcome::Kind::stopped, .code = 0, .error = {}});
     return *outcome();

@@ -2,8 +2,12 @@
 // A real machine behind the API.
 #pragma once
 
+#include <condition_variable>
+#include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
+#include <thread>
 
 #include "vmm/api/service.h"
 #include "vmm/machine/machine.h"
@@ -16,6 +20,11 @@ public:
     MachineService(Machine& machine, std::string id)
         : id_(std::move(id)), machine_(machine), made_(std::chrono::steady_clock::now()) {}
 
+    /// Calls off a snapshot that is being made in the background, and waits for it.
+    ~MachineService() override;
+    MachineService(const MachineService&) = delete;
+    MachineService& operator=(const MachineService&) = delete;
+
     [[nodiscard]] std::string id() const override { return id_; }
     [[nodiscard]] ServiceState state() const override;
     [[nodiscard]] const MachineConfig& config() const override { return machine_.config(); }
@@ -23,6 +32,9 @@ public:
     Status pause() override;
     Status resume() override;
     Result<SnapshotReport> snapshot(const SnapshotRequest& request) override;
+    Status start_snapshot(const SnapshotRequest& request) override;
+    [[nodiscard]] SnapshotStatus snapshot_status() const override;
+    Status cancel_snapshot() override;
     Result<Outcome> stop(const StopRequest& request) override;
     Result<std::optional<WaitResult>> wait(const WaitRequest& request, const GivenUp& given_up) override;
     [[nodiscard]] const Console& console() const override { return machine_.console(); }
@@ -31,11 +43,23 @@ public:
 private:
     [[nodiscard]] std::optional<Outcome> outcome() const { return machine_.wait_ended(std::chrono::steady_clock::now()); }
     [[nodiscard]] std::unexpected<Error> ended_error(std::string_view wish) const;
+    /// One snapshot, from its start until somebody asks how it went.
+    struct Job {
+        SnapshotMonitor monitor;
+        std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
+        std::optional<Result<SnapshotReport>> result;
+    };
+    Result<std::shared_ptr<Job>> claim_snapshot();
+    Result<SnapshotReport> run_snapshot(Job& job, const SnapshotRequest& request);
+    Result<SnapshotReport> write_and_then(Job& job, const SnapshotRequest& request);
 
     std::string id_;
     Machine& machine_;
     std::chrono::steady_clock::time_point made_;
-    std::timed_mutex snapshot_;  ///< held while one is written; outermost
+    mutable std::mutex snapshot_;  ///< guards the three below; innermost
+    std::condition_variable snapshot_over_;
+    std::shared_ptr<Job> job_;  ///< the last one, or the one that runs: without a result
+    std::thread background_;
 };
 
 }  // namespace snapvm::api

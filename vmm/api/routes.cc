@@ -41,12 +41,22 @@ ApiAnswer put_snapshot_create(Service& service, const ApiRequest& request) {
     if (!create) {
         return fault_answer(create.error());
     }
+    if (!create->wait) {
+        const Status begun = service.start_snapshot(create->request);
+        return begun ? ApiAnswer{202, snapshot_status_json(service.snapshot_status()), {}} : fault_answer(begun.error());
+    }
     const auto report = service.snapshot(create->request);
     if (!report) {
         return fault_answer(report.error());
     }
     return create->firecracker ? ApiAnswer{} : ok(to_json(*report));
 }
+
+ApiAnswer get_snapshot_status(Service& service, const ApiRequest& /*request*/) {
+    return ok(snapshot_status_json(service.snapshot_status()));
+}
+
+ApiAnswer put_snapshot_cancel(Service& service, const ApiRequest& /*request*/) { return done_or_fault(service.cancel_snapshot()); }
 
 ApiAnswer put_snapshot_load(Service& /*service*/, const ApiRequest& request) {
     if (const Status well_formed = check_snapshot_load(request.body); !well_formed) {
@@ -89,7 +99,7 @@ ApiAnswer get_console(Service& /*service*/, const ApiRequest& request) {
     return {101, {}, {}};
 }
 
-constexpr std::array<Route, 11> kRoutes = {{
+constexpr std::array<Route, 13> kRoutes = {{
     {"GET", "/", get_instance},
     {"GET", "/version", get_version},
     {"GET", "/machine-config", get_machine_config},
@@ -97,6 +107,8 @@ constexpr std::array<Route, 11> kRoutes = {{
     {"PATCH", "/vm", patch_vm},
     {"PUT", "/snapshot/create", put_snapshot_create},
     {"PUT", "/snapshot/load", put_snapshot_load},
+    {"GET", "/snapshot/status", get_snapshot_status},
+    {"PUT", "/snapshot/cancel", put_snapshot_cancel},
     {"GET", "/stats", get_stats},
     {"PUT", "/stop", put_stop},
     {"GET", "/wait", get_wait},

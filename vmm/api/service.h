@@ -35,6 +35,21 @@ struct SnapshotRequest {
     AfterSnapshot then = AfterSnapshot::as_before;
     CachePolicy cache = CachePolicy::automatic;
     std::string metadata;  ///< JSON text, empty for none
+    SnapshotMode mode = SnapshotMode::live;
+    LiveOptions live;
+};
+
+/// How far the snapshot that is being made is, or how the last one ended.
+struct SnapshotStatus {
+    std::optional<SnapshotPhase> phase;  ///< nothing: there has been none
+    std::uint32_t round = 0;
+    std::uint64_t round_pages = 0;
+    std::uint64_t round_done = 0;
+    std::uint64_t written_bytes = 0;
+    std::uint64_t staged_bytes = 0;
+    std::uint64_t elapsed_us = 0;
+    std::optional<SnapshotReport> report;  ///< of one that went well
+    std::optional<Error> error;            ///< of one that did not
 };
 
 struct StopRequest {
@@ -94,6 +109,11 @@ public:
     virtual Status resume() = 0;
     /// One at a time: `busy` while another is being written.
     virtual Result<SnapshotReport> snapshot(const SnapshotRequest& request) = 0;
+    /// The same in the background, under the same lock: how it ends is in snapshot_status.
+    virtual Status start_snapshot(const SnapshotRequest& request) = 0;
+    [[nodiscard]] virtual SnapshotStatus snapshot_status() const = 0;
+    /// Calls off the snapshot that is being made; its maker gets the error. usage when there is none.
+    virtual Status cancel_snapshot() = 0;
     /// Ends the machine; how it ended (which may have been earlier, by itself).
     virtual Result<Outcome> stop(const StopRequest& request) = 0;
     /// Nothing when the time is over, or `given_up` says so. An error when it cannot come any more: the machine ended first.

@@ -2,6 +2,7 @@
 // snapvm snapshot: a running machine into an area.
 #include <CLI/CLI.hpp>
 #include <array>
+#include <charconv>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -12,6 +13,7 @@
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 #include "vmm/cli/control.h"
+#include "vmm/cli/snapshot_watch.h"
 
 namespace snapvm::cli {
 namespace {
@@ -22,13 +24,17 @@ using Json = nlohmann::ordered_json;
 constexpr std::chrono::hours kPatience{12};
 constexpr std::size_t kMaxMetadata = 64 << 10;
 // Named in the design, not built yet. Listed so that they are refused by name, and not taken for typing errors.
-constexpr std::array kLaterOptions = {"--max-pause", "--threshold", "--staging", "--when-diverging", "--release-free"};
+constexpr std::array kLaterOptions = {"--release-free"};
 
 struct SnapshotOptions {
     std::string name;
     std::string area;
     std::string type = "auto";
-    std::string mode = "stop";
+    std::string mode = "live";
+    std::string max_pause;
+    std::string threshold;
+    std::string staging;
+    std::string when_diverging = "stop";
     std::string then;
     std::string metadata_file;
     std::string cache = "auto";
@@ -41,9 +47,6 @@ std::unexpected<Error> not_yet(const std::string& what) { return fail(ErrorKind:
 Status check_supported(const SnapshotOptions& options) {
     if (options.type == "diff") {
         return not_yet("--type diff");
-    }
-    if (options.mode != "stop") {
-        return not_yet("--mode " + options.mode);
     }
     for (std::size_t i = 0; i < kLaterOptions.size(); ++i) {
         if (!options.later[i].empty()) {
@@ -99,9 +102,26 @@ void print_human(const std::string& area, const Json& report) {
                 milliseconds_text(report.value("total_us", std::uint64_t{0})).c_str(), pages.c_str());
 }
 
+// "25%" of the machine's memory, or a size.
+Result<std::uint64_t> staging_bytes(const std::string& text, api::ApiClient& client) {
+    if (!text.ends_with('%')) {
+        return parse_size(text);
+    }
+    unsigned percent = 0;
+    const char* end = text.data() + text.size() - 1;
+    if (const auto [at, error] = std::from_chars(text.data(), end, percent); error != std::errc() || at != end || percent > 100) {
+        return fail(ErrorKind::usage, "--staging " + text + " is no share", "give 0% to 100%, or a size");
+    }
+    const Json stats = Json::parse(TRY(ask(client, "GET", "/stats", "", kQuickAnswer)), nullptr, /*allow_exceptions=*/false);
+    return stats.is_object() ? stats.value("memory_bytes", std::uint64_t{0}) / 100 * percent : 0;
+}
+
 Result<int> snapshot(const Globals& globals, const SnapshotOptions& options) {
     TRY(check_supported(options));
-    Json body = {{"snapshot_path", TRY(absolute_area(options.area))}, {"mode", options.mode}, {"cache", options.cache}};
+    Json body = {{"snapshot_path", TRY(absolute_area(options.area))},
+                 {"mode", options.mode},
+                 {"cache", options.cache},
+                 {"when_diverging", options.when_diverging}};
     if (options.type == "full") {
         body["snapshot_type"] = "Full";
     }
@@ -111,9 +131,20 @@ Result<int> snapshot(const Globals& globals, const SnapshotOptions& options) {
     if (!options.metadata_file.empty()) {
         body["metadata"] = TRY(read_metadata(options.metadata_file));
     }
+    if (!options.max_pause.empty()) {
+        body["max_pause_us"] = std::chrono::microseconds(TRY(parse_duration(options.max_pause))).count();
+    }
+    if (!options.threshold.empty()) {
+        body["threshold_bytes"] = TRY(parse_size(options.threshold));
+    }
     api::ApiClient client = TRY(connect_machine(globals, options.name));
+    if (!options.staging.empty()) {
+        body["staging_bytes"] = TRY(staging_bytes(options.staging, client));
+    }
     const std::string text = body.dump(-1, ' ', false, Json::error_handler_t::replace);
+    SnapshotWatch watch(globals, options.name);
     const std::string report = TRY(ask(client, "PUT", "/snapshot/create", text, kPatience));
+    watch.end();
     if (globals.json) {
         print_line(report);
         return 0;
@@ -126,6 +157,24 @@ Result<int> snapshot(const Globals& globals, const SnapshotOptions& options) {
     return 0;
 }
 
+Result<int> snapshot_status(const Globals& globals, const std::string& name) {
+    api::ApiClient client = TRY(connect_machine(globals, name));
+    const std::string answer = TRY(ask(client, "GET", "/snapshot/status", "", kQuickAnswer));
+    const Json status = Json::parse(answer, nullptr, /*allow_exceptions=*/false);
+    if (globals.json || !status.is_object()) {
+        print_line(answer);
+    } else {
+        print_line(progress_text(answer));
+    }
+    return 0;
+}
+
+Result<int> snapshot_cancel(const Globals& globals, const std::string& name) {
+    api::ApiClient client = TRY(connect_machine(globals, name));
+    TRY(ask(client, "PUT", "/snapshot/cancel", "", kQuickAnswer));
+    return 0;
+}
+
 }  // namespace
 
 void add_snapshot(CLI::App& app, Globals& globals, Action& chosen) {
@@ -134,8 +183,16 @@ void add_snapshot(CLI::App& app, Globals& globals, Action& chosen) {
     command->add_option("NAME", options->name, "the machine")->required();
     command->add_option("AREA", options->area, "PATH[@OFFSET]; a file that does not exist is made")->required();
     command->add_option("--type", options->type, "auto or full (diff: not yet)")->check(CLI::IsMember({"auto", "full", "diff"}));
-    command->add_option("--mode", options->mode, "stop: the vCPUs stand still meanwhile (live, precopy: not yet)")
+    command
+        ->add_option("--mode", options->mode, "live (default), precopy: rounds onto the disk only, stop: the vCPUs stand meanwhile")
         ->check(CLI::IsMember({"live", "precopy", "stop"}));
+    command->add_option("--max-pause", options->max_pause, "what copying the last round may take (default: 1ms)");
+    command->add_option("--threshold", options->threshold, "so little left ends the rounds in any case");
+    command->add_option("--staging", options->staging, "memory for rounds, a size or a share of the guest's (default: 25%)");
+    command
+        ->add_option("--when-diverging", options->when_diverging,
+                     "when the guest outruns the copy: stop it, or cancel (default: stop)")
+        ->check(CLI::IsMember({"protect", "throttle", "stop", "cancel"}));
     command->add_option("--then", options->then, "what the machine does afterwards (default: as before)")
         ->check(CLI::IsMember({"run", "pause", "stop"}));
     command->add_option("--meta", options->metadata_file, "JSON file to keep with the snapshot, 64 KiB at most");
@@ -146,6 +203,20 @@ void add_snapshot(CLI::App& app, Globals& globals, Action& chosen) {
     }
     command->add_flag("--track", options->track)->group("");
     command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return snapshot(globals, *options); }; });
+}
+
+void add_snapshot_status(CLI::App& app, Globals& globals, Action& chosen) {
+    CLI::App* command = app.add_subcommand("snapshot-status", "how far a machine's snapshot is, or how its last one ended");
+    auto name = std::make_shared<std::string>();
+    command->add_option("NAME", *name, "the machine")->required();
+    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return snapshot_status(globals, *name); }; });
+}
+
+void add_snapshot_cancel(CLI::App& app, Globals& globals, Action& chosen) {
+    CLI::App* command = app.add_subcommand("snapshot-cancel", "call off the snapshot that is being made of a machine");
+    auto name = std::make_shared<std::string>();
+    command->add_option("NAME", *name, "the machine")->required();
+    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return snapshot_cancel(globals, *name); }; });
 }
 
 }  // namespace snapvm::cli

@@ -113,7 +113,9 @@ Result<DemoResult> demo(const DemoOptions& options) {
         const std::unique_ptr<Machine> machine = TRY(boot(system, options, result));
         std::this_thread::sleep_for(kRunFor);
         api::MachineService service(*machine, "demo");
-        result.snapshot = TRY(service.snapshot({.area = area, .then = api::AfterSnapshot::as_before, .metadata = {}}));
+        api::SnapshotRequest request;
+        request.area = area;
+        result.snapshot = TRY(service.snapshot(request));
         result.before = TRY(ask_ledger(service));
     }
     const Clock::time_point began = Clock::now();

@@ -34,7 +34,13 @@ void HostOptions::add_to(CLI::App& app) {
         "the guest's serial port: stdio, file=PATH or none (default: stdio, with -d none)");
     app.add_option("--console", console, "the guest's virtio console: none (the device is not there yet)");
     app.add_option("--timeout", timeout, "end the run after this long (60s, 500ms, 2m) with exit code 124");
+    app.add_option("--dirty", dirty, "how snapshots learn what the guest writes: auto, KVM's dirty log, or its dirty ring")
+        ->check(CLI::IsMember({"auto", "log", "ring"}));
     app.add_flag("-d,--detach", detach, "return when the machine runs; see it with snapvm ps and console");
+}
+
+HostSetup HostOptions::setup() const {
+    return {.dirty = dirty == "ring" ? DirtyTracking::ring : dirty == "log" ? DirtyTracking::log : DirtyTracking::automatic};
 }
 
 Result<std::optional<std::chrono::microseconds>> HostOptions::parsed_timeout() const {

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "vmm/base/error.h"
+#include "vmm/machine/machine.h"
 
 namespace CLI {
 class App;
@@ -30,10 +31,12 @@ struct HostOptions {
     bool serial_given = false;
     std::string console = "none";
     std::string timeout;
+    std::string dirty = "auto";
     bool detach = false;
 
     void add_to(CLI::App& app);
     [[nodiscard]] Result<std::optional<std::chrono::microseconds>> parsed_timeout() const;
+    [[nodiscard]] HostSetup setup() const;
     /// stdio in the foreground, none when detached, unless said otherwise.
     [[nodiscard]] Result<SerialTarget> serial_target() const;
 };

@@ -16,10 +16,24 @@ namespace {
 using Adder = void (*)(CLI::App&, Globals&, Action&);
 
 constexpr std::pair<std::string_view, Adder> kCommands[] = {
-    {"run", add_run},         {"restore", add_restore}, {"snapshot", add_snapshot}, {"pause", add_pause},
-    {"resume", add_resume},   {"stop", add_stop},       {"wait", add_wait},         {"stats", add_stats},
-    {"ps", add_ps},           {"console", add_console}, {"area", add_area},         {"size", add_size},
-    {"inspect", add_inspect}, {"verify", add_verify},   {"doctor", add_doctor},     {"demo", add_demo},
+    {"run", add_run},
+    {"restore", add_restore},
+    {"snapshot", add_snapshot},
+    {"pause", add_pause},
+    {"resume", add_resume},
+    {"stop", add_stop},
+    {"wait", add_wait},
+    {"stats", add_stats},
+    {"ps", add_ps},
+    {"console", add_console},
+    {"area", add_area},
+    {"size", add_size},
+    {"inspect", add_inspect},
+    {"verify", add_verify},
+    {"doctor", add_doctor},
+    {"demo", add_demo},
+    {"snapshot-status", add_snapshot_status},
+    {"snapshot-cancel", add_snapshot_cancel},
 };
 
 bool is_command(std::string_view word) {

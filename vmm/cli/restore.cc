@@ -29,7 +29,8 @@ Result<int> restore(const RestoreCommand& options, const Globals& globals) {
     hosted.start_paused = options.paused;
     hosted.build = [&](const kvm::System& system) -> Result<BuiltMachine> {
         RestoredSnapshot snapshot = TRY(open_snapshot(area));
-        std::unique_ptr<Machine> machine = TRY(Machine::restore(system, snapshot.saved, std::move(snapshot.memory)));
+        std::unique_ptr<Machine> machine =
+            TRY(Machine::restore(system, snapshot.saved, std::move(snapshot.memory), options.host.setup()));
         return BuiltMachine{std::move(machine), snapshot.map_us};
     };
     return options.count == 1 ? hosted.run() : hosted.run_many(options.count);

@@ -20,7 +20,6 @@ struct RunOptions {
     std::string memory = "256M";
     std::uint32_t cpus = 1;
     std::string pages = "auto";
-    std::string dirty = "auto";
     HostOptions host;
 };
 
@@ -60,7 +59,7 @@ Result<int> run(const RunOptions& options, const Globals& globals) {
     hosted.options = options.host;
     hosted.globals = globals;
     hosted.build = [&](const kvm::System& system) -> Result<BuiltMachine> {
-        return BuiltMachine{TRY(Machine::create(system, config, source)), 0};
+        return BuiltMachine{TRY(Machine::create(system, config, source, options.host.setup())), 0};
     };
     return hosted.run();
 }

@@ -55,7 +55,7 @@ void Console::consumed(std::uint64_t position) {
     {
         const std::lock_guard lock(mutex_);
         if (held_) {
-            held_ = std::min(position, written_);
+            held_ = position;
         }
         if (refused_) {
             refused_ = false;

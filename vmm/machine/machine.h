@@ -34,7 +34,7 @@ class TestPort;
 class IoApic;
 
 /// How guest writes are tracked when somebody asks for it (`--dirty`). A machine has one or the other, chosen before its first vCPU.
-/// automatic: the log (DECISIONS.md, "Dirty log or ring").
+/// automatic: the log (vmm/DECISIONS.md, "Dirty log or ring").
 enum class DirtyTracking : std::uint8_t { automatic, log, ring };
 
 /// What a machine does not keep in its snapshots: the host's side.

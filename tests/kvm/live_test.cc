@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// Live snapshots of guests that write as fast as they can, through the dirty log and the dirty ring.
+#include <thread>
+
+#include "snapshot/verify.h"
+#include "tests/kvm/harness.h"
+#include "vmm/api/machine_service.h"
+
+namespace snapvm::test {
+namespace {
+
+struct LiveCase {
+    const char* name;
+    DirtyTracking dirty;
+    std::uint32_t cpus;
+    SnapshotMode mode = SnapshotMode::live;
+    std::optional<std::uint64_t> staging = {};
+};
+
+class LiveLedger : public KvmTest, public ::testing::WithParamInterface<LiveCase> {
+protected:
+    static bool host_tracks(DirtyTracking dirty) {
+        const kvm::Capabilities& caps = system().capabilities();
+        return dirty == DirtyTracking::ring ? caps.dirty_ring > 0 : caps.manual_dirty_log != 0;
+    }
+};
+
+TEST_P(LiveLedger, EveryMomentIsOne) {
+    const LiveCase& c = GetParam();
+    if (!host_tracks(c.dirty)) {
+        GTEST_SKIP() << "this KVM has no dirty " << (c.dirty == DirtyTracking::ring ? "ring" : "log");
+    }
+    const std::unique_ptr<Machine> machine =
+        boot_ledger({.cpus = c.cpus, .cmdline = "ws=16M rate=0 seen=1 zero=10 dup=10", .host = {.dirty = c.dirty}});
+    for (int moment = 0; moment < 4; ++moment) {
+        run_a_while(20ms);
+        WriteOptions options;
+        options.mode = c.mode;
+        options.live.staging_bytes = c.staging;
+        const SnapshotReport report = snapshot(*machine, area(), options);
+        EXPECT_EQ(report.tracker, c.dirty == DirtyTracking::ring ? "ring" : "log");
+        EXPECT_GE(report.rounds.size(), 2U);
+        EXPECT_GT(report.pages[static_cast<std::size_t>(PageClass::shared)], 0U);
+        EXPECT_EQ(check_ledger(need(open_snapshot(area())).memory), "") << "moment " << moment;
+        EXPECT_EQ(need(verify_area(area())).fault_count, 0U) << "moment " << moment;
+    }
+    const std::unique_ptr<Machine> restored = restore(area());
+    need(restored->resume());
+    const LedgerLine line = verify_ledger(*restored);
+    EXPECT_TRUE(line.ok) << line.text;
+    expect_sound_end(*restored);
+    expect_sound_end(*machine);
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, LiveLedger,
+                         ::testing::Values(LiveCase{"Log1", DirtyTracking::log, 1}, LiveCase{"Log2", DirtyTracking::log, 2},
+                                           LiveCase{"Log4", DirtyTracking::log, 4}, LiveCase{"Ring1", DirtyTracking::ring, 1},
+                                           LiveCase{"Ring2", DirtyTracking::ring, 2}, LiveCase{"Ring4", DirtyTracking::ring, 4},
+                                           LiveCase{"LogPrecopy", DirtyTracking::log, 2, SnapshotMode::precopy},
+                                           LiveCase{"RingPrecopy", DirtyTracking::ring, 2, SnapshotMode::precopy},
+                                           LiveCase{"LogWithoutStaging", DirtyTracking::log, 2, SnapshotMode::live, 0},
+                                           LiveCase{"LogWithLittleStaging", DirtyTracking::log, 2, SnapshotMode::live, 1ULL << 20}),
+                         [](const auto& test) { return test.param.name; });
+
+class LiveMachine : public KvmTest {};
+
+// Trap: ring full. More pages than a ring has entries are dirtied before anybody collects.
+TEST_F(LiveMachine, AFullRingLosesNothing) {
+    if (system().capabilities().dirty_ring == 0) {
+        GTEST_SKIP() << "this KVM has no dirty ring";
+    }
+    const std::unique_ptr<Machine> machine = create_ledger(
+        {.cpus = 1, .cmdline = "ws=300M rate=0", .memory_bytes = 640ULL << 20, .host = {.dirty = DirtyTracking::ring}});
+    DirtyFeed& feed = *machine->dirty();
+    const auto subscription = need(feed.subscribe());
+    feed.all_armed();
+    need(machine->resume());
+    ASSERT_TRUE(machine->wait_ready(soon()));  // 76,800 pages written by one vCPU
+    need(feed.collect());
+    EXPECT_GE(subscription->pages().count(), 76'800U);
+    expect_sound_end(*machine);
+}
+
+TEST_F(LiveMachine, ASnapshotInTheBackgroundIsCalledOffAndTheNextIsWhole) {
+    const std::unique_ptr<Machine> machine = boot_ledger({.cpus = 1, .cmdline = "ws=16M rate=0"});
+    api::MachineService service(*machine, "live");
+    EXPECT_EQ(need_error(service.cancel_snapshot()).kind(), ErrorKind::usage);
+    EXPECT_FALSE(service.snapshot_status().phase.has_value());
+    api::SnapshotRequest request;
+    request.area = area();
+    need(service.start_snapshot(request));
+    const auto wait = [&] {
+        for (auto until = soon(); SteadyClock::now() < until && service.snapshot_status().phase != SnapshotPhase::done;) {
+            std::this_thread::sleep_for(1ms);
+        }
+        return service.snapshot_status();
+    };
+    // Whether it comes in time is the host's affair; either way it ends, and the machine goes on.
+    (void)service.cancel_snapshot();
+    const api::SnapshotStatus first = wait();
+    EXPECT_TRUE(first.report.has_value() || (first.error && first.error->kind() == ErrorKind::cancelled));
+    need(service.start_snapshot(request));
+    EXPECT_TRUE(wait().report.has_value());
+    EXPECT_EQ(check_ledger(need(open_snapshot(area())).memory), "");
+    expect_sound_end(*machine);
+}
+
+}  // namespace
+}  // namespace snapvm::test

@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: Apache-2.0
+// Live snapshots of a machine whose guest writes exactly when it hurts: from inside the writer's own steps.
+#include <set>
+
+#include "snapshot/inspect.h"
+#include "snapshot/page_entry.h"
+#include "snapshot/verify.h"
+#include "tests/unit/result_matchers.h"
+#include "tests/unit/snapshot_fixture.h"
+
+namespace snapvm::test {
+namespace {
+
+constexpr BlockId kLow = BlockId::ram_low;
+
+class Live : public SnapshotTest {
+protected:
+    void SetUp() override {
+        SnapshotTest::SetUp();
+        for (std::uint64_t page = 0; page < 600; ++page) {
+            machine_.fill(kLow, page, 1);
+        }
+    }
+    /// Calls `what` once, before page data number `nth` (from 0) goes to the disk.
+    static IoHook at_pages(unsigned nth, std::function<void()> what) {
+        return [=, seen = 0U](const IoEvent& event) mutable {
+            if (event.step == IoStep::pages && seen++ == nth) {
+                what();
+            }
+            return IoFault{};
+        };
+    }
+    static WriteOptions live(IoHook hook = {}) {
+        WriteOptions options;
+        options.hook = std::move(hook);
+        options.live.staging_bytes = 4ULL << 20;
+        return options;
+    }
+    void expect_holds_the_machine() {
+        auto restored = open_snapshot(area());
+        ASSERT_OK(restored);
+        FakeMachine again(*std::move(restored));
+        expect_same_memory(machine_, again);
+        const auto report = verify_area(area());
+        ASSERT_OK(report);
+        EXPECT_TRUE(report->faults.empty()) << report->faults.front();
+    }
+    std::uint64_t entry_word(std::uint64_t page) {
+        const auto info = inspect_area(area());
+        EXPECT_TRUE(info.has_value());
+        const Section* entries =
+            info->superblocks[*info->chosen].valid->find(SectionKind::entries, static_cast<std::uint32_t>(kLow));
+        const UniqueFd fd = *open_file(area().path, O_RDONLY);
+        std::uint64_t word = 0;
+        EXPECT_EQ(::pread(fd.get(), &word, sizeof word, static_cast<off_t>(entries->offset + page * sizeof word)), 8);
+        return word;
+    }
+
+    FakeMachine machine_;
+};
+
+// Trap: pages written by the VMM itself are in no log of KVM's.
+TEST_F(Live, WhatTheVmmWritesAfterTheCopyIsInTheSnapshot) {
+    const auto report =
+        write_snapshot(machine_, area(), live(at_pages(2, [&] {
+                           const std::uint64_t value = 0x1122334455667788;
+                           ASSERT_TRUE(ok(machine_.mutable_memory().store(Gpa{3 * kPageSize - 4}, value)));  // two pages
+                       })));
+    ASSERT_OK(report);
+    EXPECT_EQ(report->rounds.size(), 2U) << "a few pages are left to the pause";
+    EXPECT_EQ(report->rounds.back().dirty_pages, 2U);
+    EXPECT_EQ(machine_.frozen, 0);
+    EXPECT_FALSE(machine_.dirty()->active());
+    expect_holds_the_machine();
+}
+
+// Trap: a discard after the copy sets no dirty bit. Class and bytes must both go.
+TEST_F(Live, APageGivenUpAfterItsCopyIsNotInTheSnapshot) {
+    for (const std::uint32_t slots : {1U, 2U}) {
+        ::unlink(area().path.c_str());
+        WriteOptions options = live(at_pages(2, [&] {
+            machine_.clear(kLow, 5);
+            machine_.block(kLow).set_type(5, PageType::balloon);
+            machine_.clear(kLow, 6);  // zero, after it was written with data
+        }));
+        options.slots = slots;
+        machine_.fill(kLow, 5, 1);
+        machine_.fill(kLow, 6, 1);
+        machine_.block(kLow).set_type(5, PageType::normal);
+        const auto report = write_snapshot(machine_, area(), options);
+        ASSERT_OK(report);
+        EXPECT_EQ(report->pages[static_cast<std::size_t>(PageClass::balloon)], 1U);
+        EXPECT_EQ(PageEntry::decode(entry_word(6))->page_class, PageClass::zero);
+        expect_holds_the_machine();
+    }
+}
+
+// Rounds onto the disk, into memory, and both, with a guest that writes the same pages again and again; in every order the newest wins.
+TEST_F(Live, TheNewestVersionWinsWhereverItWasCopied) {
+    struct Case {
+        const char* name;
+        SnapshotMode mode;
+        std::uint64_t staging;
+    };
+    for (const Case& c : {Case{"staged", SnapshotMode::live, 4ULL << 20}, Case{"no staging", SnapshotMode::live, 0},
+                          Case{"small staging", SnapshotMode::live, 100 * kPageSize}, Case{"precopy", SnapshotMode::precopy, 0}}) {
+        std::uint64_t generation = 2;
+        WriteOptions options;
+        options.mode = c.mode;
+        options.live.staging_bytes = c.staging;
+        options.live.max_pause = std::chrono::microseconds(100);
+        // 600 pages are three writes; each of the first sixty steps of any kind rewrites a shrinking stretch.
+        options.hook = [&](const IoEvent&) {
+            if (generation < 60) {
+                for (std::uint64_t page = 0; page < 600 / generation; ++page) {
+                    machine_.fill(kLow, page * 3 % 600, generation);
+                }
+                ++generation;
+            }
+            return IoFault{};
+        };
+        // What the hook writes after the pause is not of the snapshot: it stops before.
+        SnapshotMonitor monitor;
+        options.monitor = &monitor;
+        auto hook = options.hook;
+        options.hook = [&, hook](const IoEvent& event) {
+            return monitor.phase == SnapshotPhase::copying ? hook(event) : IoFault{};
+        };
+        const auto report = write_snapshot(machine_, area(), options);
+        ASSERT_OK(report);
+        SCOPED_TRACE(c.name);
+        EXPECT_GE(report->rounds.size(), 3U);
+        EXPECT_LE(report->staging_peak_bytes, c.staging);
+        EXPECT_TRUE(c.staging != 4ULL << 20 || report->staging_peak_bytes > 0);
+        expect_holds_the_machine();
+    }
+}
+
+// A guest that rewrites all of its pages in every round: the remainder never shrinks.
+TEST_F(Live, AGuestThatOutrunsTheCopyIsStoppedOrTheSnapshotGivesUp) {
+    SnapshotMonitor monitor;
+    std::uint64_t generation = 1;
+    const auto rewrite = [&](const IoEvent&) {
+        if (monitor.phase == SnapshotPhase::copying) {
+            ++generation;
+            for (std::uint64_t page = 0; page < 600; ++page) {
+                machine_.fill(kLow, page, generation);
+            }
+        }
+        return IoFault{};
+    };
+    WriteOptions options = live(rewrite);
+    options.monitor = &monitor;
+    options.live.staging_bytes = 0;
+    options.live.max_pause = std::chrono::microseconds(10);
+    const auto stopped = write_snapshot(machine_, area(), options);
+    ASSERT_OK(stopped);
+    EXPECT_TRUE(stopped->diverged);
+    expect_holds_the_machine();
+
+    options.live.when_diverging = WhenDiverging::cancel;
+    options.slots = 2;
+    const auto cancelled = write_snapshot(machine_, area("two"), options);
+    EXPECT_TRUE(fails(cancelled, ErrorKind::cancelled, "faster than it can be copied"));
+    EXPECT_EQ(machine_.frozen, 0);
+    EXPECT_FALSE(machine_.dirty()->active());
+}
+
+// Called off at each of its steps: the machine runs on, nothing tracks any more, and the area has the old snapshot or says incomplete.
+TEST_F(Live, CalledOffAtEveryStep) {
+    for (const std::uint32_t slots : {1U, 2U}) {
+        const AreaPath path = area(slots == 1 ? "one" : "two");
+        ASSERT_OK(write_snapshot(machine_, path, with_slots(slots)));
+        bool ended = false;
+        unsigned cancelled = 0;
+        for (unsigned step = 0; !ended && step < 200; ++step) {
+            SnapshotMonitor monitor;
+            unsigned seen = 0;
+            WriteOptions options = live([&](const IoEvent&) {
+                if (seen++ == step) {
+                    monitor.cancel();
+                }
+                return IoFault{};
+            });
+            options.monitor = &monitor;
+            const auto report = write_snapshot(machine_, path, options);
+            EXPECT_EQ(machine_.frozen, 0);
+            EXPECT_FALSE(machine_.dirty()->active());
+            EXPECT_EQ(monitor.phase, SnapshotPhase::done);
+            ended = seen <= step;
+            if (report) {
+                EXPECT_TRUE(open_snapshot(path).has_value());  // too late: it was being committed
+                continue;
+            }
+            ++cancelled;
+            EXPECT_EQ(report.error().kind(), ErrorKind::cancelled) << report.error().message();
+            const auto old = open_snapshot(path);
+            EXPECT_EQ(old.has_value(), slots == 2);
+            if (!old) {
+                EXPECT_EQ(old.error().kind(), ErrorKind::incomplete);
+            }
+        }
+        EXPECT_TRUE(ended);
+        EXPECT_GT(cancelled, 3U);
+    }
+}
+
+// Class shared: the same bytes as a lower page, wherever that is, and settled anew when one of them changes.
+TEST_F(Live, EqualPagesNameTheFirst) {
+    const auto same = [&](BlockId block, std::uint64_t page) {
+        std::memset(machine_.block(block).host() + page * kPageSize, 0x5A, kPageSize);
+        machine_.block(block).marks().mark(page, 1);
+    };
+    same(kLow, 7);
+    same(kLow, 20);
+    same(kLow, 590);
+    same(BlockId::firmware, 2);
+    const auto report = write_snapshot(machine_, area(), live());
+    ASSERT_OK(report);
+    EXPECT_EQ(report->pages[static_cast<std::size_t>(PageClass::shared)], 3U);
+    const auto names = [&](std::uint64_t page) {
+        const auto entry = PageEntry::decode(entry_word(page));
+        EXPECT_TRUE(entry.has_value());
+        return entry->page_class == PageClass::shared ? entry->shares : ~0ULL;
+    };
+    EXPECT_EQ(names(7), ~0ULL);
+    EXPECT_EQ(names(20), 7U);
+    EXPECT_EQ(names(590), 7U);
+    expect_holds_the_machine();
+
+    // The named page is written between its copy and the pause: who named it must name another.
+    const auto later = write_snapshot(machine_, area(), live(at_pages(2, [&] { machine_.fill(kLow, 7, 9); })));
+    ASSERT_OK(later);
+    EXPECT_EQ(later->pages[static_cast<std::size_t>(PageClass::shared)], 2U);
+    EXPECT_EQ(names(20), ~0ULL);
+    EXPECT_EQ(names(590), 20U);
+    expect_holds_the_machine();
+}
+
+// Several who want to know have a set each: what one took is not gone for the other.
+TEST(DirtyFeed, EachSubscriberHasItsOwnSet) {
+    FakeMachine machine;
+    DirtyFeed& feed = *machine.dirty();
+    machine.fill(kLow, 1, 1);  // before anybody asked
+    auto first = feed.subscribe();
+    ASSERT_OK(first);
+    machine.fill(kLow, 2, 1);
+    auto second = feed.subscribe();
+    ASSERT_OK(second);
+    machine.fill(kLow, 3, 1);
+    ASSERT_TRUE(ok(feed.collect()));
+    EXPECT_EQ((*first)->pages().count(), 2U);
+    EXPECT_EQ((*second)->pages().count(), 1U);
+    (*second)->pages().clear();
+    machine.fill(kLow, 4, 1);
+    ASSERT_TRUE(ok(feed.collect()));
+    EXPECT_EQ((*first)->pages().count(), 3U);
+    EXPECT_EQ((*second)->pages().count(), 1U);
+    EXPECT_TRUE((*second)->pages().has(0, 4));
+    first->reset();
+    EXPECT_TRUE(feed.active());
+    second->reset();
+    EXPECT_FALSE(feed.active());
+}
+
+TEST(DirtySet, RunsAreJoinedAcrossWords) {
+    FakeMachine machine;
+    DirtySet set(machine.memory().blocks());
+    const std::set<std::uint64_t> wanted = {0, 1, 63, 64, 65, 127, 128, 300, 2047};
+    for (const std::uint64_t page : wanted) {
+        set.add(0, page);
+    }
+    std::set<std::uint64_t> seen;
+    unsigned runs = 0;
+    ASSERT_TRUE(ok(for_each_run(set.words(0), set.pages(0), [&](std::uint64_t first, std::uint64_t count) {
+        ++runs;
+        for (std::uint64_t page = first; page < first + count; ++page) {
+            EXPECT_TRUE(seen.insert(page).second);
+        }
+        return Status{};
+    })));
+    EXPECT_EQ(seen, wanted);
+    EXPECT_EQ(runs, 5U);
+    EXPECT_EQ(set.count(), wanted.size());
+    set.add_all();
+    std::uint64_t all = 0;
+    for (const MemoryBlock& block : machine.memory().blocks()) {
+        all += block.spec().pages();
+    }
+    EXPECT_EQ(set.count(), all);
+}
+
+TEST(WriteMarks, AreClippedCollectedOnceAndOrderedByWord) {
+    WriteMarks marks = *WriteMarks::of(130);
+    marks.mark(60, 10);
+    marks.mark(129, 100);
+    marks.mark(500, 1);
+    std::vector<std::uint64_t> words(3);
+    marks.collect(words);
+    EXPECT_EQ(words, (std::vector<std::uint64_t>{0xFULL << 60, 0x3F, 2}));
+    std::ranges::fill(words, 0);
+    marks.collect(words);
+    EXPECT_EQ(words, std::vector<std::uint64_t>(3));
+}
+
+}  // namespace
+}  // namespace snapvm::test
