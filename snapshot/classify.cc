@@ -54,13 +54,13 @@ Status Classifier::classify(const MemoryBlock& block, std::uint64_t first, std::
     for (std::size_t i = 0; i < out.size(); ++i) {
         const std::uint64_t page = first + i;
         const PageType type = typed ? block.types().get(page) : PageType::normal;
-        if (population_[i] == Population::own || class_by_type(type)) {
+        // A shared entry of the origin carries no checksum of its own to hand on.
+        const bool look =
+            population_[i] == Population::own || class_by_type(type) || (inherits && origin_[i].page_class == PageClass::shared);
+        if (look) {
             out[i] = classify_page(id, page, block.page(page), type);
         } else if (!inherits) {
             out[i] = {};
-        } else if (origin_[i].page_class == PageClass::shared) {
-            // A shared entry carries no checksum of its own to hand on.
-            out[i] = classify_page(id, page, block.page(page), type);
         } else {
             out[i].entry = {origin_[i].page_class, origin_[i].checksum};
             out[i].hash = has_data(origin_[i].page_class) ? hash_of(block.page(page)) : PageHash{};

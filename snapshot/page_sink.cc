@@ -7,7 +7,7 @@
 namespace snapvm {
 
 Result<std::unique_ptr<PageSink>> make_page_sink(SinkTarget target, SinkBackend backend) {
-    const char* wish = std::getenv("SNAPVM_IO");
+    const char* wish = std::getenv("SNAPVM_IO");  // NOLINT(concurrency-mt-unsafe): nobody here sets one
     if (backend == SinkBackend::automatic && wish != nullptr && std::string_view(wish) == "threads") {
         backend = SinkBackend::threads;
     }

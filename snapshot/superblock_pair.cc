@@ -94,9 +94,9 @@ Result<const Superblock*> SuperblockPair::choose(std::string_view name, bool sal
     }
     const Superblock* winner = newest_complete();
     if (!salvage) {
-        for (std::size_t i = 0; i < copies.size(); ++i) {
-            if (copies[i].problem) {
-                return fail(*copies[i].problem);
+        for (const Copy& copy : copies) {
+            if (copy.problem) {
+                return fail(*copy.problem);
             }
         }
         if (!same_area(*copies[0].valid, *copies[1].valid)) {

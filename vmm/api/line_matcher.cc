@@ -38,7 +38,11 @@ bool too_large(std::string_view pattern) {
 // Ours to find, because libstdc++ overflows an integer over a long one before it refuses it.
 bool has_back_reference(std::string_view pattern) {
     for (std::size_t i = 0; i + 1 < pattern.size(); ++i) {
-        if (pattern[i] == '\\' && pattern[++i] >= '1' && pattern[i] <= '9') {
+        if (pattern[i] != '\\') {
+            continue;
+        }
+        ++i;  // what is escaped escapes nothing itself
+        if (pattern[i] >= '1' && pattern[i] <= '9') {
             return true;
         }
     }

@@ -60,7 +60,7 @@ Result<SerialTarget> HostOptions::serial_target() const {
         return fail(ErrorKind::usage, "--console " + console + " needs a virtio console, which this version does not have",
                     "use the serial port (--serial)");
     }
-    const SerialTarget target = TRY(SerialTarget::parse(serial_given || !detach ? serial : "none"));
+    SerialTarget target = TRY(SerialTarget::parse(serial_given || !detach ? serial : "none"));
     if (detach && target.kind == SerialTarget::Kind::stdio) {
         return fail(ErrorKind::usage, "a detached machine has no stdin and stdout", "use --serial file=PATH, or snapvm console");
     }

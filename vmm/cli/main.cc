@@ -92,6 +92,6 @@ int main(int argc, char** argv) {
 int main(int argc, char** argv) {
     // One heap for all threads. Each thread's own would be mapped and unmapped at its first allocation, which makes the guest's page faults
     // wait; no thread here allocates much.
-    ::mallopt(M_ARENA_MAX, 1);
+    ::mallopt(M_ARENA_MAX, 1);  // NOLINT(concurrency-mt-unsafe): before any thread
     return snapvm::cli::main(argc, argv);
 }

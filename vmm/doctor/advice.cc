@@ -3,7 +3,7 @@
 
 #include <cerrno>
 #include <cmath>
-#include <cstring>
+#include <system_error>
 
 #include "vmm/base/size_text.h"
 
@@ -95,7 +95,7 @@ public:
                 what = "raise the limit of locked memory (ulimit -l" +
                        (memory.locked_limit ? ", now " + size_text(*memory.locked_limit) : std::string()) + ")";
                 break;
-            default: what = std::strerror(facts.error);
+            default: what = std::generic_category().message(facts.error);
         }
         add("io_uring", "snapshots are written by threads, since io_uring cannot be used here: " + what);
     }

@@ -2,7 +2,7 @@
 #include "vmm/doctor/report.h"
 
 #include <cstdio>
-#include <cstring>
+#include <system_error>
 #include <nlohmann/json.hpp>
 
 #include "vmm/doctor/advice.h"
@@ -155,7 +155,7 @@ std::string facts_table(const HostFacts& facts) {
     table.row("pre-fault memory", yes(caps.pre_fault_memory != 0));
     table.row("nx_huge_pages", or_unknown(kvm.nx_huge_pages));
     table.row("userfaultfd", userfaultfd_text(facts.userfaultfd));
-    table.row("io_uring", facts.io_uring.error == 0 ? "yes" : std::string("no: ") + std::strerror(facts.io_uring.error));
+    table.row("io_uring", facts.io_uring.error == 0 ? "yes" : "no: " + std::generic_category().message(facts.io_uring.error));
     table.row("huge pages", "enabled " + or_unknown(facts.huge_pages.enabled) + ", defrag " + or_unknown(facts.huge_pages.defrag) +
                                 ", shmem " + or_unknown(facts.huge_pages.shmem_enabled) + ", reserved " +
                                 std::to_string(facts.huge_pages.reserved));

@@ -176,6 +176,7 @@ Status Machine::build_devices(RecordReader* records) {
 
 Status Machine::build_vcpus() {
     std::vector<kvm::VcpuFd> vcpus;
+    vcpus.reserve(config_.cpus);
     for (std::uint32_t index = 0; index < config_.cpus; ++index) {
         vcpus.push_back(TRY(vm_.create_vcpu(system_, index)));
     }
