@@ -25,8 +25,9 @@ public:
 
     Status run() {
         TRY(prepare());
-        TRY(attempt_.begin());
+        // Before the area says `writing`: what can fail yet costs no snapshot.
         subscription_ = TRY(feed_.subscribe());
+        TRY(attempt_.begin());
         set_phase(options_.monitor, SnapshotPhase::copying);
         TRY(first_round());
         TRY(later_rounds());
@@ -44,7 +45,8 @@ private:
     Status prepare() {
         std::uint64_t bytes = 0;
         if (options_.mode == SnapshotMode::live) {
-            bytes = live_.staging_bytes.value_or(source_.config().memory_bytes / kStagingShare);
+            const std::uint64_t all = source_.config().memory_bytes;
+            bytes = std::min(live_.staging_bytes.value_or(all / kStagingShare), all);
         }
         staging_ = TRY(Staging::of(source_.memory().blocks(), bytes / kPageSize));
         return {};
@@ -213,6 +215,10 @@ private:
         report_.tracker = feed_.tracker_name();
         // The guest writes at full speed again while the rest goes to the disk.
         subscription_.reset();
+        if (options_.monitor != nullptr) {
+            options_.monitor->round_pages = staging_.used();
+            options_.monitor->round_done = 0;
+        }
         TRY(empty_staging());
         TRY(attempt_.finish(state));
         if (options_.keep_frozen) {
