@@ -163,6 +163,13 @@ Status AreaWriter::lock_slot(const SuperblockPair& pair) {
 }
 
 AreaWriter::~AreaWriter() {
+    if (file_.fd.valid()) {
+        // By hand, since the kernel's io_uring may hold on to the descriptors a little longer than its last write; that is done by now.
+        (void)file_.unlock(0, layout_.size);
+        if (direct_.valid()) {
+            (void)unlock_range(direct_.get(), file_.base, layout_.size, file_.name);
+        }
+    }
     if (remove_ && file_.fd.valid() && is_same_file(file_.fd, file_.opened_path)) {
         (void)::unlink(file_.opened_path.c_str());
     }

@@ -31,7 +31,7 @@ struct CreateOptions {
 Result<std::uint64_t> create_area(const AreaPath& path, const AreaShape& shape, const CreateOptions& options);
 
 /// An area locked for one new snapshot. Construct it before the guest stops: everything that can be refused is refused then.
-/// begin(), then write through io() and into layout(), then commit(). Dropped before commit(): a file that this created is removed, an
+/// begin(), then write through io() and into layout(), then commit(). Destroyed, with nothing in flight any more, it gives its locks back. Dropped before commit(): a file that this created is removed, an
 /// older snapshot stays (before begin(), or in the other slot), or the area says that it is incomplete.
 class AreaWriter {
 public:

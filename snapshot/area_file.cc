@@ -147,12 +147,16 @@ Status AreaFile::lock(bool exclusive, std::uint64_t offset, std::uint64_t size, 
 }
 
 Status AreaFile::unlock(std::uint64_t offset, std::uint64_t size) const {
+    return unlock_range(lock_descriptor(), base + offset, size, name);
+}
+
+Status unlock_range(int fd, std::uint64_t offset, std::uint64_t size, const std::string& name) {
     struct flock range{};
     range.l_type = F_UNLCK;
     range.l_whence = SEEK_SET;
-    range.l_start = static_cast<off_t>(base + offset);
+    range.l_start = static_cast<off_t>(offset);
     range.l_len = static_cast<off_t>(size);
-    if (::fcntl(lock_descriptor(), F_OFD_SETLK, &range) != 0) {
+    if (::fcntl(fd, F_OFD_SETLK, &range) != 0) {
         return fail(Error::system("F_OFD_SETLK", name, errno));
     }
     return {};

@@ -42,6 +42,9 @@ struct AreaFile {
 /// The OFD lock behind AreaFile::lock, on any descriptor; `offset` in the file, `name` for messages.
 Status lock_range(int fd, bool exclusive, std::uint64_t offset, std::uint64_t size, const std::string& name, std::string_view who);
 
+/// Gives it back before the descriptor is closed.
+Status unlock_range(int fd, std::uint64_t offset, std::uint64_t size, const std::string& name);
+
 /// The kernel's name of a block device ("/dev/loop0"), from /sys/dev/block; empty when unknown.
 [[nodiscard]] std::string canonical_device_node(std::uint64_t device_number);
 

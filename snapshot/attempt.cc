@@ -67,6 +67,13 @@ Result<Attempt> Attempt::open(SnapshotSource& source, const AreaPath& path, cons
     AreaWriter area = TRY(AreaWriter::open(path, shape, options.slots, options.hook));
     PopulationScanner scanner = TRY(PopulationScanner::open());
     Attempt attempt(source, std::move(shape), std::move(area), options);
+    const Superblock* previous = attempt.area_.previous();
+    const bool known = options.history != nullptr && previous != nullptr && options.history->knows(previous->snapshot_id);
+    attempt.diff_ = known && options.type != SnapshotType::full;
+    if (options.type == SnapshotType::diff && !known) {
+        return fail(ErrorKind::usage, attempt.area_.file().name + ": what changed since the snapshot in it is not known",
+                    "make one with --track first, by this machine and into this area");
+    }
     const bool cached = choose_cached(options.cache, source.memory(), scanner);
     const int direct = cached ? -1 : TRY(attempt.area_.open_direct());
     attempt.cached_ = direct < 0;
@@ -97,8 +104,24 @@ Result<Attempt::State> Attempt::take_state() {
 }
 
 Status Attempt::begin() {
+    if (const Superblock* previous = area_.previous();
+        previous != nullptr && options_.history != nullptr && options_.history->knows(previous->snapshot_id)) {
+        SnapshotHistory::Known known = options_.history->take(previous->snapshot_id);
+        if (diff_) {
+            table_ = std::move(known.table);
+            base_ = std::move(known.missed);
+        }
+    }
     TRY(area_.begin(source_->config().machine_id, snapshot_id_));
     begun_ = true;
+    return {};
+}
+
+Status Attempt::follow(DirtyFeed& feed) {
+    if (options_.track && options_.history != nullptr) {
+        followed_ = TRY(feed.subscribe());
+    }
+    base_.reset();
     return {};
 }
 
@@ -236,7 +259,13 @@ Status Attempt::finish(const State& state) {
         out.list_block(shape_.blocks[i], i, crcs[i]);
     }
     TRY(check_cancelled());
-    return area_.commit(out.take());
+    TRY(area_.commit(out.take()));
+    if (followed_) {
+        options_.history->remember({snapshot_id_, std::move(table_), std::move(followed_)});
+    } else if (options_.history != nullptr) {
+        options_.history->clear();
+    }
+    return {};
 }
 
 void Attempt::fill(SnapshotReport& report) const {
@@ -248,6 +277,7 @@ void Attempt::fill(SnapshotReport& report) const {
     report.sequence = area_.sequence();
     report.slot = area_.slot_index();
     report.backend = sink_->name();
+    report.type = diff_ ? "diff" : "full";
 }
 
 }  // namespace snapvm

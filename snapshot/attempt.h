@@ -10,6 +10,7 @@
 
 #include "snapshot/area.h"
 #include "snapshot/classify.h"
+#include "snapshot/history.h"
 #include "snapshot/page_sink.h"
 #include "snapshot/page_table.h"
 #include "snapshot/source.h"
@@ -38,7 +39,13 @@ public:
 
     /// Whether nothing is lost by beginning at once.
     [[nodiscard]] bool fresh() const { return area_.fresh(); }
+    /// From here on the slot's old snapshot is gone, and with it what was known of it.
     Status begin();
+    /// After begin: the pages that are to be looked at, where the slot's last snapshot is known; nothing: all. Up to date after a
+    /// collect of the feed.
+    [[nodiscard]] const DirtySet* changed() const { return base_ ? &base_->pages() : nullptr; }
+    /// While the machine stands, and after the last collect: what is written from now on is missing from this snapshot.
+    Status follow(DirtyFeed& feed);
     [[nodiscard]] bool begun() const { return begun_; }
 
     /// Looks at pages [first, first + count) of a block and queues what has data, straight from guest memory: it is read until
@@ -73,6 +80,9 @@ private:
     std::unique_ptr<PageSink> sink_;
     std::unique_ptr<Classifier> classifier_;
     PageTable table_;
+    std::unique_ptr<DirtyFeed::Subscription> base_;  ///< what the slot has missed since its last snapshot
+    std::unique_ptr<DirtyFeed::Subscription> followed_;  ///< what it misses from this one on
+    bool diff_ = false;
     DirtySet wrote_;  ///< pages whose data this try has put into the area, whatever they are by now
     std::array<std::uint64_t, kPageClassCount> counts_{};
     std::uint64_t data_bytes_ = 0;

@@ -60,10 +60,20 @@ private:
         }
     }
 
-    // Everything, straight to the disk.
+    // Everything, or what changed since the last snapshot, straight to the disk.
     Status first_round() {
         const Stopwatch watch;
         const auto blocks = source_.memory().blocks();
+        if (const DirtySet* changed = attempt_.changed()) {
+            // Tracked since the area's last snapshot: every page is armed, and up to date since the subscription.
+            DirtySet pages = *changed;
+            const std::uint64_t count = pages.count();
+            begin_round(count);
+            TRY(stream(pages));
+            TRY(attempt_.settle_writes());
+            report_.rounds.push_back({count, attempt_.data_bytes(), watch.us()});
+            return {};
+        }
         std::uint64_t all = 0;
         for (const MemoryBlock& block : blocks) {
             all += block.spec().pages();
@@ -205,6 +215,7 @@ private:
             TRY(stream(rest));
             TRY(attempt_.settle_writes());
         }
+        TRY(attempt_.follow(feed_));
         report_.rounds.push_back({pages, attempt_.data_bytes() - bytes, pause.us()});
         if (!options_.keep_frozen) {
             frozen.thaw();

@@ -9,6 +9,42 @@
 namespace snapvm {
 namespace {
 
+// All pages, or those that changed; how many.
+Result<std::uint64_t> stream_pages(SnapshotSource& source, Attempt& attempt) {
+    std::uint64_t pages = 0;
+    const DirtySet* changed = attempt.changed();
+    if (changed != nullptr) {
+        TRY(source.dirty()->collect());
+    }
+    const auto blocks = source.memory().blocks();
+    for (std::size_t i = 0; i < blocks.size(); ++i) {
+        if (changed == nullptr) {
+            TRY(attempt.stream(i, 0, blocks[i].spec().pages()));
+            pages += blocks[i].spec().pages();
+            continue;
+        }
+        TRY(for_each_run(changed->words(i), changed->pages(i), [&](std::uint64_t first, std::uint64_t count) {
+            pages += count;
+            return attempt.stream(i, first, count);
+        }));
+    }
+    return pages;
+}
+
+Status track_from_here(SnapshotSource& source, Attempt& attempt) {
+    DirtyFeed* feed = source.dirty();
+    if (feed == nullptr) {
+        return fail(ErrorKind::unsupported, "this host's KVM cannot tell which pages a guest writes", "leave --track out");
+    }
+    TRY(attempt.follow(*feed));
+    const auto blocks = source.memory().blocks();
+    for (std::size_t i = 0; i < blocks.size(); ++i) {
+        TRY(feed->arm(i, 0, blocks[i].spec().pages()));
+    }
+    feed->all_armed();
+    return {};
+}
+
 // The guest stands for all of it.
 Status write_stopped(SnapshotSource& source, Attempt& attempt, const WriteOptions& options, SnapshotReport& report) {
     // Where there is no older snapshot to lose, this flush need not lengthen the pause.
@@ -22,13 +58,11 @@ Status write_stopped(SnapshotSource& source, Attempt& attempt, const WriteOption
     if (!attempt.begun()) {
         TRY(attempt.begin());
     }
-    std::uint64_t pages = 0;
-    const auto blocks = source.memory().blocks();
-    for (std::size_t i = 0; i < blocks.size(); ++i) {
-        TRY(attempt.stream(i, 0, blocks[i].spec().pages()));
-        pages += blocks[i].spec().pages();
-    }
+    const std::uint64_t pages = TRY(stream_pages(source, attempt));
     TRY(attempt.settle_writes());
+    if (options.track) {
+        TRY(track_from_here(source, attempt));
+    }
     report.rounds.push_back({pages, attempt.data_bytes(), pause.us()});
     TRY(attempt.finish(state));
     if (options.keep_frozen) {

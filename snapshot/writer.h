@@ -19,6 +19,8 @@
 
 namespace snapvm {
 
+class SnapshotHistory;
+
 /// What page data leaves in the host's page cache. `cached`: all of it, so that a restore right afterwards finds it in memory. `direct`:
 /// none (O_DIRECT where the file allows it), so that nothing else is driven out. `automatic`: cached while it is small beside the
 /// memory that is free (DECISIONS.md, "Page cache").
@@ -29,6 +31,13 @@ enum class SnapshotMode : std::uint8_t {
     live,  ///< rounds while the guest runs, later ones into memory; the pause depends on neither disk nor guest
     precopy,  ///< rounds while the guest runs, all onto the disk, the last one too
     stop,  ///< the guest stands for the whole of it
+};
+
+/// How much of memory is written.
+enum class SnapshotType : std::uint8_t {
+    automatic,  ///< what changed, where that is known, else all
+    full,
+    diff,  ///< what changed; an error where that is not known
 };
 
 /// What is done when the guest writes faster than rounds copy, or the staging memory is full.
@@ -53,6 +62,11 @@ struct WriteOptions {
     SinkBackend backend = SinkBackend::automatic;
     SnapshotMode mode = SnapshotMode::live;
     LiveOptions live;
+    SnapshotType type = SnapshotType::automatic;
+    /// What earlier calls for this machine have left; without it nothing is known of what changed.
+    SnapshotHistory* history = nullptr;
+    /// Goes on tracking afterwards, for the next snapshot into the same area. Costs the guest a fault for each page it then writes first.
+    bool track = false;
     SnapshotMonitor* monitor = nullptr;  ///< must outlive the call
     IoHook hook;  ///< for tests
 };

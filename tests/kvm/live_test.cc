@@ -2,6 +2,7 @@
 // Live snapshots of guests that write as fast as they can, through the dirty log and the dirty ring.
 #include <thread>
 
+#include "snapshot/history.h"
 #include "snapshot/verify.h"
 #include "tests/kvm/harness.h"
 #include "vmm/api/machine_service.h"
@@ -63,6 +64,38 @@ INSTANTIATE_TEST_SUITE_P(Cases, LiveLedger,
                          [](const auto& test) { return test.param.name; });
 
 class LiveMachine : public KvmTest {};
+
+// Only what changed, again and again, by log and by ring, in one slot and two: each one is whole.
+TEST_F(LiveMachine, AChainOfDiffsIsWholeAtEachLink) {
+    for (const DirtyTracking dirty : {DirtyTracking::log, DirtyTracking::ring}) {
+        if (dirty == DirtyTracking::ring && system().capabilities().dirty_ring == 0) {
+            continue;
+        }
+        for (const std::uint32_t slots : {1U, 2U}) {
+            const std::unique_ptr<Machine> machine =
+                boot_ledger({.cpus = 2, .cmdline = "ws=8M rate=2000 seen=1 pattern=hot", .host = {.dirty = dirty}});
+            SnapshotHistory history;
+            const AreaPath path = area("chain" + std::to_string(slots) + (dirty == DirtyTracking::log ? "log" : "ring"));
+            for (unsigned link = 0; link < 8; ++link) {
+                WriteOptions options;
+                options.slots = slots;
+                options.history = &history;
+                options.track = true;
+                options.mode = link % 4 == 3 ? SnapshotMode::stop : SnapshotMode::live;
+                const SnapshotReport report = snapshot(*machine, path, options);
+                EXPECT_EQ(report.type, link < slots ? "full" : "diff");
+                EXPECT_EQ(check_ledger(need(open_snapshot(path)).memory), "") << "link " << link;
+                EXPECT_EQ(need(verify_area(path)).fault_count, 0U) << "link " << link;
+                run_a_while(20ms);
+            }
+            const std::unique_ptr<Machine> restored = restore(path);
+            need(restored->resume());
+            EXPECT_TRUE(verify_ledger(*restored).ok);
+            history.clear();
+            expect_sound_end(*machine);
+        }
+    }
+}
 
 // Trap: ring full. More pages than a ring has entries are dirtied before anybody collects.
 TEST_F(LiveMachine, AFullRingLosesNothing) {

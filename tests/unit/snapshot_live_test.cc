@@ -2,6 +2,7 @@
 // Live snapshots of a machine whose guest writes exactly when it hurts: from inside the writer's own steps.
 #include <set>
 
+#include "snapshot/history.h"
 #include "snapshot/inspect.h"
 #include "snapshot/page_entry.h"
 #include "snapshot/verify.h"
@@ -235,6 +236,124 @@ TEST_F(Live, EqualPagesNameTheFirst) {
     EXPECT_EQ(names(20), ~0ULL);
     EXPECT_EQ(names(590), 20U);
     expect_holds_the_machine();
+}
+
+class Changed : public Live {
+protected:
+    Result<SnapshotReport> write(const AreaPath& path, WriteOptions options = {}) {
+        options.history = &history_;
+        options.track = true;
+        return write_snapshot(machine_, path, options);
+    }
+    std::uint64_t data_pages(const SnapshotReport& report) {
+        std::uint64_t bytes = 0;
+        for (const SnapshotRound& round : report.rounds) {
+            bytes += round.written_bytes;
+        }
+        return bytes / kPageSize + report.staging_peak_bytes / kPageSize;
+    }
+    SnapshotHistory history_;  // goes before the machine does
+};
+
+TEST_F(Changed, TheNextOneWritesOnlyWhatChanged) {
+    for (const SnapshotMode mode : {SnapshotMode::live, SnapshotMode::stop, SnapshotMode::precopy}) {
+        ::unlink(area().path.c_str());
+        history_.clear();
+        WriteOptions options;
+        options.mode = mode;
+        const auto first = write(area(), options);
+        ASSERT_OK(first);
+        EXPECT_EQ(first->type, "full");
+        machine_.fill(kLow, 3, 7);
+        machine_.fill(kLow, 4, 7);
+        machine_.clear(kLow, 5);
+        machine_.fill(kLow, 1000, 7);  // was never populated
+        const auto second = write(area(), options);
+        ASSERT_OK(second);
+        EXPECT_EQ(second->type, "diff");
+        EXPECT_EQ(data_pages(*second), 3U);
+        expect_holds_the_machine();
+        const auto third = write(area(), options);  // nothing at all
+        ASSERT_OK(third);
+        EXPECT_EQ(data_pages(*third), 0U);
+        expect_holds_the_machine();
+        machine_.fill(kLow, 5, 1);
+    }
+}
+
+// Each slot knows what it has missed: also what went into the other one.
+TEST_F(Changed, EachSlotGetsWhatItHasMissed) {
+    WriteOptions options = with_slots(2);
+    ASSERT_OK(write(area(), options));
+    machine_.fill(kLow, 1, 7);
+    const auto other = write(area(), options);
+    ASSERT_OK(other);
+    EXPECT_EQ(other->type, "full");
+    machine_.fill(kLow, 2, 7);
+    const auto third = write(area(), options);
+    ASSERT_OK(third);
+    EXPECT_EQ(third->type, "diff");
+    EXPECT_EQ(data_pages(*third), 2U);
+    expect_holds_the_machine();
+    const auto fourth = write(area(), options);
+    ASSERT_OK(fourth);
+    EXPECT_EQ(data_pages(*fourth), 1U);
+    expect_holds_the_machine();
+}
+
+// Trap: a snapshot that fails after the dirty bits were taken. The pages in it are lost to neither slot.
+TEST_F(Changed, AFailedOneLosesNothing) {
+    for (unsigned step = 0; step < 12; ++step) {
+        for (const std::uint32_t slots : {1U, 2U}) {
+            const AreaPath path = area();
+            ::unlink(path.path.c_str());
+            history_.clear();
+            WriteOptions options = with_slots(slots);
+            for (std::uint32_t i = 0; i < slots; ++i) {
+                ASSERT_OK(write(path, options));
+            }
+            machine_.fill(kLow, 10 + step, 100 + step);
+            WriteOptions failing = options;
+            unsigned seen = 0;
+            failing.hook = [&](const IoEvent&) { return IoFault{seen++ == step ? EIO : 0, 0}; };
+            const auto failed = write(path, failing);
+            if (failed) {
+                continue;  // fewer steps than that
+            }
+            for (std::uint32_t i = 0; i < slots; ++i) {
+                machine_.fill(kLow, 50 + i, 200 + step);
+                ASSERT_OK(write(path, options));
+                expect_holds_the_machine();
+            }
+        }
+    }
+}
+
+TEST_F(Changed, WhatIsNotKnownIsWrittenWhole) {
+    WriteOptions diff;
+    diff.type = SnapshotType::diff;
+    EXPECT_TRUE(fails(write(area(), diff), ErrorKind::usage, "is not known"));
+    ASSERT_OK(write(area()));
+    // Somebody else's snapshot in the same area.
+    FakeMachine other;
+    other.fill(kLow, 1, 1);
+    ASSERT_OK(write_snapshot(other, area(), {}));
+    EXPECT_TRUE(fails(write(area(), diff), ErrorKind::usage, "is not known"));
+    const auto whole = write(area());
+    ASSERT_OK(whole);
+    EXPECT_EQ(whole->type, "full");
+    expect_holds_the_machine();
+    WriteOptions full;
+    full.type = SnapshotType::full;
+    const auto asked = write(area(), full);
+    ASSERT_OK(asked);
+    EXPECT_EQ(asked->type, "full");
+    EXPECT_TRUE(machine_.dirty()->active());
+    // Without track nothing goes on.
+    WriteOptions last;
+    last.history = &history_;
+    ASSERT_OK(write_snapshot(machine_, area(), last));
+    EXPECT_FALSE(machine_.dirty()->active());
 }
 
 // Several who want to know have a set each: what one took is not gone for the other.

@@ -165,7 +165,7 @@ Result<VmStateRequest> parse_vm_state(std::string_view body) {
 Result<SnapshotCreateBody> parse_snapshot_create(std::string_view body) {
     const Fields fields =
         TRY(Fields::parse(body, {"snapshot_path", "mem_file_path", "snapshot_type", "mode", "max_pause_us", "threshold_bytes",
-                                 "staging_bytes", "when_diverging", "then", "cache", "metadata", "wait"}));
+                                 "staging_bytes", "when_diverging", "track", "then", "cache", "metadata", "wait"}));
     SnapshotCreateBody create;
     const std::string path = TRY(fields.text("snapshot_path"));
     create.request.area = TRY(AreaPath::parse(path));
@@ -176,9 +176,11 @@ Result<SnapshotCreateBody> parse_snapshot_create(std::string_view body) {
                         "leave \"mem_file_path\" out, or give it the value of \"snapshot_path\"");
         }
     }
-    if (TRY(fields.word("snapshot_type", {"Full", "Diff"})) != 0) {
-        return not_yet("snapshot_type \"Diff\"");
+    if (fields.has("snapshot_type")) {
+        constexpr std::array kTypes = {SnapshotType::full, SnapshotType::diff};
+        create.request.type = kTypes[TRY(fields.word("snapshot_type", {"Full", "Diff"}))];
     }
+    create.request.track = TRY(fields.flag("track", false));
     constexpr std::array kModes = {SnapshotMode::live, SnapshotMode::precopy, SnapshotMode::stop};
     create.request.mode = kModes[TRY(fields.word("mode", {"live", "precopy", "stop"}))];
     LiveOptions& live = create.request.live;

@@ -145,6 +145,9 @@ Result<SnapshotReport> MachineService::write_and_then(Job& job, const SnapshotRe
     options.cache = request.cache;
     options.mode = request.mode;
     options.live = request.live;
+    options.type = request.type;
+    options.track = request.track;
+    options.history = &history_;
     options.monitor = &job.monitor;
     // Paused or ended while still frozen: not one instruction runs after the snapshot.
     options.keep_frozen = request.then == AfterSnapshot::pause || request.then == AfterSnapshot::stop;

@@ -9,6 +9,7 @@
 #include <string>
 #include <thread>
 
+#include "snapshot/history.h"
 #include "vmm/api/service.h"
 #include "vmm/machine/machine.h"
 
@@ -60,6 +61,7 @@ private:
     std::condition_variable snapshot_over_;
     std::shared_ptr<Job> job_;  ///< the last one, or the one that runs: without a result
     std::thread background_;
+    SnapshotHistory history_;  ///< of whoever has claimed the snapshot
 };
 
 }  // namespace snapvm::api

@@ -36,6 +36,8 @@ struct SnapshotRequest {
     CachePolicy cache = CachePolicy::automatic;
     std::string metadata;  ///< JSON text, empty for none
     SnapshotMode mode = SnapshotMode::live;
+    SnapshotType type = SnapshotType::automatic;
+    bool track = false;
     LiveOptions live;
 };
 

@@ -45,16 +45,10 @@ struct SnapshotOptions {
 std::unexpected<Error> not_yet(const std::string& what) { return fail(ErrorKind::usage, what + " is not there yet"); }
 
 Status check_supported(const SnapshotOptions& options) {
-    if (options.type == "diff") {
-        return not_yet("--type diff");
-    }
     for (std::size_t i = 0; i < kLaterOptions.size(); ++i) {
         if (!options.later[i].empty()) {
             return not_yet(kLaterOptions[i]);
         }
-    }
-    if (options.track) {
-        return not_yet("--track");
     }
     return {};
 }
@@ -122,8 +116,11 @@ Result<int> snapshot(const Globals& globals, const SnapshotOptions& options) {
                  {"mode", options.mode},
                  {"cache", options.cache},
                  {"when_diverging", options.when_diverging}};
-    if (options.type == "full") {
-        body["snapshot_type"] = "Full";
+    if (options.type != "auto") {
+        body["snapshot_type"] = options.type == "full" ? "Full" : "Diff";
+    }
+    if (options.track) {
+        body["track"] = true;
     }
     if (!options.then.empty()) {
         body["then"] = options.then;
@@ -182,7 +179,10 @@ void add_snapshot(CLI::App& app, Globals& globals, Action& chosen) {
     auto options = std::make_shared<SnapshotOptions>();
     command->add_option("NAME", options->name, "the machine")->required();
     command->add_option("AREA", options->area, "PATH[@OFFSET]; a file that does not exist is made")->required();
-    command->add_option("--type", options->type, "auto or full (diff: not yet)")->check(CLI::IsMember({"auto", "full", "diff"}));
+    command
+        ->add_option("--type", options->type,
+                     "auto: what changed since the last one into this area, where that is known, else all; full; diff")
+        ->check(CLI::IsMember({"auto", "full", "diff"}));
     command
         ->add_option("--mode", options->mode, "live (default), precopy: rounds onto the disk only, stop: the vCPUs stand meanwhile")
         ->check(CLI::IsMember({"live", "precopy", "stop"}));
@@ -201,7 +201,7 @@ void add_snapshot(CLI::App& app, Globals& globals, Action& chosen) {
     for (std::size_t i = 0; i < kLaterOptions.size(); ++i) {
         command->add_option(kLaterOptions[i], options->later[i])->group("");
     }
-    command->add_flag("--track", options->track)->group("");
+    command->add_flag("--track", options->track, "go on tracking, so that the next one into this area writes only what changed");
     command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return snapshot(globals, *options); }; });
 }
 
