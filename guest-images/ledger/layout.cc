@@ -46,14 +46,16 @@ public:
         return false;
     }
 
-    u64 take(u64 size) {
+    // A range in one piece, mapped; ends the guest with `why` if there is none.
+    u64 take(u64 size, bool may_be_high, const char* why) {
         for (u32 i = 0; i < count_; ++i) {
-            if (ranges_[i].begin >= kFourGib || ranges_[i].end - ranges_[i].begin < size) continue;
+            if ((ranges_[i].begin >= kFourGib && !may_be_high) || ranges_[i].end - ranges_[i].begin < size) continue;
             const u64 address = ranges_[i].begin;
             ranges_[i].begin += size;
+            map_identity(address, address + size);
             return address;
         }
-        panic("no memory for the index");
+        panic(why);
     }
 
     // Up to `pages` pages, `stride` apart, on one side of 4 GiB, as segments of the root. Returns how many.
@@ -87,7 +89,8 @@ void lay_out_ledger(const BootInfo& boot, const Options& options, u32 shards) {
     FreeMemory memory(boot);
     ledger::Root& root = ledger_root;
     u64 working_set = options.working_set;
-    if (!options.working_set_given && working_set > memory.bytes() / 2) working_set = memory.bytes() / 2;
+    const u64 left = memory.bytes() > options.stir ? memory.bytes() - options.stir : 0;
+    if (!options.working_set_given && working_set > left / 2) working_set = left / 2;
     root.magic = ledger::kRootMagic;
     root.version = ledger::kVersion;
     root.shards = shards;
@@ -98,9 +101,8 @@ void lay_out_ledger(const BootInfo& boot, const Options& options, u32 shards) {
     root.dup_percent = options.dup_percent;
     root.pages_per_shard = (root.pages + shards - 1) / shards;
     const u64 index_bytes = (root.pages_per_shard * shards * 8 + kPageBytes - 1) & ~(kPageBytes - 1);
-    root.headers = memory.take(shards * kPageBytes + index_bytes);
+    root.headers = memory.take(shards * kPageBytes + index_bytes, false, "no memory for the index");
     root.index = root.headers + shards * kPageBytes;
-    map_identity(root.headers, root.index + index_bytes);
 
     const u64 stride = kPageBytes + options.gap;
     const u64 high = memory.reaches_above_4g() ? root.pages / 2 : 0;
@@ -108,6 +110,11 @@ void lay_out_ledger(const BootInfo& boot, const Options& options, u32 shards) {
     placed += memory.take_pages(root, placed, root.pages - placed, stride, true);
     placed += memory.take_pages(root, placed, root.pages - placed, stride, false);
     if (placed != root.pages) panic("ws does not fit the memory");
+
+    root.stir_pages = options.stir / kPageBytes;
+    if (root.stir_pages == 0) return;
+    if (root.stir_pages < shards) panic("stir has fewer pages than vCPUs");
+    root.stir = memory.take(options.stir, true, "stir does not fit the memory in one piece");
 }
 
 }  // namespace snapvm::guest

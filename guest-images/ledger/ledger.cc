@@ -127,6 +127,18 @@ void step(u32 shard, const Options& options) {
     }
 }
 
+void stir(u32 shard) {
+    const Root& root = ledger_root;
+    u64& stirred = shard_header(shard).stirred;
+    const u64 share = stir_share(root, shard), first = root.stir + stir_first(root, shard) * kPageBytes;
+    u64 count = stirred, page = count % share;
+    for (const u64 end = count + kStirBurst; count < end;) {
+        publish(*reinterpret_cast<u64*>(first + page * kPageBytes), ++count);
+        page = page + 1 == share ? 0 : page + 1;
+    }
+    publish(stirred, count);
+}
+
 ledger::Finding check_shard(u32 shard) {
     // Each vCPU checks its own shard, so this is the register that belongs to it.
     const Running now = running();

@@ -12,6 +12,8 @@ void initialise_shard(u32 shard);
 void seal_root();
 // One update.
 void step(u32 shard, const Options& options);
+// The next kStirBurst writes to the shard's stirred share.
+void stir(u32 shard);
 
 ledger::ShardHeader& shard_header(u32 shard);
 u64 committed_steps(u32 shard);

@@ -19,6 +19,11 @@
 // header the index or its own intent. A whole shard older than the others is contradicted by what these have seen of
 // it: seen[t] was read after shard t had committed that step, and stored after it was read, so no instant has seen[t] >
 // steps of t.
+//
+// Beside the ledger there may be a stirred region (option `stir=`), a contiguous share of it for each shard. The vCPU writes its
+// share's pages one after the other, round and round: its write number n, from 0, puts n + 1 into the first word of page n % share. So
+// memory at any instant is told by one number, the count of writes: a page of which the newest write is missing holds a word
+// that is one sweep too small among its neighbours. header.stirred follows the count, at most kStirBurst behind.
 #pragma once
 
 #include <cstddef>
@@ -26,16 +31,17 @@
 
 namespace snapvm::ledger {
 
-inline constexpr std::uint64_t kRootAddress = 0x100000;             // guest-physical
+inline constexpr std::uint64_t kRootAddress = 0x100000;  // guest-physical
 inline constexpr std::uint64_t kRootMagic = 0x31544F4F5244474CULL;  // "LGDROOT1"
 inline constexpr std::uint64_t kHeaderMagic = 0x3144524148534744ULL;
 inline constexpr std::uint64_t kPageMagic = 0x3145474150474445ULL;
-inline constexpr std::uint32_t kVersion = 1;
+inline constexpr std::uint32_t kVersion = 2;
 inline constexpr std::uint64_t kPageBytes = 4096;
 inline constexpr std::uint32_t kMaxShards = 8;
 inline constexpr std::uint32_t kMaxSegments = 16;
 inline constexpr std::uint32_t kPageWords = 512;
 inline constexpr std::uint32_t kHeadWords = 16;
+inline constexpr std::uint64_t kStirBurst = 256;
 
 // A run of working-set pages: page first_page + i is at base + i * stride.
 struct Segment {
@@ -56,12 +62,14 @@ struct Root {
     std::uint64_t seed;
     std::uint32_t zero_percent;
     std::uint32_t dup_percent;
-    std::uint64_t headers;          // guest address of ShardHeader[shards], one page each
-    std::uint64_t index;            // guest address of the generations: shards arrays of pages_per_shard words
+    std::uint64_t headers;  // guest address of ShardHeader[shards], one page each
+    std::uint64_t index;  // guest address of the generations: shards arrays of pages_per_shard words
     std::uint64_t pages_per_shard;  // the largest shard's number of pages
     std::uint32_t segment_count;
     std::uint32_t reserved;
     Segment segments[kMaxSegments];
+    std::uint64_t stir;  // guest address of the stirred region
+    std::uint64_t stir_pages;  // 0: there is none
     std::uint64_t checksum;  // of the words before it
     State state;
 };
@@ -78,16 +86,17 @@ struct Intent {
 struct ShardHeader {
     std::uint64_t magic;
     std::uint64_t shard;
-    std::uint64_t steps;   // committed
-    std::uint64_t sum;     // of page_hash over the shard's live pages, modulo 2^64
+    std::uint64_t steps;  // committed
+    std::uint64_t sum;  // of page_hash over the shard's live pages, modulo 2^64
     std::uint64_t random;  // state of the generator: initial_random + steps * kRandomStep
     Intent intent;
     std::uint64_t seen[kMaxShards];  // steps of the other shards that this one has seen committed
+    std::uint64_t stirred;  // writes to the stirred share that have been made, and perhaps kStirBurst more
     // Not part of the ledger: what this vCPU counted.
     std::uint64_t ticks;
     std::uint64_t register_faults;  // an SSE register did not hold what was put there
     std::uint64_t clock_backwards;  // kvmclock or the TSC went backwards
-    std::uint64_t kvmclock_ns;      // newest reading
+    std::uint64_t kvmclock_ns;  // newest reading
 };
 static_assert(sizeof(ShardHeader) <= kPageBytes);
 
@@ -142,6 +151,11 @@ constexpr std::uint64_t live_pages(const Root& root, std::uint32_t shard) {
 constexpr std::uint64_t live_page(const Root& root, std::uint64_t n) {
     const std::uint64_t others = root.zero_percent + root.dup_percent, live = 100 - others;
     return n / live * 100 + others + n % live;
+}
+// A shard's share of the stirred region: pages [stir_first, stir_first of the next).
+constexpr std::uint64_t stir_first(const Root& root, std::uint32_t shard) { return root.stir_pages * shard / root.shards; }
+constexpr std::uint64_t stir_share(const Root& root, std::uint32_t shard) {
+    return stir_first(root, shard + 1) - stir_first(root, shard);
 }
 // Guest address of a page; 0 if no segment has it.
 constexpr std::uint64_t page_address(const Root& root, std::uint64_t page) {

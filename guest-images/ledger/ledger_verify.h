@@ -33,18 +33,21 @@ enum class Fault : std::uint32_t {
     zero_page,
     registers,
     clock,
+    stir,
+    stirred,
 };
 
 constexpr const char* name(Fault fault) {
     constexpr const char* names[] = {
         "none",    "unreadable",  "root",     "not_ready", "header",    "steps",           "random",    "intent",
         "sum",     "generations", "seen",     "index",     "page_head", "page_generation", "page_step", "page_seen",
-        "payload", "checksum",    "dup_page", "zero_page", "registers", "clock",
+        "payload", "checksum",    "dup_page", "zero_page", "registers", "clock",           "stir",      "stirred",
     };
     return names[static_cast<std::uint32_t>(fault)];
 }
 
-// The first thing found wrong. `page` is the global number, or ~0 where no page is concerned.
+// The first thing found wrong. `page` is the global number, or ~0 where no page of the working set is concerned. `stir`: expected and
+// found are a page's word, `stirred`: the least and the found count of writes.
 struct Finding {
     Fault fault = Fault::none;
     std::uint32_t shard = 0;
@@ -103,6 +106,34 @@ inline Finding check_live_page(const Root& root, std::uint32_t shard, std::uint6
     return {};
 }
 
+// The stirred share of a shard, `address` on: words of one sweep up to a place, of the sweep before from there on. `header_count` is
+// what its header says of the writes.
+template <typename Reader>
+Finding check_stir(std::uint32_t shard, std::uint64_t address, std::uint64_t pages, std::uint64_t header_count, Reader& read) {
+    const auto bad = [shard](Fault fault, std::uint64_t expected, std::uint64_t found) {
+        return Finding{fault, shard, ~0ULL, expected, found};
+    };
+    std::uint64_t sweep = 0, position = 0;  // writes before the sweep under way, writes in it
+    for (std::uint64_t i = 0; i < pages; ++i) {
+        const std::uint64_t* words = words_at(read, address + i * kPageBytes);
+        if (words == nullptr) return bad(Fault::unreadable, address + i * kPageBytes, 0);
+        const std::uint64_t word = words[0];
+        if (i == 0) {
+            if (word != 0 && (word - 1) % pages != 0) return bad(Fault::stir, word - (word - 1) % pages, word);
+            sweep = word == 0 ? 0 : word - 1;
+        }
+        if (position == i && word == sweep + i + 1) {
+            ++position;
+            continue;
+        }
+        const std::uint64_t older = sweep == 0 ? 0 : sweep - pages + i + 1;
+        if (word != older) return bad(Fault::stir, older, word);
+    }
+    const std::uint64_t count = sweep + position;
+    if (count < header_count || count > header_count + kStirBurst) return bad(Fault::stirred, header_count, count);
+    return {};
+}
+
 }  // namespace detail
 
 // The root page: magic, version, bounds, checksum.
@@ -116,6 +147,8 @@ inline Finding verify_root(const Root& root) {
     if (root.shards == 0 || root.shards > kMaxShards) return bad(kMaxShards, root.shards);
     if (root.segment_count > kMaxSegments) return bad(kMaxSegments, root.segment_count);
     if (root.zero_percent > 100 || root.dup_percent > 100 - root.zero_percent) return bad(100, root.zero_percent);
+    if (root.stir_pages != 0 && (root.stir_pages < root.shards || root.stir_pages > ~0ULL / kPageBytes / kMaxShards))
+        return bad(root.shards, root.stir_pages);
     return {};
 }
 
@@ -190,7 +223,8 @@ Finding verify_shard(const Root& root, std::uint32_t shard, const std::uint64_t*
     const bool may_be_ahead = in_flight && (index_is_new || live_pages(root, shard) == 0) && header.sum == sum;
     if (header.random != random && !(may_be_ahead && header.random == random + kRandomStep))
         return bad(Fault::random, random, header.random);
-    return {};
+    return detail::check_stir(shard, root.stir + stir_first(root, shard) * kPageBytes, stir_share(root, shard), header.stirred,
+                              read);
 }
 
 // The whole ledger: root, then every shard. `total_steps`, if asked for, is the sum of committed steps.

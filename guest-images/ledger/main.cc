@@ -91,9 +91,12 @@ void serve(PerCpu& cpu, u64& last_tick) {
         }
         const bool held = shard != 0 && !may_step(shard);
         const bool done = options.steps != 0 && steps >= options.steps;
-        if (!held && !is_paused && !done && pace.allows(steps))
-            step(shard, options);
-        else
+        const bool works = !held && !is_paused && !done;
+        const bool steps_now = works && pace.allows(steps);
+        if (steps_now) step(shard, options);
+        if (works && options.stir != 0)
+            stir(shard);
+        else if (!steps_now)
             halt(events);
     }
 }

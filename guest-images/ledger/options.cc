@@ -77,6 +77,8 @@ void parse_word(Options& o, const char* word) {
         o.seed = number(v);
     else if ((v = value_of(word, "seen")))
         o.seen_every = number(v);
+    else if ((v = value_of(word, "stir")))
+        o.stir = number(v);
     else if ((v = value_of(word, "beat")))
         o.beat = number(v) != 0;
     else if ((v = value_of(word, "quiet")))
@@ -98,6 +100,7 @@ Options parse_options(const char* at) {
     if (o.cpus > MAX_CPUS) panic("more than 8 cpus");
     if (o.hz > 10000) panic("hz above 10000");
     if (o.gap % ledger::kPageBytes != 0) panic("gap is no multiple of 4K");
+    if (o.stir % ledger::kPageBytes != 0) panic("stir is no multiple of 4K");
     if (o.working_set < ledger::kPageBytes) panic("ws below 4K");
     if (o.seen_every == 0) panic("seen is 0");
     if (o.rate > 100000000) panic("rate above 100000000");

@@ -23,6 +23,7 @@ struct Options {
     u32 dup_percent = 0;
     u64 seed = 1;
     u64 seen_every = 16;
+    u64 stir = 0;
     bool beat = false;
     bool quiet = false;
     bool paused = false;

@@ -94,6 +94,40 @@ TEST_F(LedgerFaults, GuestReportsAPageChangedBehindItsBack) {
     EXPECT_EQ(wait_end(*machine).exit_code(), 1);
 }
 
+// The stirred region, from the guest's first sweep to many: every instant is one count of writes.
+TEST_F(LedgerFaults, AStirredPageThatMissedItsNewestWriteIsFound) {
+    const std::unique_ptr<Machine> machine = boot_ledger({.cpus = 2, .cmdline = "ws=1M stir=4M"});
+    snapshot(*machine, area("early"));
+    EXPECT_EQ(check_ledger(need(open_snapshot(area("early"))).memory), "");
+    const auto count = [](const GuestMemory& memory, std::uint32_t shard) {
+        const auto root = need(memory.load<ledger::Root>(Gpa{ledger::kRootAddress}));
+        return need(memory.load<ledger::ShardHeader>(Gpa{ledger::header_address(root, shard)})).stirred;
+    };
+    const auto root = need(machine->memory().load<ledger::Root>(Gpa{ledger::kRootAddress}));
+    ASSERT_EQ(root.stir_pages, 1024U);
+    const std::uint64_t sweep = ledger::stir_share(root, 1);
+    for (const auto until = soon(); count(machine->memory(), 1) < 3 * sweep && SteadyClock::now() < until;) {
+        std::this_thread::sleep_for(1ms);
+    }
+    snapshot(*machine, area("late"));
+    GuestMemory late = need(open_snapshot(area("late"))).memory;
+    ASSERT_GE(count(late, 1), 3 * sweep);
+    ASSERT_EQ(check_ledger(late), "");
+    // A page as it was one sweep before, all over the second vCPU's share. The newest write alone cannot be missed.
+    unsigned found = 0;
+    for (std::uint64_t page = 0; page < sweep; page += 16) {
+        const Gpa at{root.stir + (ledger::stir_first(root, 1) + page) * kPageSize};
+        const auto word = need(late.load<std::uint64_t>(at));
+        need(late.store(at, word - sweep));
+        found += check_ledger(late).starts_with("stir") ? 1 : 0;
+        need(late.store(at, word));
+    }
+    EXPECT_GE(found, sweep / 16 - 1);
+    EXPECT_EQ(check_ledger(late), "");
+    EXPECT_TRUE(verify_ledger(*machine).ok);
+    expect_sound_end(*machine);
+}
+
 // A page of one instant among those of another, in every place it can come from: what a torn copy would look like.
 TEST_F(LedgerFaults, MixedInstantsAreFoundFromOutside) {
     const std::unique_ptr<Machine> machine = boot_ledger({.cpus = 2, .cmdline = "ws=1M rate=0 seen=1"});

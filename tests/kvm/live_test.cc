@@ -16,7 +16,11 @@ struct LiveCase {
     std::uint32_t cpus;
     SnapshotMode mode = SnapshotMode::live;
     std::optional<std::uint64_t> staging = {};
+    const char* cmdline = "ws=16M rate=0 seen=1 zero=10 dup=10";
 };
+
+// Each page written as often as can be: a write that is not copied shows at once.
+constexpr const char* kStirred = "ws=2M rate=0 seen=1 zero=10 dup=10 stir=24M";
 
 class LiveLedger : public KvmTest, public ::testing::WithParamInterface<LiveCase> {
 protected:
@@ -31,8 +35,7 @@ TEST_P(LiveLedger, EveryMomentIsOne) {
     if (!host_tracks(c.dirty)) {
         GTEST_SKIP() << "this KVM has no dirty " << (c.dirty == DirtyTracking::ring ? "ring" : "log");
     }
-    const std::unique_ptr<Machine> machine =
-        boot_ledger({.cpus = c.cpus, .cmdline = "ws=16M rate=0 seen=1 zero=10 dup=10", .host = {.dirty = c.dirty}});
+    const std::unique_ptr<Machine> machine = boot_ledger({.cpus = c.cpus, .cmdline = c.cmdline, .host = {.dirty = c.dirty}});
     for (int moment = 0; moment < 4; ++moment) {
         run_a_while(20ms);
         WriteOptions options;
@@ -57,6 +60,8 @@ INSTANTIATE_TEST_SUITE_P(Cases, LiveLedger,
                          ::testing::Values(LiveCase{"Log1", DirtyTracking::log, 1}, LiveCase{"Log2", DirtyTracking::log, 2},
                                            LiveCase{"Log4", DirtyTracking::log, 4}, LiveCase{"Ring1", DirtyTracking::ring, 1},
                                            LiveCase{"Ring2", DirtyTracking::ring, 2}, LiveCase{"Ring4", DirtyTracking::ring, 4},
+                                           LiveCase{"LogStirred", DirtyTracking::log, 2, SnapshotMode::live, {}, kStirred},
+                                           LiveCase{"RingStirred", DirtyTracking::ring, 2, SnapshotMode::live, {}, kStirred},
                                            LiveCase{"LogPrecopy", DirtyTracking::log, 2, SnapshotMode::precopy},
                                            LiveCase{"RingPrecopy", DirtyTracking::ring, 2, SnapshotMode::precopy},
                                            LiveCase{"LogWithoutStaging", DirtyTracking::log, 2, SnapshotMode::live, 0},
