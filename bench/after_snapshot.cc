@@ -76,7 +76,7 @@ Status one_case(const Options& options, Report& report, bool cold) {
         }
         const double us = TRY(side == Side::floor ? time_to_answer({options.raw_restore(), state, options.area, "--input", "b"}, "")
                                                   : time_to_answer({options.snapvm, "restore", options.area}, "b"));
-        return report.add({kScenario, name, side, run, us, {}});
+        return report.add({kScenario, name, side, run, us, {}, {}});
     });
     ::unlink(state.c_str());
     return done;

@@ -57,7 +57,7 @@ Status bench_boot(const Options& options, Report& report) {
                                                "--mem",        kMemory, "--cmdline", cmdline};
         TRY(interleaved(options, [&](Side side, int run) -> Status {
             const double us = TRY(time_to_ready(side == Side::floor ? floor : ours));
-            return report.add({"boot", name, side, run, us, {}});
+            return report.add({"boot", name, side, run, us, {}, {}});
         }));
         TRY(watch_parts(options, report, name, cmdline));
     }

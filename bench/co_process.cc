@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "bench/call_times.h"
+#include "bench/live_worker.h"
 #include "bench/process.h"
 #include "guest-images/ledger/image.h"
 #include "snapshot/restore.h"
@@ -107,6 +108,9 @@ Result<int> run_worker(std::span<const std::string> arguments) {
     }
     if (arguments.size() == 3 && arguments[0] == "boot") {
         return boot_in_parts(arguments[1], arguments[2]);
+    }
+    if (arguments.size() == 5 && arguments[0] == "live") {
+        return serve_live(arguments.subspan(1));
     }
     return fail(ErrorKind::usage, "no such worker");
 }

@@ -25,6 +25,7 @@ struct Scenario {
 constexpr std::array kScenarios = {
     Scenario{"boot", "from process start to READY of a guest that writes its working set", bench_boot},
     Scenario{"restore", "from a snapshot of a sparsely used guest to its first instruction", bench_restore},
+    Scenario{"pause", "how long a live snapshot stops a guest that writes all it can, and slows it down", bench_pause},
     Scenario{"restore-after-snapshot", "from process start to the next output, right after the snapshot", bench_after_snapshot},
 };
 
@@ -63,11 +64,12 @@ Status run_scenarios(const std::vector<std::string>& names, const Options& optio
             TRY(scenario.run(options, report));
         }
     }
-    ::unlink(options.area.c_str());
+    remove_target(options.area);
     std::printf("\n");
     report.print_table();
     std::printf("\nparts:\n");
     report.print_parts();
+    report.print_figures();
     std::printf(
         "\nnot pinned to a core; floor and ours in turn, %u pairs after %u to warm up; percentiles by nearest rank\nsamples: %s\n",
         options.runs, options.warm_up, out.c_str());
@@ -86,16 +88,26 @@ int measure(int argc, char** argv) {
     app.add_option("scenarios", names, "all by default");
     app.add_option("--runs", options.runs, "measured pairs a case")->check(CLI::Range(1U, 100'000U));
     app.add_option("--warm-up", options.warm_up, "pairs before them")->check(CLI::Range(0U, 1000U));
-    app.add_option("--mem", options.memory, "guest sizes for restore")->delimiter(',');
+    app.add_option("--mem", options.memory, "guest sizes")->delimiter(',');
     app.add_option("--ws", options.working_sets, "working sets for boot")->delimiter(',');
+    app.add_option("--hot", options.hot, "memory that the guest writes over and over")->delimiter(',');
+    app.add_option("--cpus", options.cpus, "vCPUs")->delimiter(',');
+    app.add_option("--dirty", options.dirty, "log, ring")->delimiter(',');
+    app.add_option("--mode", options.modes, "live, precopy, stop")->delimiter(',');
+    app.add_option("--staging", options.staging, "staging memory, in bytes")->delimiter(',');
+    app.add_option("--when-diverging", options.when_diverging, "as snapvm snapshot has it");
+    app.add_option("--max-pause", options.max_pause, "as snapvm snapshot has it");
+    app.add_option("--cache", options.cache, "as snapvm snapshot has it");
+    app.add_option("--floor-rate", options.floor_rate, "bytes a second of the floor's first round, as a disk would hold it");
     app.add_option("--out", out, "file for the samples, JSON lines (default: results/ beside this program)");
-    app.add_option("--area", options.area, "file for the snapshots; written over");
+    app.add_option("--area,--target", options.area,
+                   "file for the snapshots, written over; some scenarios take a device, as PATH@OFFSET");
     app.add_option("--snapvm", options.snapvm, "the program to measure");
     try {
         app.parse(argc, argv);
-        for (const auto& list : {options.memory, options.working_sets}) {
+        for (const auto& list : {options.memory, options.working_sets, options.hot, options.staging, {options.floor_rate}}) {
             for (const std::string& size : list) {
-                if (!parse_size(size)) {
+                if (!size.empty() && !parse_size(size)) {
                     throw CLI::ValidationError(size + " is no size");
                 }
             }

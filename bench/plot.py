@@ -32,6 +32,8 @@ def target(scenario, case, floor):
         return percentile(floor, 50) + 2, "floor + 2 ms"
     if scenario == "restore":
         return 2 * percentile(floor, 50), "2 × floor"
+    if scenario == "pause" and " live" in case:
+        return 4 * percentile(floor, 50), "4 × floor"
     if scenario == "restore-after-snapshot" and "cold" not in case:
         return 4, "4 ms"
     return None, None

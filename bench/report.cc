@@ -14,6 +14,7 @@ using Json = nlohmann::ordered_json;
 
 // Microseconds; of a single system call.
 constexpr double kWorthShowing = 10;
+constexpr std::size_t kEnoughForP99 = 200;
 
 std::vector<double> sorted(std::vector<double> values) {
     std::ranges::sort(values);
@@ -40,7 +41,7 @@ void print_side(const std::vector<double>& values) {
         return;
     }
     const std::vector<double> in_order = sorted(values);
-    std::printf(" | %8.2f %8.2f %8.2f", percentile(in_order, 50) / 1e3, percentile(in_order, 90) / 1e3, in_order.back() / 1e3);
+    std::printf(" | %8.3f %8.3f %8.3f", percentile(in_order, 50) / 1e3, percentile(in_order, 90) / 1e3, in_order.back() / 1e3);
 }
 
 }  // namespace
@@ -83,8 +84,7 @@ const Report::Case* Report::find(const std::string& scenario, const std::string&
     return found == cases_.end() ? nullptr : &found->second;
 }
 
-void Report::note_parts(Case& kept, Side side, const Parts& parts) {
-    auto& all = kept.parts[side];
+void Report::note(std::vector<std::pair<std::string, std::vector<double>>>& all, const Parts& parts) {
     for (const auto& [name, us] : parts) {
         auto found = std::ranges::find(all, name, [](const auto& part) { return part.first; });
         if (found == all.end()) {
@@ -100,13 +100,15 @@ Status Report::add(Sample sample) {
     }
     Case& kept = find(sample.scenario, sample.name);
     kept.totals[sample.side].push_back(sample.us);
-    if (!sample.parts.empty()) {
-        note_parts(kept, sample.side, sample.parts);
-    }
+    note(kept.parts[sample.side], sample.parts);
+    note(kept.figures[sample.side], sample.figures);
     Json json = {{"record", "sample"},           {"scenario", sample.scenario}, {"case", sample.name},
                  {"side", name_of(sample.side)}, {"run", sample.run},           {"us", sample.us}};
     if (!sample.parts.empty()) {
         json["parts"] = to_json(sample.parts);
+    }
+    if (!sample.figures.empty()) {
+        json["figures"] = to_json(sample.figures);
     }
     facts_.add_to(json);
     return write(json.dump());
@@ -115,7 +117,7 @@ Status Report::add(Sample sample) {
 Status Report::add_parts(const std::string& scenario, const std::string& name, Side side, const std::vector<Parts>& runs) {
     Case& kept = find(scenario, name);
     for (const Parts& parts : runs) {
-        note_parts(kept, side, parts);
+        note(kept.parts[side], parts);
         Json json = {
             {"record", "parts"}, {"scenario", scenario}, {"case", name}, {"side", name_of(side)}, {"parts", to_json(parts)}};
         facts_.add_to(json);
@@ -125,8 +127,8 @@ Status Report::add_parts(const std::string& scenario, const std::string& name, S
 }
 
 void Report::print_table() const {
-    std::printf("%-22s %-20s %4s | %-26s | %-26s | %6s %9s\n", "times in ms", "", "", "floor", "ours", "", "");
-    std::printf("%-22s %-20s %4s | %8s %8s %8s | %8s %8s %8s | %6s %9s\n", "scenario", "case", "n", "p50", "p90", "max", "p50",
+    std::printf("%-22s %-32s %4s | %-26s | %-26s | %6s %9s\n", "times in ms", "", "", "floor", "ours", "", "");
+    std::printf("%-22s %-32s %4s | %8s %8s %8s | %8s %8s %8s | %6s %9s\n", "scenario", "case", "n", "p50", "p90", "max", "p50",
                 "p90", "max", "ratio", "above, ms");
     for (const auto& [key, kept] : cases_) {
         const auto values = [&](Side side) {
@@ -135,7 +137,7 @@ void Report::print_table() const {
         };
         const std::vector<double> floor = values(Side::floor);
         const std::vector<double> ours = values(Side::ours);
-        std::printf("%-22s %-20s %4zu", key.first.c_str(), key.second.c_str(), std::max(floor.size(), ours.size()));
+        std::printf("%-22s %-32s %4zu", key.first.c_str(), key.second.c_str(), std::max(floor.size(), ours.size()));
         print_side(floor);
         print_side(ours);
         if (floor.empty() || ours.empty()) {
@@ -144,7 +146,7 @@ void Report::print_table() const {
         }
         const double floor_p50 = percentile(sorted(floor), 50);
         const double ours_p50 = percentile(sorted(ours), 50);
-        std::printf(" | %6.2f %+9.2f\n", ours_p50 / floor_p50, (ours_p50 - floor_p50) / 1e3);
+        std::printf(" | %6.2f %+9.3f\n", ours_p50 / floor_p50, (ours_p50 - floor_p50) / 1e3);
     }
 }
 
@@ -162,6 +164,27 @@ void Report::print_parts() const {
                 }
             }
             std::printf("\n");
+        }
+    }
+}
+
+void Report::print_figures() const {
+    for (const auto& [key, kept] : cases_) {
+        for (const auto& [side, figures] : kept.figures) {
+            if (figures.empty()) {
+                continue;
+            }
+            std::printf("  %s, %s, %s (p50):", key.first.c_str(), key.second.c_str(), std::string(name_of(side)).c_str());
+            for (const auto& [name, values] : figures) {
+                std::printf("  %s %.4g", name.c_str(), percentile(sorted(values), 50));
+            }
+            std::printf("\n");
+        }
+        for (const auto& [side, values] : kept.totals) {
+            if (values.size() >= kEnoughForP99) {
+                std::printf("  %s, %s, %s: p99 %.3f ms\n", key.first.c_str(), key.second.c_str(),
+                            std::string(name_of(side)).c_str(), percentile(sorted(values), 99) / 1e3);
+            }
         }
     }
 }

@@ -27,7 +27,8 @@ struct Sample {
     Side side{};
     int run = 0;
     double us = 0;
-    Parts parts;  ///< of `us`, where they are known
+    Parts parts;    ///< of `us`, or beside it
+    Parts figures;  ///< what is no time; the names say the units
 };
 
 /// Percentiles of a sorted list by nearest rank: every figure shown is one that was measured.
@@ -47,6 +48,8 @@ public:
     void print_table() const;
     /// p50 of every part, floor and ours.
     void print_parts() const;
+    /// p50 of every figure that is no time, and p99 of the times where there are enough of them.
+    void print_figures() const;
     /// p50 of a part (or of the total, for ""), in microseconds; 0 when there is none.
     [[nodiscard]] double p50(const std::string& scenario, const std::string& name, Side side, const std::string& part = "") const;
 
@@ -55,6 +58,7 @@ private:
     struct Case {
         std::map<Side, std::vector<double>> totals;
         std::map<Side, std::vector<std::pair<std::string, std::vector<double>>>> parts;
+        std::map<Side, std::vector<std::pair<std::string, std::vector<double>>>> figures;
     };
     struct Close {
         void operator()(std::FILE* file) const { std::fclose(file); }
@@ -63,7 +67,7 @@ private:
     Report(std::unique_ptr<std::FILE, Close> file, HostFacts facts) : file_(std::move(file)), facts_(std::move(facts)) {}
     Case& find(const std::string& scenario, const std::string& name);
     [[nodiscard]] const Case* find(const std::string& scenario, const std::string& name) const;
-    static void note_parts(Case& kept, Side side, const Parts& parts);
+    static void note(std::vector<std::pair<std::string, std::vector<double>>>& all, const Parts& parts);
     Status write(const std::string& line);
 
     std::unique_ptr<std::FILE, Close> file_;

@@ -35,7 +35,7 @@ Status in_process(const Options& options, Report& report, const std::string& nam
         const double total = parts.front().second;
         parts.erase(parts.begin());
         std::erase_if(parts, [](const auto& part) { return part.second < 5 && part.first.find('(') != std::string::npos; });
-        return report.add({kScenario, name, side, run, total, std::move(parts)});
+        return report.add({kScenario, name, side, run, total, std::move(parts), {}});
     });
 }
 
@@ -44,7 +44,7 @@ Status as_process(const Options& options, Report& report, const std::string& nam
         Process process = TRY(side == Side::floor ? Process::start({options.raw_restore(), state, options.area})
                                                   : Process::start({options.snapvm, "restore", options.area}));
         const std::uint64_t first = TRY(process.wait_for("."));
-        return report.add({kScenario, name, side, run, static_cast<double>(first - process.started_ns()) / 1e3, {}});
+        return report.add({kScenario, name, side, run, static_cast<double>(first - process.started_ns()) / 1e3, {}, {}});
     });
 }
 
@@ -53,7 +53,7 @@ void print_spread(const Options& options, const Report& report) {
     for (const Side side : {Side::floor, Side::ours}) {
         double least = 0;
         double most = 0;
-        for (const std::string& memory : options.memory) {
+        for (const std::string& memory : options.memory_or({"256M", "1G", "4G"})) {
             const double rest = report.p50(kScenario, memory + " in-process", side, "rest");
             least = least == 0 ? rest : std::min(least, rest);
             most = std::max(most, rest);
@@ -69,7 +69,7 @@ Status bench_restore(const Options& options, Report& report) {
     const std::string state = options.area + ".state";
     const AreaPath area = TRY(AreaPath::parse(options.area));
     const bool with_cli = ::access(options.snapvm.c_str(), X_OK) == 0;
-    for (const std::string& memory : options.memory) {
+    for (const std::string& memory : options.memory_or({"256M", "1G", "4G"})) {
         TRY(snapshot_sparse_guest(TRY(parse_size(memory)), area));
         TRY(write_floor_state(area, state));
         TRY(in_process(options, report, memory + " in-process", state));

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <thread>
 #include <vector>
@@ -16,14 +17,28 @@ namespace snapvm::bench {
 struct Options {
     unsigned runs = 20;
     unsigned warm_up = 2;  ///< pairs before the first that counts
-    std::vector<std::string> memory = {"256M", "1G", "4G"};
+    std::vector<std::string> memory;  ///< empty: what the scenario likes
     std::vector<std::string> working_sets = {"1M", "96M"};
-    std::string area;       ///< a file, written anew for every case
-    std::string programs;   ///< folder of raw_boot, raw_restore and this program
+    // Of guests that run while a snapshot is made. Every combination is a case. Texts that the product understands are passed to it as they are.
+    std::vector<std::string> hot = {"64M", "900M"};  ///< written over and over
+    std::vector<std::string> cpus = {"1"};
+    std::vector<std::string> dirty = {"log"};
+    std::vector<std::string> modes = {"live"};
+    std::vector<std::string> staging = {""};  ///< "": the product's default
+    std::string when_diverging;  ///< likewise
+    std::string max_pause;  ///< likewise
+    std::string cache = "auto";
+    std::string floor_rate = "1400M";  ///< bytes a second of the floor's first round
+    std::string area;  ///< a file, written anew for every case, or a device
+    std::string programs;  ///< folder of raw_boot, raw_restore and this program
     std::string self;
     std::string snapvm;
 
     [[nodiscard]] std::string raw_boot() const { return programs + "/raw_boot"; }
+    [[nodiscard]] std::string raw_live() const { return programs + "/raw_live"; }
+    [[nodiscard]] std::vector<std::string> memory_or(std::vector<std::string> liked) const {
+        return memory.empty() ? liked : memory;
+    }
     [[nodiscard]] std::string raw_restore() const { return programs + "/raw_restore"; }
 };
 
@@ -48,8 +63,18 @@ Status interleaved(const Options& options, One one) {
     return {};
 }
 
+struct LiveGuest;
+[[nodiscard]] bool is_device(const std::string& target);
+/// A file is removed, a device left alone.
+void remove_target(const std::string& target);
+/// An empty area on a device, which must be one already or hold nothing else that is known; no file.
+Status prepare_target(const Options& options, const LiveGuest& guest);
+/// The body of PUT /snapshot/create.
+Result<nlohmann::json> snapshot_body(const Options& options, const std::string& mode, const std::string& staging);
+
 Status bench_boot(const Options& options, Report& report);
 Status bench_restore(const Options& options, Report& report);
 Status bench_after_snapshot(const Options& options, Report& report);
+Status bench_pause(const Options& options, Report& report);
 
 }  // namespace snapvm::bench

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// A ledger guest in a process of its own, of which snapshots are asked line by line: the product's side of the scenarios with a guest
+// that runs.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <span>
+#include <string>
+
+#include "bench/process.h"
+#include "vmm/base/error.h"
+
+namespace snapvm::bench {
+
+struct LiveGuest {
+    std::string memory = "1G";
+    std::string cpus = "1";
+    std::string dirty = "log";  ///< as `--dirty` has it
+    std::string cmdline;
+};
+
+/// The process' side: arguments are those of LiveGuest in order. Boots, waits until a stirred region was written once, says "ready", and
+/// then for each line: lets the guest run, makes the snapshot that the line (the body of PUT /snapshot/create) asks for, stops the guest,
+/// and answers with the snapshot's report, and in "guest" the pages a second it stirred before, during and after.
+Result<int> serve_live(std::span<const std::string> arguments);
+
+/// The bench's side.
+class LiveProcess {
+public:
+    static Result<LiveProcess> start(const std::string& self, const LiveGuest& guest);
+    Result<nlohmann::json> snapshot(const nlohmann::json& body);
+
+private:
+    explicit LiveProcess(Process process) : process_(std::move(process)) {}
+    Process process_;
+};
+
+}  // namespace snapvm::bench

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+// pause: how long a live snapshot stops a guest that writes as fast as it can, and how much slower the guest is while it lasts.
+//
+// The clock of the pause, on both sides: just before the vCPUs are asked to stop → they have been told to go on. One of the two guests runs
+// at a time. The floor copies into its own memory by the dirty log, whatever ours tracks with, and saves no state. Its first round is held
+// to a disk's speed, so that the guest has as long to write meanwhile.
+#include <cstdio>
+#include <optional>
+
+#include "bench/co_process.h"
+#include "bench/live_worker.h"
+#include "bench/scenario.h"
+#include "vmm/base/size_text.h"
+#include "vmm/base/try.h"
+
+namespace snapvm::bench {
+namespace {
+
+using Json = nlohmann::json;
+constexpr const char* kScenario = "pause";
+/// What the guest needs beside the stirred region.
+constexpr std::uint64_t kBesides = 16ULL << 20;
+
+struct Case {
+    LiveGuest guest;
+    std::string hot;
+    std::string mode;
+    std::string staging;  ///< "": as the product likes it
+
+    [[nodiscard]] std::string name() const {
+        return guest.memory + " hot=" + hot + " " + guest.cpus + "cpu " + guest.dirty + " " + mode +
+               (staging.empty() ? "" : " staging=" + staging);
+    }
+};
+
+double part(const Parts& parts, const std::string& name) {
+    for (const auto& [key, value] : parts) {
+        if (key == name) {
+            return value;
+        }
+    }
+    return 0;
+}
+
+// What the guest did while it lasted, of what it would have done.
+void add_guest(Parts& figures, double before, double during, double after, double total_us) {
+    if (before <= 0) {
+        return;
+    }
+    figures.emplace_back("guest_pages_per_s", before);
+    figures.emplace_back("during_percent", during / before * 100);
+    figures.emplace_back("after_percent", after / before * 100);
+    figures.emplace_back("guest_lost_ms", (1 - during / before) * total_us / 1e3);
+}
+
+Sample floor_sample(const std::string& name, int run, const std::string& line) {
+    const Parts raw = parse_parts(line, 1);
+    Sample sample{kScenario, name, Side::floor, run, part(raw, "pause") / 1e3, {}, {}};
+    const double total_us = part(raw, "total") / 1e3;
+    for (const char* time : {"stop", "last", "first", "total"}) {
+        sample.parts.emplace_back(time, part(raw, time) / 1e3);
+    }
+    sample.figures = {
+        {"rounds", part(raw, "rounds")}, {"left_pages", part(raw, "left")}, {"copied_mib", part(raw, "copied") / (1 << 20)}};
+    add_guest(sample.figures, part(raw, "before"), part(raw, "during"), part(raw, "after"), total_us);
+    return sample;
+}
+
+Sample our_sample(const std::string& name, int run, const Json& report) {
+    Sample sample{kScenario, name, Side::ours, run, report["pause_us"].get<double>(), {}, {}};
+    const auto total_us = report["total_us"].get<double>();
+    const Json& rounds = report["rounds"];
+    if (!rounds.empty()) {
+        sample.parts.emplace_back("first", rounds.front()["us"].get<double>());
+    }
+    sample.parts.emplace_back("total", total_us);
+    sample.figures = {{"rounds", static_cast<double>(rounds.size())},
+                      {"left_pages", rounds.empty() ? 0 : rounds.back()["dirty_pages"].get<double>()},
+                      {"written_mib", report["written_bytes"].get<double>() / (1 << 20)},
+                      {"staging_mib", report["staging_peak_bytes"].get<double>() / (1 << 20)},
+                      {"diverged", report["diverged"].is_boolean() && !report["diverged"].get<bool>() ? 0.0 : 1.0}};
+    const Json& guest = report["guest"];
+    add_guest(sample.figures, guest["before"].get<double>(), guest["during"].get<double>(), guest["after"].get<double>(), total_us);
+    return sample;
+}
+
+Status one_case(const Options& options, Report& report, const Case& one) {
+    const Json body = TRY(snapshot_body(options, one.mode, one.staging));
+    TRY(prepare_target(options, one.guest));
+    Process floor = TRY(Process::start({options.raw_live(), LEDGER_ELF, "--mem", one.guest.memory, "--cpus", one.guest.cpus,
+                                        "--cmdline", one.guest.cmdline, "--rate", options.floor_rate}));
+    TRY(floor.wait_for("ready\n"));
+    LiveProcess ours = TRY(LiveProcess::start(options.self, one.guest));
+    return interleaved(options, [&](Side side, int run) -> Status {
+        if (side == Side::ours) {
+            return report.add(our_sample(one.name(), run, TRY(ours.snapshot(body))));
+        }
+        TRY(floor.send("\n"));
+        return report.add(floor_sample(one.name(), run, TRY(floor.line())));
+    });
+}
+
+std::vector<Case> cases(const Options& options) {
+    std::vector<Case> all;
+    for (const std::string& memory : options.memory_or({"1G"})) {
+        for (const std::string& hot : options.hot) {
+            for (const std::string& cpus : options.cpus) {
+                for (const std::string& dirty : options.dirty) {
+                    for (const std::string& mode : options.modes) {
+                        for (const std::string& staging : options.staging) {
+                            all.push_back({{memory, cpus, dirty, "ws=4M stir=" + hot}, hot, mode, staging});
+                        }
+                    }
+                }
+            }
+        }
+    }
+    return all;
+}
+
+}  // namespace
+
+Status bench_pause(const Options& options, Report& report) {
+    std::printf("pause: threads: one a vCPU on both sides, and one that copies; ours also has what writes to the disk behind it\n");
+    for (const Case& one : cases(options)) {
+        if (TRY(parse_size(one.hot)) + kBesides > TRY(parse_size(one.guest.memory))) {
+            std::fprintf(stderr, "pause: %s: does not fit the guest, left out\n", one.name().c_str());
+            continue;
+        }
+        TRY(one_case(options, report, one));
+    }
+    return {};
+}
+
+}  // namespace snapvm::bench
