@@ -72,12 +72,29 @@ struct Mark {
     std::uint64_t pages;
 };
 
+Status tell(Machine& machine, const std::string& bytes) {
+    const std::span all(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
+    if (machine.send_input(all, Clock::now() + kPatience) != bytes.size()) {
+        return fail(ErrorKind::system, "the guest does not read its serial port");
+    }
+    return {};
+}
+
 Result<std::string> one_snapshot(Machine& machine, api::MachineService& service, const Stirring& stirring,
-                                 const std::string& body) {
-    const api::SnapshotCreateBody create = TRY(api::parse_snapshot_create(body));
+                                 const std::string& line) {
+    const std::size_t body = std::min(line.find('{'), line.size());
+    const std::string input = line.substr(0, body);
+    const api::SnapshotCreateBody create = TRY(api::parse_snapshot_create(line.substr(body)));
     TRY(machine.resume());
+    if (!input.empty()) {
+        TRY(tell(machine, "c"));  // it may be pausing since the last time
+    }
     const Mark earlier(stirring);
     std::this_thread::sleep_for(kWindow);
+    if (!input.empty()) {
+        TRY(tell(machine, input));
+        std::this_thread::sleep_for(kWindow);
+    }
     const Mark begin(stirring);
     const SnapshotReport report = TRY(service.snapshot(create.request));
     const Mark end(stirring);
@@ -143,8 +160,8 @@ Result<LiveProcess> LiveProcess::start(const std::string& self, const LiveGuest&
     return LiveProcess(std::move(process));
 }
 
-Result<Json> LiveProcess::snapshot(const Json& body) {
-    TRY(process_.send(body.dump() + "\n"));
+Result<Json> LiveProcess::snapshot(const Json& body, const std::string& input) {
+    TRY(process_.send(input + body.dump() + "\n"));
     const std::string line = TRY(process_.line());
     Json answer = Json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (!answer.is_object()) {

@@ -20,7 +20,8 @@ struct LiveGuest {
 };
 
 /// The process' side: arguments are those of LiveGuest in order. Boots, waits until a stirred region was written once, says "ready", and
-/// then for each line: lets the guest run, makes the snapshot that the line (the body of PUT /snapshot/create) asks for, stops the guest,
+/// then for each line: lets the guest run, sends it what stands before the first '{', makes the snapshot that the rest asks for (the body
+/// of PUT /snapshot/create), stops the guest,
 /// and answers with the snapshot's report, and in "guest" the pages a second it stirred before, during and after.
 Result<int> serve_live(std::span<const std::string> arguments);
 
@@ -28,7 +29,8 @@ Result<int> serve_live(std::span<const std::string> arguments);
 class LiveProcess {
 public:
     static Result<LiveProcess> start(const std::string& self, const LiveGuest& guest);
-    Result<nlohmann::json> snapshot(const nlohmann::json& body);
+    /// `input` goes to the guest's serial port just before.
+    Result<nlohmann::json> snapshot(const nlohmann::json& body, const std::string& input = "");
 
 private:
     explicit LiveProcess(Process process) : process_(std::move(process)) {}

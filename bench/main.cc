@@ -26,6 +26,7 @@ constexpr std::array kScenarios = {
     Scenario{"boot", "from process start to READY of a guest that writes its working set", bench_boot},
     Scenario{"restore", "from a snapshot of a sparsely used guest to its first instruction", bench_restore},
     Scenario{"pause", "how long a live snapshot stops a guest that writes all it can, and slows it down", bench_pause},
+    Scenario{"write", "how fast a snapshot gets onto its target, and how little it writes", bench_write},
     Scenario{"restore-after-snapshot", "from process start to the next output, right after the snapshot", bench_after_snapshot},
 };
 

@@ -36,6 +36,7 @@ struct Options {
 
     [[nodiscard]] std::string raw_boot() const { return programs + "/raw_boot"; }
     [[nodiscard]] std::string raw_live() const { return programs + "/raw_live"; }
+    [[nodiscard]] std::string raw_write() const { return programs + "/raw_write"; }
     [[nodiscard]] std::vector<std::string> memory_or(std::vector<std::string> liked) const {
         return memory.empty() ? liked : memory;
     }
@@ -76,5 +77,6 @@ Status bench_boot(const Options& options, Report& report);
 Status bench_restore(const Options& options, Report& report);
 Status bench_after_snapshot(const Options& options, Report& report);
 Status bench_pause(const Options& options, Report& report);
+Status bench_write(const Options& options, Report& report);
 
 }  // namespace snapvm::bench
