@@ -78,5 +78,6 @@ Status bench_restore(const Options& options, Report& report);
 Status bench_after_snapshot(const Options& options, Report& report);
 Status bench_pause(const Options& options, Report& report);
 Status bench_write(const Options& options, Report& report);
+Status bench_scan(const Options& options, Report& report);
 
 }  // namespace snapvm::bench
