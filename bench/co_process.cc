@@ -10,6 +10,7 @@
 
 #include "bench/call_times.h"
 #include "bench/live_worker.h"
+#include "bench/tracker_worker.h"
 #include "bench/process.h"
 #include "guest-images/ledger/image.h"
 #include "snapshot/restore.h"
@@ -111,6 +112,9 @@ Result<int> run_worker(std::span<const std::string> arguments) {
     }
     if (arguments.size() == 5 && arguments[0] == "live") {
         return serve_live(arguments.subspan(1));
+    }
+    if (arguments.size() == 5 && arguments[0] == "trackers") {
+        return serve_trackers(arguments.subspan(1));
     }
     return fail(ErrorKind::usage, "no such worker");
 }

@@ -1,19 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bench/live_worker.h"
 
-#include <atomic>
-#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <iostream>
 #include <thread>
 
-#include "guest-images/ledger/image.h"
-#include "guest-images/ledger/ledger_format.h"
 #include "snapshot/inspect.h"
 #include "vmm/api/bodies.h"
 #include "vmm/api/machine_service.h"
-#include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 
 namespace snapvm::bench {
@@ -28,49 +23,6 @@ void say(const std::string& line) {
     std::printf("%s\n", line.c_str());
     std::fflush(stdout);
 }
-
-/// The counts that the guest keeps of its stirring, read while it runs.
-class Stirring {
-public:
-    static Result<Stirring> find(GuestMemory& memory) {
-        Stirring found;
-        found.root_ = TRY(memory.load<ledger::Root>(Gpa{ledger::kRootAddress}));
-        for (std::uint32_t shard = 0; shard < found.root_.shards && found.root_.stir_pages != 0; ++shard) {
-            const Gpa at{ledger::header_address(found.root_, shard) + offsetof(ledger::ShardHeader, stirred)};
-            found.counts_.push_back(reinterpret_cast<std::uint64_t*>(TRY(memory.span(at, sizeof(std::uint64_t))).data()));
-        }
-        return found;
-    }
-    [[nodiscard]] std::uint64_t pages() const {
-        std::uint64_t sum = 0;
-        for (std::uint64_t* count : counts_) {
-            sum += std::atomic_ref(*count).load(std::memory_order_acquire);
-        }
-        return sum;
-    }
-    /// Every page has been written.
-    [[nodiscard]] bool swept() const {
-        for (std::uint32_t shard = 0; shard < counts_.size(); ++shard) {
-            if (std::atomic_ref(*counts_[shard]).load(std::memory_order_acquire) < ledger::stir_share(root_, shard)) {
-                return false;
-            }
-        }
-        return true;
-    }
-
-private:
-    ledger::Root root_{};
-    std::vector<std::uint64_t*> counts_;
-};
-
-struct Mark {
-    explicit Mark(const Stirring& stirring) : ns(now_ns()), pages(stirring.pages()) {}
-    [[nodiscard]] double rate_to(const Mark& later) const {
-        return static_cast<double>(later.pages - pages) * 1e9 / static_cast<double>(later.ns - ns);
-    }
-    std::uint64_t ns;
-    std::uint64_t pages;
-};
 
 Status tell(Machine& machine, const std::string& bytes) {
     const std::span all(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
@@ -89,66 +41,32 @@ Result<std::string> one_snapshot(Machine& machine, api::MachineService& service,
     if (!input.empty()) {
         TRY(tell(machine, "c"));  // it may be pausing since the last time
     }
-    const Mark earlier(stirring);
+    const SpeedMark earlier(stirring);
     std::this_thread::sleep_for(kWindow);
     if (!input.empty()) {
         TRY(tell(machine, input));
         std::this_thread::sleep_for(kWindow);
     }
-    const Mark begin(stirring);
+    const SpeedMark begin(stirring);
     const SnapshotReport report = TRY(service.snapshot(create.request));
-    const Mark end(stirring);
+    const SpeedMark end(stirring);
     std::this_thread::sleep_for(kWindow);
-    const Mark later(stirring);
+    const SpeedMark later(stirring);
     TRY(machine.pause());
     Json answer = Json::parse(to_json(report));
     answer["guest"] = {{"before", earlier.rate_to(begin)}, {"during", begin.rate_to(end)}, {"after", end.rate_to(later)}};
     return answer.dump();
 }
 
-Result<DirtyTracking> tracking_of(const std::string& text) {
-    if (text == "auto") {
-        return DirtyTracking::automatic;
-    }
-    if (text == "log") {
-        return DirtyTracking::log;
-    }
-    if (text == "ring") {
-        return DirtyTracking::ring;
-    }
-    return fail(ErrorKind::usage, "--dirty " + text + " is not auto, log or ring");
-}
-
 }  // namespace
 
 Result<int> serve_live(std::span<const std::string> arguments) {
-    MachineConfig config;
-    config.memory_bytes = TRY(parse_size(arguments[0]));
-    std::from_chars(arguments[1].data(), arguments[1].data() + arguments[1].size(), config.cpus);
-    config.kernel = "builtin:ledger";
-    config.cmdline = arguments[3] + " quiet=1";
-    config.machine_id = TRY(Uuid::random());
-    const kvm::System system = TRY(kvm::System::open());
-    const BootSource source{.kernel = ledger_image(), .initrds = {}, .cmdline = config.cmdline, .cpus = config.cpus};
-    const auto machine = TRY(Machine::create(system, config, source, {.dirty = TRY(tracking_of(arguments[2]))}));
-    api::MachineService service(*machine, "bench");
-    TRY(machine->resume());
-    if (!machine->wait_ready(Clock::now() + kPatience)) {
-        return fail(ErrorKind::system,
-                    "the ledger guest does not come to READY: " + machine->console().read(0, Clock::now()).bytes);
-    }
-    const Stirring stirring = TRY(Stirring::find(machine->memory()));
-    for (const auto until = Clock::now() + kPatience; !stirring.swept();) {
-        if (Clock::now() > until) {
-            return fail(ErrorKind::system, "the guest does not stir");
-        }
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-    TRY(machine->pause());
+    const StirringGuest guest = TRY(StirringGuest::boot({arguments[0], arguments[1], arguments[2], arguments[3]}));
+    api::MachineService service(*guest.machine, "bench");
     say("ready");
     for (std::string line; std::getline(std::cin, line);) {
         // An error is an answer, too: the next request may go well.
-        const auto answer = one_snapshot(*machine, service, stirring, line);
+        const auto answer = one_snapshot(*guest.machine, service, guest.stirring, line);
         say(answer ? *answer : Json{{"error", answer.error().message()}}.dump());
     }
     return 0;

@@ -8,16 +8,10 @@
 #include <string>
 
 #include "bench/process.h"
+#include "bench/stirring_guest.h"
 #include "vmm/base/error.h"
 
 namespace snapvm::bench {
-
-struct LiveGuest {
-    std::string memory = "1G";
-    std::string cpus = "1";
-    std::string dirty = "log";  ///< as `--dirty` has it
-    std::string cmdline;
-};
 
 /// The process' side: arguments are those of LiveGuest in order. Boots, waits until a stirred region was written once, says "ready", and
 /// then for each line: lets the guest run, sends it what stands before the first '{', makes the snapshot that the rest asks for (the body

@@ -28,6 +28,7 @@ constexpr std::array kScenarios = {
     Scenario{"pause", "how long a live snapshot stops a guest that writes all it can, and slows it down", bench_pause},
     Scenario{"write", "how fast a snapshot gets onto its target, and how little it writes", bench_write},
     Scenario{"scan", "what a look at each page costs", bench_scan},
+    Scenario{"trackers", "dirty log and dirty ring: harvests, and what a guest loses by being tracked", bench_trackers},
     Scenario{"restore-after-snapshot", "from process start to the next output, right after the snapshot", bench_after_snapshot},
 };
 

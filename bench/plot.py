@@ -40,16 +40,42 @@ def target(scenario, case, floor):
 
 
 def read(path):
-    host, cases = {}, {}
+    host, cases, tracked = {}, {}, {}
     with open(path, encoding="utf-8") as lines:
         for line in lines:
             record = json.loads(line)
             if record["record"] == "host":
                 host = record
+            elif record["record"] == "sample" and record["scenario"] == "trackers":
+                figures = record["figures"]
+                line = (record["case"].rsplit(" ", 1)[1], figures["wanted_pages_per_s"])
+                tracked.setdefault(line, {}).setdefault(figures["memory_mib"], []).append(record)
             elif record["record"] == "sample":
                 sides = cases.setdefault((record["scenario"], record["case"]), {})
                 sides.setdefault(record["side"], []).append(record["us"] / 1000)
-    return host, cases
+    return host, cases, tracked
+
+
+def vcpu_us_a_page(record):
+    figures = record["figures"]
+    return figures["during_cpu"] * 1e4 / max(figures["during"], 1)
+
+
+def draw_trackers(axes, tracked, title, value):
+    """One line a tracker and rate: the p50 of `value` over the guest's size."""
+    for tracker, rate in sorted(tracked):
+        sizes = sorted(tracked[tracker, rate])
+        heights = [percentile([value(record) for record in tracked[tracker, rate][size]], 50) for size in sizes]
+        axes.plot(sizes, heights, marker="o", markersize=4, linewidth=1.4, color={"log": "#2980b9", "ring": "#c0392b"}[tracker],
+                  linestyle=["-", "--", ":"][sorted({r for _, r in tracked}).index(rate) % 3],
+                  label=f"{tracker}, " + (f"{rate / 1000:.0f}k pages/s" if rate else "full speed"))
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [f"{size / 1024:g} GiB" for size in sizes])
+    axes.set_ylim(bottom=0)
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.grid(True, color="#ecf0f1")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncol=3, frameon=False)
 
 
 def draw(axes, scenario, case, sides):
@@ -90,21 +116,25 @@ def main():
         sys.exit(__doc__)
     source = pathlib.Path(sys.argv[1])
     picture = pathlib.Path(sys.argv[2]) if len(sys.argv) == 3 else source.with_suffix(".png")
-    host, cases = read(source)
-    if not cases:
+    host, cases, tracked = read(source)
+    if not cases and not tracked:
         sys.exit(f"{source}: no samples")
-    columns = min(3, len(cases)) if len(cases) != 4 else 2
-    rows = -(-len(cases) // columns)
+    count = len(cases) + (2 if tracked else 0)
+    columns = min(3, count) if count != 4 else 2
+    rows = -(-count // columns)
     figure, panels = plt.subplots(rows, columns, figsize=(5.2 * columns, 3.1 * rows + 0.6), squeeze=False)
     flat = [axes for row in panels for axes in row]
     for axes, ((scenario, case), sides) in zip(flat, cases.items()):
         draw(axes, scenario, case, sides)
-    for axes in flat[len(cases):]:
+        axes.set_ylabel("runs at most so long, %" if axes in panels[:, 0] else "")
+    if tracked:
+        draw_trackers(flat[len(cases)], tracked, "trackers: a harvest, 100 ms after the last (ms, p50)", lambda record: record["us"] / 1000)
+        draw_trackers(flat[len(cases) + 1], tracked, "trackers: vCPU time a page written while tracked (µs, p50)", vcpu_us_a_page)
+    for axes in flat[count:]:
         axes.set_visible(False)
-    for row in panels:
-        row[0].set_ylabel("runs at most so long, %")
     facts = host.get("host", {})
-    runs = max(len(values) for sides in cases.values() for values in sides.values())
+    runs = max([len(values) for sides in cases.values() for values in sides.values()]
+               + [len(records) for sizes in tracked.values() for records in sizes.values()])
     height = figure.get_figheight()
     figure.text(0.01, 1 - 0.15 / height, "snapvm beside its floor (the same machine by raw system calls, in the same run)", fontsize=13, va="top")
     figure.text(0.01, 1 - 0.42 / height,

@@ -79,5 +79,6 @@ Status bench_after_snapshot(const Options& options, Report& report);
 Status bench_pause(const Options& options, Report& report);
 Status bench_write(const Options& options, Report& report);
 Status bench_scan(const Options& options, Report& report);
+Status bench_trackers(const Options& options, Report& report);
 
 }  // namespace snapvm::bench

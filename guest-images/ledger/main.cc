@@ -45,6 +45,23 @@ private:
     u64 first_step_ = 0;
 };
 
+// Whether a shard may stir: what a tick's share of the rate does not allow is not caught up with later. The first sweep is at full speed.
+class StirPace {
+public:
+    bool allows(u64 tick, u64 stirred, u64 share) {
+        if (options.stir_rate == 0 || stirred < share) return true;
+        if (tick != tick_) {
+            tick_ = tick;
+            end_ = stirred + options.stir_rate / options.hz;
+        }
+        return stirred < end_;
+    }
+
+private:
+    u64 tick_ = 0;
+    u64 end_ = 0;
+};
+
 void start_own_clock_and_ticks() {
     register_clock();
     if (options.hz != 0) start_ticks(options.hz);
@@ -74,6 +91,8 @@ void serve(PerCpu& cpu, u64& last_tick) {
     PerCpu& cpu = self();
     Pace pace(cpu);
     pace.restart(0);
+    StirPace stir_pace;
+    const u64 share = stir_share(ledger_root, shard);
     u64 served_tick = cpu.ticks, read_tick = 0;
     bool was_paused = false;
     for (;;) {
@@ -94,7 +113,7 @@ void serve(PerCpu& cpu, u64& last_tick) {
         const bool works = !held && !is_paused && !done;
         const bool steps_now = works && pace.allows(steps);
         if (steps_now) step(shard, options);
-        if (works && options.stir != 0)
+        if (works && options.stir != 0 && stir_pace.allows(cpu.ticks, shard_header(shard).stirred, share))
             stir(shard);
         else if (!steps_now)
             halt(events);

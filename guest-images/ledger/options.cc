@@ -79,6 +79,8 @@ void parse_word(Options& o, const char* word) {
         o.seen_every = number(v);
     else if ((v = value_of(word, "stir")))
         o.stir = number(v);
+    else if ((v = value_of(word, "stirrate")))
+        o.stir_rate = number(v);
     else if ((v = value_of(word, "beat")))
         o.beat = number(v) != 0;
     else if ((v = value_of(word, "quiet")))
@@ -104,6 +106,7 @@ Options parse_options(const char* at) {
     if (o.working_set < ledger::kPageBytes) panic("ws below 4K");
     if (o.seen_every == 0) panic("seen is 0");
     if (o.rate > 100000000) panic("rate above 100000000");
+    if (o.stir_rate > 0 && o.hz == 0) panic("stirrate without ticks");
     return o;
 }
 

@@ -24,6 +24,7 @@ struct Options {
     u64 seed = 1;
     u64 seen_every = 16;
     u64 stir = 0;
+    u64 stir_rate = 0;
     bool beat = false;
     bool quiet = false;
     bool paused = false;

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+// The process of scenario `trackers` that has the guest and its tracker.
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "vmm/base/error.h"
+
+namespace snapvm::bench {
+
+/// Arguments as LiveGuest has them. Says "ready", then for each line on stdin tracks the guest once and answers with a line of NAME=NUMBER.
+Result<int> serve_trackers(std::span<const std::string> arguments);
+
+}  // namespace snapvm::bench
