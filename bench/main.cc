@@ -94,6 +94,7 @@ int measure(int argc, char** argv) {
     app.add_option("--mem", options.memory, "guest sizes")->delimiter(',');
     app.add_option("--ws", options.working_sets, "working sets for boot")->delimiter(',');
     app.add_option("--hot", options.hot, "memory that the guest writes over and over")->delimiter(',');
+    app.add_option("--rate", options.rates, "pages a second that each vCPU writes; 0: all it can")->delimiter(',');
     app.add_option("--cpus", options.cpus, "vCPUs")->delimiter(',');
     app.add_option("--dirty", options.dirty, "log, ring")->delimiter(',');
     app.add_option("--mode", options.modes, "live, precopy, stop")->delimiter(',');
@@ -103,12 +104,15 @@ int measure(int argc, char** argv) {
     app.add_option("--cache", options.cache, "as snapvm snapshot has it");
     app.add_option("--floor-rate", options.floor_rate, "bytes a second of the floor's first round, as a disk would hold it");
     app.add_option("--out", out, "file for the samples, JSON lines (default: results/ beside this program)");
-    app.add_option("--area,--target", options.area,
-                   "file for the snapshots, written over; some scenarios take a device, as PATH@OFFSET");
+    app.add_option(
+        "--area,--target", options.area,
+        "file for the snapshots, written over; pause and write take a device, as PATH@OFFSET, and write overwrites what is behind "
+        "the area on it, too");
     app.add_option("--snapvm", options.snapvm, "the program to measure");
     try {
         app.parse(argc, argv);
-        for (const auto& list : {options.memory, options.working_sets, options.hot, options.staging, {options.floor_rate}}) {
+        for (const auto& list :
+             {options.memory, options.working_sets, options.hot, options.rates, options.staging, {options.floor_rate}}) {
             for (const std::string& size : list) {
                 if (!size.empty() && !parse_size(size)) {
                     throw CLI::ValidationError(size + " is no size");

@@ -24,12 +24,13 @@ constexpr std::uint64_t kBesides = 16ULL << 20;
 struct Case {
     LiveGuest guest;
     std::string hot;
+    std::string rate;
     std::string mode;
     std::string staging;  ///< "": as the product likes it
 
     [[nodiscard]] std::string name() const {
-        return guest.memory + " hot=" + hot + " " + guest.cpus + "cpu " + guest.dirty + " " + mode +
-               (staging.empty() ? "" : " staging=" + staging);
+        return guest.memory + " hot=" + hot + (rate == "0" ? " " : " " + rate + "/s ") + guest.cpus + "cpu " + guest.dirty + " " +
+               mode + (staging.empty() ? "" : " staging=" + staging);
     }
 };
 
@@ -101,19 +102,26 @@ Status one_case(const Options& options, Report& report, const Case& one) {
 }
 
 std::vector<Case> cases(const Options& options) {
-    std::vector<Case> all;
-    for (const std::string& memory : options.memory_or({"1G"})) {
-        for (const std::string& hot : options.hot) {
-            for (const std::string& cpus : options.cpus) {
-                for (const std::string& dirty : options.dirty) {
-                    for (const std::string& mode : options.modes) {
-                        for (const std::string& staging : options.staging) {
-                            all.push_back({{memory, cpus, dirty, "ws=4M stir=" + hot}, hot, mode, staging});
-                        }
-                    }
-                }
+    std::vector<Case> all = {{}};
+    // Each list multiplies what is there.
+    const auto vary = [&](const std::vector<std::string>& values, auto set) {
+        std::vector<Case> more;
+        for (const Case& one : all) {
+            for (const std::string& value : values) {
+                set(more.emplace_back(one), value);
             }
         }
+        all = std::move(more);
+    };
+    vary(options.memory_or({"1G"}), [](Case& one, const std::string& value) { one.guest.memory = value; });
+    vary(options.hot, [](Case& one, const std::string& value) { one.hot = value; });
+    vary(options.rates, [](Case& one, const std::string& value) { one.rate = value; });
+    vary(options.cpus, [](Case& one, const std::string& value) { one.guest.cpus = value; });
+    vary(options.dirty, [](Case& one, const std::string& value) { one.guest.dirty = value; });
+    vary(options.modes, [](Case& one, const std::string& value) { one.mode = value; });
+    vary(options.staging, [](Case& one, const std::string& value) { one.staging = value; });
+    for (Case& one : all) {
+        one.guest.cmdline = "ws=4M stir=" + one.hot + " stirrate=" + one.rate;
     }
     return all;
 }

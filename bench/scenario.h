@@ -21,6 +21,7 @@ struct Options {
     std::vector<std::string> working_sets = {"1M", "96M"};
     // Of guests that run while a snapshot is made. Every combination is a case. Texts that the product understands are passed to it as they are.
     std::vector<std::string> hot = {"64M", "900M"};  ///< written over and over
+    std::vector<std::string> rates = {"0"};  ///< pages a second and vCPU; 0: as fast as it can
     std::vector<std::string> cpus = {"1"};
     std::vector<std::string> dirty = {"log"};
     std::vector<std::string> modes = {"live"};
