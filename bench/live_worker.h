@@ -23,6 +23,7 @@ Result<int> serve_live(std::span<const std::string> arguments);
 class LiveProcess {
 public:
     static Result<LiveProcess> start(const std::string& self, const LiveGuest& guest);
+    [[nodiscard]] pid_t pid() const { return process_.pid(); }
     /// `input` goes to the guest's serial port just before.
     Result<nlohmann::json> snapshot(const nlohmann::json& body, const std::string& input = "");
 

@@ -74,8 +74,9 @@ Status run_scenarios(const std::vector<std::string>& names, const Options& optio
     report.print_parts();
     report.print_figures();
     std::printf(
-        "\nnot pinned to a core; floor and ours in turn, %u pairs after %u to warm up; percentiles by nearest rank\nsamples: %s\n",
-        options.runs, options.warm_up, out.c_str());
+        "\n%u cores, nothing pinned; floor and ours in turn, %u pairs after %u to warm up; percentiles by nearest rank\nsamples: "
+        "%s\n",
+        std::thread::hardware_concurrency(), options.runs, options.warm_up, out.c_str());
     return {};
 }
 
@@ -102,6 +103,7 @@ int measure(int argc, char** argv) {
     app.add_option("--when-diverging", options.when_diverging, "as snapvm snapshot has it");
     app.add_option("--max-pause", options.max_pause, "as snapvm snapshot has it");
     app.add_option("--cache", options.cache, "as snapvm snapshot has it");
+    app.add_option("--target-rate", options.target_rate, "makes the target's disk so slow for ours, in bytes a second; needs root");
     app.add_option("--floor-rate", options.floor_rate, "bytes a second of the floor's first round, as a disk would hold it");
     app.add_option("--out", out, "file for the samples, JSON lines (default: results/ beside this program)");
     app.add_option(
@@ -111,8 +113,12 @@ int measure(int argc, char** argv) {
     app.add_option("--snapvm", options.snapvm, "the program to measure");
     try {
         app.parse(argc, argv);
-        for (const auto& list :
-             {options.memory, options.working_sets, options.hot, options.rates, options.staging, {options.floor_rate}}) {
+        for (const auto& list : {options.memory,
+                                 options.working_sets,
+                                 options.hot,
+                                 options.rates,
+                                 options.staging,
+                                 {options.floor_rate, options.target_rate}}) {
             for (const std::string& size : list) {
                 if (!size.empty() && !parse_size(size)) {
                     throw CLI::ValidationError(size + " is no size");

@@ -10,6 +10,7 @@
 #include "bench/co_process.h"
 #include "bench/live_worker.h"
 #include "bench/scenario.h"
+#include "bench/throttle.h"
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 
@@ -86,18 +87,28 @@ Sample our_sample(const std::string& name, int run, const Json& report) {
 }
 
 Status one_case(const Options& options, Report& report, const Case& one) {
-    const Json body = TRY(snapshot_body(options, one.mode, one.staging));
+    Json body = TRY(snapshot_body(options, one.mode, one.staging));
+    std::string name = one.name();
     TRY(prepare_target(options, one.guest));
     Process floor = TRY(Process::start({options.raw_live(), LEDGER_ELF, "--mem", one.guest.memory, "--cpus", one.guest.cpus,
                                         "--cmdline", one.guest.cmdline, "--rate", options.floor_rate}));
     TRY(floor.wait_for("ready\n"));
+    std::optional<Throttle> slow;  // outlives the process that is in it
+    if (!options.target_rate.empty()) {
+        slow.emplace(TRY(Throttle::on(options.area, TRY(parse_size(options.target_rate)))));
+        body["cache"] = "direct";
+        name += " disk=" + options.target_rate;
+    }
     LiveProcess ours = TRY(LiveProcess::start(options.self, one.guest));
+    if (slow) {
+        TRY(slow->add(ours.pid()));
+    }
     return interleaved(options, [&](Side side, int run) -> Status {
         if (side == Side::ours) {
-            return report.add(our_sample(one.name(), run, TRY(ours.snapshot(body))));
+            return report.add(our_sample(name, run, TRY(ours.snapshot(body))));
         }
         TRY(floor.send("\n"));
-        return report.add(floor_sample(one.name(), run, TRY(floor.line())));
+        return report.add(floor_sample(name, run, TRY(floor.line())));
     });
 }
 

@@ -127,8 +127,8 @@ Status Report::add_parts(const std::string& scenario, const std::string& name, S
 }
 
 void Report::print_table() const {
-    std::printf("%-22s %-32s %4s | %-26s | %-26s | %6s %9s\n", "times in ms", "", "", "floor", "ours", "", "");
-    std::printf("%-22s %-32s %4s | %8s %8s %8s | %8s %8s %8s | %6s %9s\n", "scenario", "case", "n", "p50", "p90", "max", "p50",
+    std::printf("%-22s %-42s %4s | %-26s | %-26s | %6s %9s\n", "times in ms", "", "", "floor", "ours", "", "");
+    std::printf("%-22s %-42s %4s | %8s %8s %8s | %8s %8s %8s | %6s %9s\n", "scenario", "case", "n", "p50", "p90", "max", "p50",
                 "p90", "max", "ratio", "above, ms");
     for (const auto& [key, kept] : cases_) {
         const auto values = [&](Side side) {
@@ -137,7 +137,7 @@ void Report::print_table() const {
         };
         const std::vector<double> floor = values(Side::floor);
         const std::vector<double> ours = values(Side::ours);
-        std::printf("%-22s %-32s %4zu", key.first.c_str(), key.second.c_str(), std::max(floor.size(), ours.size()));
+        std::printf("%-22s %-42s %4zu", key.first.c_str(), key.second.c_str(), std::max(floor.size(), ours.size()));
         print_side(floor);
         print_side(ours);
         if (floor.empty() || ours.empty()) {

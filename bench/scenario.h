@@ -30,6 +30,7 @@ struct Options {
     std::string max_pause;  ///< likewise
     std::string cache = "auto";
     std::string floor_rate = "1400M";  ///< bytes a second of the floor's first round
+    std::string target_rate;  ///< bytes a second that ours can write to the target's disk; "": all it can
     std::string area;  ///< a file, written anew for every case, or a device
     std::string programs;  ///< folder of raw_boot, raw_restore and this program
     std::string self;

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// A disk made slow for one process: a cgroup of its own with a limit on the device's writes. Needs root.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+#include <utility>
+
+#include "vmm/base/error.h"
+
+namespace snapvm::bench {
+
+class Throttle {
+public:
+    /// `target` is a device, or a file (to be) on one; the limit is on the whole disk. cgroup v1 throttles only what goes past the page cache.
+    static Result<Throttle> on(const std::string& target, std::uint64_t bytes_per_second);
+    Throttle(Throttle&& other) noexcept : group_(std::exchange(other.group_, {})) {}
+    Throttle& operator=(Throttle&&) = delete;
+    /// Removes the cgroup: every process in it must have ended.
+    ~Throttle();
+
+    [[nodiscard]] Status add(pid_t process) const;
+
+private:
+    explicit Throttle(std::string group) : group_(std::move(group)) {}
+    std::string group_;
+};
+
+}  // namespace snapvm::bench
