@@ -143,5 +143,17 @@ TEST_F(LiveMachine, ASnapshotInTheBackgroundIsCalledOffAndTheNextIsWhole) {
     expect_sound_end(*machine);
 }
 
+// Live, the area says `writing` before the machine is stopped: what cannot be stopped any more must be refused before that.
+TEST_F(LiveMachine, AMachineThatHasEndedCostsNoSnapshot) {
+    const std::unique_ptr<Machine> machine = boot_ledger({.cpus = 1, .cmdline = "ws=2M"});
+    api::MachineService service(*machine, "ended");
+    api::SnapshotRequest request;
+    request.area = area();
+    need(service.snapshot(request));
+    machine->end({.kind = Outcome::Kind::stopped, .code = 0, .error = {}});
+    EXPECT_EQ(need_error(service.snapshot(request)).kind(), ErrorKind::usage);
+    EXPECT_EQ(check_ledger(need(open_snapshot(area())).memory), "");
+}
+
 }  // namespace
 }  // namespace snapvm::test

@@ -111,7 +111,12 @@ SnapshotStatus MachineService::snapshot_status() const {
         return status;
     }
     const SnapshotMonitor& monitor = job_->monitor;
-    status.phase = job_->result ? SnapshotPhase::done : monitor.phase.load();
+    status.phase = monitor.phase.load();
+    if (job_->result) {
+        status.phase = SnapshotPhase::done;
+    } else if (status.phase == SnapshotPhase::done) {
+        status.phase = SnapshotPhase::draining;  // done to callers is what has a result
+    }
     status.round = monitor.round;
     status.round_pages = monitor.round_pages;
     status.round_done = monitor.round_done;
@@ -139,6 +144,10 @@ Status MachineService::cancel_snapshot() {
 }
 
 Result<SnapshotReport> MachineService::write_and_then(Job& job, const SnapshotRequest& request) {
+    // Found out at the pause, it would have cost the area its older snapshot.
+    if (outcome()) {
+        return ended_error("");
+    }
     MachineSnapshotSource source(machine_);
     WriteOptions options;
     options.metadata = request.metadata;
