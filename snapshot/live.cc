@@ -2,9 +2,12 @@
 #include "snapshot/live.h"
 
 #include <algorithm>
+#include <memory>
 
+#include "snapshot/copy_before_write.h"
 #include "snapshot/staging.h"
 #include "snapshot/stopwatch.h"
+#include "snapshot/throttle.h"
 #include "vmm/base/try.h"
 
 namespace snapvm {
@@ -14,6 +17,7 @@ namespace {
 constexpr std::uint64_t kArmPages = 16384;
 // As few as this are not worth another round: to ask for them takes longer than to copy them.
 constexpr std::uint64_t kFewPages = 64;
+constexpr std::uint64_t kFewUnits = 8;  // the same for protecting, of 2 MiB
 constexpr std::uint32_t kStagingShare = 4;
 // Copies to memory a microsecond, until a round has been measured. A slow machine makes two.
 constexpr double kGuessedRate = 0.5;
@@ -31,14 +35,14 @@ public:
         set_phase(options_.monitor, SnapshotPhase::copying);
         TRY(first_round());
         TRY(later_rounds());
-        TRY(pause_and_copy());
-        return {};
+        throttle_.reset();
+        return guard_ ? pause_and_protect() : pause_and_copy();
     }
 
 private:
     [[nodiscard]] std::uint64_t budget_pages() const {
-        const auto by_time = static_cast<std::uint64_t>(rate_ * static_cast<double>(live_.max_pause.count()));
-        return std::max(by_time, live_.threshold_bytes / kPageSize);
+        // A product beyond any number of pages has no integer.
+        return static_cast<std::uint64_t>(std::min(rate_ * static_cast<double>(live_.max_pause.count()), 1e15));
     }
     [[nodiscard]] bool staged_mode() const { return options_.mode == SnapshotMode::live && staging_.capacity() > 0; }
 
@@ -98,22 +102,35 @@ private:
 
     // Until what is left fits the pause, or until it is plain that it never will.
     Status later_rounds() {
-        std::uint64_t before = ~0ULL;
+        std::uint64_t before = attempt_.changed() ? ~0ULL : attempt_.data_bytes() / kPageSize;
         unsigned stuck = 0;
         while (true) {
             TRY(attempt_.check_cancelled());
             TRY(feed_.collect());
             const std::uint64_t pages = subscription_->pages().count();
-            const bool shrinks = pages <= before / 2;
-            if (pages <= kFewPages || (pages <= budget_pages() && !shrinks)) {
-                return {};
+            const bool last = report_.rounds.size() >= live_.max_rounds;
+            const bool shrinks = pages <= before / 2 && !last;
+            if (pages <= std::max(kFewPages, live_.threshold_bytes / kPageSize) || (pages <= budget_pages() && !shrinks)) {
+                if (has_room(subscription_->pages())) {
+                    return {};
+                }
+                // The pause must not wait until what was staged before is on the disk. That takes a while: look again.
+                TRY(empty_staging());
+                before = ~0ULL;
+                continue;
             }
             stuck = pages > before - before / 4 ? stuck + 1 : 0;
-            if ((stuck >= 2 && pages > budget_pages()) || report_.rounds.size() >= live_.max_rounds) {
-                return diverged();
+            const bool to_memory = staged_mode() && leaves_room(subscription_->pages());
+            // One may have had bad luck; but another round onto the disk costs the guest more than protection does.
+            const unsigned patience = !to_memory && live_.when_diverging == WhenDiverging::protect ? 1 : 2;
+            if ((stuck >= patience && pages > budget_pages()) || last) {
+                if (!TRY(slow_down())) {
+                    return {};
+                }
+                stuck = 0;
             }
             before = pages;
-            if (staged_mode() && leaves_room(subscription_->pages())) {
+            if (to_memory) {
                 stage_round(pages);
             } else {
                 TRY(disk_round(pages));
@@ -122,8 +139,10 @@ private:
     }
 
     // The last round must find room, too.
-    [[nodiscard]] bool leaves_room(const DirtySet& pages) const {
-        return staging_.fits(pages) && pages.count() + staging_.used() + reserve() <= staging_.capacity();
+    [[nodiscard]] bool leaves_room(const DirtySet& pages) const { return staging_.missing(pages) + reserve() <= staging_.room(); }
+    // For the last round: in the store as it is, or in an empty one at best.
+    [[nodiscard]] bool has_room(const DirtySet& pages) const {
+        return !staged_mode() || staging_.used() == 0 || leaves_room(pages);
     }
     [[nodiscard]] std::uint64_t reserve() const {
         return std::min(staging_.capacity() / 4, 4 * std::max(budget_pages(), kFewPages));
@@ -133,8 +152,12 @@ private:
         const Stopwatch watch;
         begin_round(pages);
         stage(subscription_->pages());
-        rate_ = static_cast<double>(pages) / static_cast<double>(std::max<std::uint64_t>(watch.us(), 1));
+        measure(pages, watch);
         report_.rounds.push_back({pages, 0, watch.us()});
+    }
+
+    void measure(std::uint64_t pages, const Stopwatch& watch) {
+        rate_ = static_cast<double>(pages) / static_cast<double>(std::max<std::uint64_t>(watch.us(), 1));
     }
 
     void stage(DirtySet& pages) {
@@ -143,6 +166,9 @@ private:
             (void)for_each_run(pages.words(i), pages.pages(i), [&](std::uint64_t first, std::uint64_t count) {
                 for (std::uint64_t page = first; page < first + count; ++page) {
                     staging_.put(i, page, blocks[i]);
+                }
+                if (options_.monitor != nullptr) {
+                    options_.monitor->round_done += count;
                 }
                 return Status{};
             });
@@ -161,6 +187,9 @@ private:
         TRY(empty_staging());
         TRY(stream(subscription_->pages()));
         TRY(attempt_.settle_writes());  // as in the first round
+        if (!staged_mode()) {
+            measure(pages, watch);
+        }
         report_.rounds.push_back({pages, attempt_.data_bytes() - bytes, watch.us()});
         return {};
     }
@@ -183,13 +212,87 @@ private:
         return {};
     }
 
-    Status diverged() {
+    // The guest writes faster than is copied: whether more rounds make sense after what is done about it.
+    Result<bool> slow_down() {
         report_.diverged = true;
-        if (live_.when_diverging == WhenDiverging::cancel) {
+        WhenDiverging wish = live_.when_diverging;
+        if (wish == WhenDiverging::cancel) {
             return fail(ErrorKind::cancelled, "the guest writes memory faster than it can be copied",
-                        "raise --max-pause or --staging, or let it be stopped with --when-diverging stop");
+                        "raise --max-pause or --staging, or choose another --when-diverging");
         }
-        return {};
+        // Where it is to stand afterwards anyway; and precopy is what it is to be compared with.
+        if (wish == WhenDiverging::protect && (options_.keep_frozen || options_.mode == SnapshotMode::precopy)) {
+            wish = WhenDiverging::stop;
+        }
+        if (wish == WhenDiverging::protect) {
+            if (auto guard = CopyBeforeWrite::prepare(source_.memory().blocks(), staging_.capacity())) {
+                guard_ = *std::move(guard);
+                TRY(empty_staging());
+                staging_ = {};  // its room is for what will be saved
+                report_.when_diverging = name_of(WhenDiverging::protect);
+                return false;
+            }
+            wish = WhenDiverging::throttle;
+        }
+        if (wish == WhenDiverging::throttle) {
+            report_.when_diverging = name_of(WhenDiverging::throttle);
+            if (!throttle_) {
+                throttle_ = TRY(Throttle::start(source_));
+                return true;
+            }
+            if (throttle_->tighten()) {
+                return true;
+            }
+        }
+        report_.when_diverging = name_of(WhenDiverging::stop);
+        if (!has_room(subscription_->pages())) {
+            TRY(empty_staging());  // rather than in the pause
+        }
+        return false;
+    }
+
+    // Nothing is copied in this pause: what is left is protected, and each page copied before its first write.
+    Status pause_and_protect() {
+        // All that is written from here on, some of it before the instant: the next snapshot writes a few pages more than it had to.
+        TRY(attempt_.follow(feed_));
+        TRY(protect_ahead());
+        const Stopwatch pause;
+        FreezeGuard frozen = TRY(FreezeGuard::freeze(source_));
+        set_phase(options_.monitor, SnapshotPhase::paused);
+        const Attempt::State state = TRY(attempt_.take_state());
+        // After the state: reading it may be what makes KVM write to guest memory last. A look is enough: what follows is no copy that a
+        // later write could overtake, and to arm so many pages anew takes longer than to protect them.
+        DirtySet rest = subscription_->pages();
+        TRY(feed_.peek(rest));
+        const std::uint64_t pages = rest.count();
+        TRY(guard_->protect(std::move(rest)));
+        frozen.thaw();
+        report_.pause_us = pause.us();
+        begin_round(pages);
+        set_phase(options_.monitor, SnapshotPhase::draining);
+        report_.tracker = feed_.tracker_name();
+        const std::uint64_t bytes = attempt_.data_bytes();
+        TRY(guard_->copy(attempt_));
+        report_.staging_peak_bytes = guard_->peak_pages() * kPageSize;
+        guard_.reset();
+        // Not before: to switch tracking off, KVM waits until each vCPU has left its page fault, and one that waits there for room in a
+        // store waits for this thread.
+        subscription_.reset();
+        report_.rounds.push_back({pages, attempt_.data_bytes() - bytes, pause.us()});
+        return attempt_.finish(state);
+    }
+
+    // Rounds again: what the guest takes away of the protection while the rest gets it is protected in the next.
+    Status protect_ahead() {
+        std::uint64_t before = ~0ULL;
+        while (true) {
+            TRY(attempt_.check_cancelled());
+            const std::uint64_t units = TRY(guard_->protect_ahead(subscription_->pages()));
+            if (units <= kFewUnits || units > before / 2) {
+                return {};
+            }
+            before = units;
+        }
     }
 
     Status pause_and_copy() {
@@ -208,7 +311,7 @@ private:
         const std::uint64_t pages = rest.count();
         const std::uint64_t bytes = attempt_.data_bytes();
         begin_round(pages);
-        if (staged_mode() && staging_.fits(rest)) {
+        if (staged_mode() && staging_.missing(rest) <= staging_.room()) {
             stage(rest);
         } else {
             TRY(empty_staging());
@@ -246,6 +349,8 @@ private:
     SnapshotReport& report_;
     Staging staging_;  // outlives what is queued from it: every way out of here waits for the queue first
     std::unique_ptr<DirtyFeed::Subscription> subscription_;
+    std::unique_ptr<CopyBeforeWrite> guard_;  ///< where what is left is protected at the pause
+    std::unique_ptr<Throttle> throttle_;
     double rate_ = kGuessedRate;  ///< pages a microsecond into staging
 };
 

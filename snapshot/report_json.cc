@@ -122,6 +122,7 @@ std::string to_json(const SnapshotReport& report) {
                  {"tracker", report.tracker},
                  {"type", report.type},
                  {"diverged", report.diverged},
+                 {"when_diverging", report.when_diverging},
                  {"snapshot_id", report.snapshot_id.text()},
                  {"sequence", report.sequence},
                  {"slot", report.slot},

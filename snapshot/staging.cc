@@ -24,7 +24,7 @@ Result<Staging> Staging::of(std::span<const MemoryBlock> blocks, std::uint64_t c
     return staging;
 }
 
-bool Staging::fits(const DirtySet& pages) const {
+std::uint64_t Staging::missing(const DirtySet& pages) const {
     std::uint64_t more = 0;
     for (std::size_t block = 0; block < pages.blocks(); ++block) {
         const auto there = staged_.words(block);
@@ -33,7 +33,7 @@ bool Staging::fits(const DirtySet& pages) const {
             more += static_cast<std::uint64_t>(std::popcount(wanted[i] & ~there[i]));
         }
     }
-    return more <= capacity_ - used();
+    return more;
 }
 
 void Staging::prepare(std::uint64_t pages) {

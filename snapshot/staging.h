@@ -25,8 +25,9 @@ public:
     [[nodiscard]] std::uint64_t used() const { return keys_.size(); }
     [[nodiscard]] std::uint64_t peak() const { return peak_; }
     [[nodiscard]] const DirtySet& staged() const { return staged_; }
-    /// Whether all of `pages` would fit.
-    [[nodiscard]] bool fits(const DirtySet& pages) const;
+    [[nodiscard]] std::uint64_t room() const { return capacity_ - used(); }
+    /// How many of `pages` are not there: each takes room.
+    [[nodiscard]] std::uint64_t missing(const DirtySet& pages) const;
     /// Has memory ready for `pages` more, so that they are stored without a page fault.
     void prepare(std::uint64_t pages);
 

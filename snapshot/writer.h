@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "snapshot/area_path.h"
@@ -42,15 +43,27 @@ enum class SnapshotType : std::uint8_t {
 
 /// What is done when the guest writes faster than rounds copy, or the staging memory is full.
 enum class WhenDiverging : std::uint8_t {
+    protect,  ///< what is left is write-protected at the pause and copied before its first write; where that is refused, throttle
+    throttle,  ///< the guest runs for a part of the time only, less and less; if that does not do, stop
     stop,  ///< the guest stands until the rest is on the disk
     cancel,  ///< the snapshot fails, the guest is unharmed
 };
+
+[[nodiscard]] constexpr std::string_view name_of(WhenDiverging what) {
+    switch (what) {
+        case WhenDiverging::protect: return "protect";
+        case WhenDiverging::throttle: return "throttle";
+        case WhenDiverging::stop: return "stop";
+        case WhenDiverging::cancel: return "cancel";
+    }
+    return "cancel";
+}
 
 struct LiveOptions {
     std::chrono::microseconds max_pause{1000};  ///< what the copying of the last round may take
     std::uint64_t threshold_bytes = 0;  ///< so little left ends the rounds in any case; 0: max_pause alone decides
     std::optional<std::uint64_t> staging_bytes;  ///< nothing: a quarter of guest memory
-    WhenDiverging when_diverging = WhenDiverging::stop;
+    WhenDiverging when_diverging = WhenDiverging::protect;
     std::uint32_t max_rounds = 30;
 };
 
@@ -90,6 +103,7 @@ struct SnapshotReport {
     std::string tracker = "none";
     std::string type = "full";
     bool diverged = false;
+    std::string when_diverging;  ///< what was done about that; empty: nothing had to be
     Uuid snapshot_id;
     std::uint64_t sequence = 0;
     std::uint32_t slot = 0;

@@ -17,6 +17,7 @@ struct LiveCase {
     SnapshotMode mode = SnapshotMode::live;
     std::optional<std::uint64_t> staging = {};
     const char* cmdline = "ws=16M rate=0 seen=1 zero=10 dup=10";
+    std::optional<WhenDiverging> outrun = {};  ///< rounds cannot catch up, and this is done about it
 };
 
 // Each page written as often as can be: a write that is not copied shows at once.
@@ -41,9 +42,21 @@ TEST_P(LiveLedger, EveryMomentIsOne) {
         WriteOptions options;
         options.mode = c.mode;
         options.live.staging_bytes = c.staging;
+        if (c.outrun) {
+            options.live.max_pause = 1us;
+            options.live.when_diverging = *c.outrun;
+            options.hook = [](const IoEvent& event) {
+                if (event.step == IoStep::pages) {
+                    std::this_thread::sleep_for(1ms);  // a slow disk
+                }
+                return IoFault{};
+            };
+        }
         const SnapshotReport report = snapshot(*machine, area(), options);
         EXPECT_EQ(report.tracker, c.dirty == DirtyTracking::ring ? "ring" : "log");
         EXPECT_GE(report.rounds.size(), 2U);
+        EXPECT_TRUE(report.diverged || !c.outrun);
+        EXPECT_EQ(report.diverged, !report.when_diverging.empty());
         EXPECT_GT(report.pages[static_cast<std::size_t>(PageClass::shared)], 0U);
         EXPECT_EQ(check_ledger(need(open_snapshot(area())).memory), "") << "moment " << moment;
         EXPECT_EQ(need(verify_area(area())).fault_count, 0U) << "moment " << moment;
@@ -56,17 +69,23 @@ TEST_P(LiveLedger, EveryMomentIsOne) {
     expect_sound_end(*machine);
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, LiveLedger,
-                         ::testing::Values(LiveCase{"Log1", DirtyTracking::log, 1}, LiveCase{"Log2", DirtyTracking::log, 2},
-                                           LiveCase{"Log4", DirtyTracking::log, 4}, LiveCase{"Ring1", DirtyTracking::ring, 1},
-                                           LiveCase{"Ring2", DirtyTracking::ring, 2}, LiveCase{"Ring4", DirtyTracking::ring, 4},
-                                           LiveCase{"LogStirred", DirtyTracking::log, 2, SnapshotMode::live, {}, kStirred},
-                                           LiveCase{"RingStirred", DirtyTracking::ring, 2, SnapshotMode::live, {}, kStirred},
-                                           LiveCase{"LogPrecopy", DirtyTracking::log, 2, SnapshotMode::precopy},
-                                           LiveCase{"RingPrecopy", DirtyTracking::ring, 2, SnapshotMode::precopy},
-                                           LiveCase{"LogWithoutStaging", DirtyTracking::log, 2, SnapshotMode::live, 0},
-                                           LiveCase{"LogWithLittleStaging", DirtyTracking::log, 2, SnapshotMode::live, 1ULL << 20}),
-                         [](const auto& test) { return test.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Cases, LiveLedger,
+    ::testing::Values(LiveCase{"Log1", DirtyTracking::log, 1}, LiveCase{"Log2", DirtyTracking::log, 2},
+                      LiveCase{"Log4", DirtyTracking::log, 4}, LiveCase{"Ring1", DirtyTracking::ring, 1},
+                      LiveCase{"Ring2", DirtyTracking::ring, 2}, LiveCase{"Ring4", DirtyTracking::ring, 4},
+                      LiveCase{"LogStirred", DirtyTracking::log, 2, SnapshotMode::live, {}, kStirred},
+                      LiveCase{"RingStirred", DirtyTracking::ring, 2, SnapshotMode::live, {}, kStirred},
+                      LiveCase{"LogPrecopy", DirtyTracking::log, 2, SnapshotMode::precopy},
+                      LiveCase{"RingPrecopy", DirtyTracking::ring, 2, SnapshotMode::precopy},
+                      LiveCase{"LogWithoutStaging", DirtyTracking::log, 2, SnapshotMode::live, 0},
+                      LiveCase{"LogWithLittleStaging", DirtyTracking::log, 2, SnapshotMode::live, 1ULL << 20},
+                      LiveCase{"LogProtected", DirtyTracking::log, 2, SnapshotMode::live, 0, kStirred, WhenDiverging::protect},
+                      LiveCase{"RingProtected", DirtyTracking::ring, 4, SnapshotMode::live, 0, kStirred, WhenDiverging::protect},
+                      LiveCase{"LogThrottled", DirtyTracking::log, 2, SnapshotMode::live, 0, kStirred, WhenDiverging::throttle},
+                      LiveCase{"RingThrottled", DirtyTracking::ring, 1, SnapshotMode::live, 0, kStirred, WhenDiverging::throttle},
+                      LiveCase{"LogStopped", DirtyTracking::log, 4, SnapshotMode::live, 0, kStirred, WhenDiverging::stop}),
+    [](const auto& test) { return test.param.name; });
 
 class LiveMachine : public KvmTest {};
 

@@ -6,8 +6,10 @@
 #include <fcntl.h>
 #include <stdlib.h>
 
+#include <atomic>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <string>
 #include <utility>
@@ -36,6 +38,7 @@ public:
     Status start() override { return {}; }
     Status arm(std::size_t /*block*/, std::uint64_t /*first*/, std::uint64_t /*count*/) override { return {}; }
     Status collect(DirtySet& /*into*/) override { return {}; }
+    Status peek(DirtySet& /*into*/) override { return {}; }
     void stop() override {}
 };
 
@@ -66,12 +69,18 @@ public:
         if (fail_freeze) {
             return fail(ErrorKind::system, "freeze failed");
         }
+        if (on_freeze) {
+            on_freeze();
+        }
         ++frozen;
         return {};
     }
     void thaw() override {
         --frozen;
         ++thaws;
+        if (on_thaw) {
+            on_thaw();
+        }
     }
     Result<SavedMachine> save() override {
         if (fail_save) {
@@ -101,8 +110,10 @@ public:
         block(id).marks().mark(page, 1);
     }
 
-    int frozen = 0;
-    int thaws = 0;
+    std::atomic<int> frozen = 0;
+    std::atomic<int> thaws = 0;
+    std::function<void()> on_freeze;  ///< returns when nothing writes any more
+    std::function<void()> on_thaw;
     bool fail_freeze = false;
     bool fail_save = false;
 

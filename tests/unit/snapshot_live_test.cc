@@ -137,36 +137,6 @@ TEST_F(Live, TheNewestVersionWinsWhereverItWasCopied) {
     }
 }
 
-// A guest that rewrites all of its pages in every round: the remainder never shrinks.
-TEST_F(Live, AGuestThatOutrunsTheCopyIsStoppedOrTheSnapshotGivesUp) {
-    SnapshotMonitor monitor;
-    std::uint64_t generation = 1;
-    const auto rewrite = [&](const IoEvent&) {
-        if (monitor.phase == SnapshotPhase::copying) {
-            ++generation;
-            for (std::uint64_t page = 0; page < 600; ++page) {
-                machine_.fill(kLow, page, generation);
-            }
-        }
-        return IoFault{};
-    };
-    WriteOptions options = live(rewrite);
-    options.monitor = &monitor;
-    options.live.staging_bytes = 0;
-    options.live.max_pause = std::chrono::microseconds(10);
-    const auto stopped = write_snapshot(machine_, area(), options);
-    ASSERT_OK(stopped);
-    EXPECT_TRUE(stopped->diverged);
-    expect_holds_the_machine();
-
-    options.live.when_diverging = WhenDiverging::cancel;
-    options.slots = 2;
-    const auto cancelled = write_snapshot(machine_, area("two"), options);
-    EXPECT_TRUE(fails(cancelled, ErrorKind::cancelled, "faster than it can be copied"));
-    EXPECT_EQ(machine_.frozen, 0);
-    EXPECT_FALSE(machine_.dirty()->active());
-}
-
 // Called off at each of its steps: the machine runs on, nothing tracks any more, and the area has the old snapshot or says incomplete.
 TEST_F(Live, CalledOffAtEveryStep) {
     for (const std::uint32_t slots : {1U, 2U}) {

@@ -121,8 +121,6 @@ private:
     json object_;
 };
 
-std::unexpected<Error> not_yet(const std::string& what) { return fail(ErrorKind::usage, what + " is not there yet"); }
-
 Result<std::string> percent_decode(std::string_view text) {
     const auto digit = [](char c) {
         return c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
@@ -190,12 +188,8 @@ Result<SnapshotCreateBody> parse_snapshot_create(std::string_view body) {
     if (fields.has("staging_bytes")) {
         live.staging_bytes = TRY(fields.number("staging_bytes", 0, kMaxBytes));
     }
-    constexpr std::array kDiverging = {WhenDiverging::stop, WhenDiverging::cancel};
-    const std::size_t diverging = TRY(fields.word("when_diverging", {"stop", "cancel", "protect", "throttle"}));
-    if (diverging >= kDiverging.size()) {
-        return not_yet("when_diverging other than \"stop\" and \"cancel\"");
-    }
-    live.when_diverging = kDiverging[diverging];
+    constexpr std::array kDiverging = {WhenDiverging::protect, WhenDiverging::throttle, WhenDiverging::stop, WhenDiverging::cancel};
+    live.when_diverging = kDiverging[TRY(fields.word("when_diverging", {"protect", "throttle", "stop", "cancel"}))];
     create.wait = TRY(fields.flag("wait", true));
     if (fields.has("then")) {
         constexpr std::array kThen = {AfterSnapshot::run, AfterSnapshot::pause, AfterSnapshot::stop};

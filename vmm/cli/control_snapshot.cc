@@ -34,7 +34,7 @@ struct SnapshotOptions {
     std::string max_pause;
     std::string threshold;
     std::string staging;
-    std::string when_diverging = "stop";
+    std::string when_diverging = "protect";
     std::string then;
     std::string metadata_file;
     std::string cache = "auto";
@@ -191,7 +191,7 @@ void add_snapshot(CLI::App& app, Globals& globals, Action& chosen) {
     command->add_option("--staging", options->staging, "memory for rounds, a size or a share of the guest's (default: 25%)");
     command
         ->add_option("--when-diverging", options->when_diverging,
-                     "when the guest outruns the copy: stop it, or cancel (default: stop)")
+                     "when the guest outruns the copy: protect (default), throttle, stop, cancel")
         ->check(CLI::IsMember({"protect", "throttle", "stop", "cancel"}));
     command->add_option("--then", options->then, "what the machine does afterwards (default: as before)")
         ->check(CLI::IsMember({"run", "pause", "stop"}));

@@ -55,6 +55,16 @@ Status LogTracker::collect(DirtySet& into) {
     return {};
 }
 
+Status LogTracker::peek(DirtySet& into) {
+    for (std::size_t slot = 0; slot < vm_.slots(); ++slot) {
+        const std::span<std::uint64_t> all = into.words(slot);
+        log_.assign(all.size(), 0);
+        TRY(vm_.dirty_log(slot, log_));
+        std::ranges::transform(all, log_, all.begin(), std::bit_or<>());
+    }
+    return {};
+}
+
 void LogTracker::stop() {
     // It cannot fail where switching it on did not; if it does, the guest is slower and nothing is wrong.
     (void)vm_.track_writes(false);

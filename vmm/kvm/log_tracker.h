@@ -19,6 +19,7 @@ public:
     Status start() override { return vm_.track_writes(true); }
     Status arm(std::size_t block, std::uint64_t first, std::uint64_t count) override;
     Status collect(DirtySet& into) override;
+    Status peek(DirtySet& into) override;
     void stop() override;
 
 private:

@@ -5,9 +5,7 @@
 
 namespace snapvm::kvm {
 
-// All rings, since the reset is for all of them. The order is KVM's: take the entries, reset, and only then may anybody copy the pages,
-// since until the reset they stay writable without being logged (traps.md: entries reused, or copied, before the reset).
-Status RingTracker::harvest() {
+void RingTracker::take_entries() {
     for (VcpuFd& vcpu : vcpus_) {
         vcpu.harvest_dirty_ring([&](std::uint32_t slot, std::uint64_t page) {
             if (slot < pending_.blocks() && page < pending_.pages(slot)) {
@@ -15,6 +13,12 @@ Status RingTracker::harvest() {
             }
         });
     }
+}
+
+// All rings, since the reset is for all of them. The order is KVM's: take the entries, reset, and only then may anybody copy the pages,
+// since until the reset they stay writable without being logged (traps.md: entries reused, or copied, before the reset).
+Status RingTracker::harvest() {
+    take_entries();
     return vm_.reset_dirty_rings();
 }
 
@@ -29,6 +33,14 @@ Status RingTracker::collect(DirtySet& into) {
     TRY(harvest());
     into.add(pending_);
     pending_.clear();
+    return {};
+}
+
+Status RingTracker::peek(DirtySet& into) {
+    const std::lock_guard lock(mutex_);
+    // Not reset yet: writes to these pages are not logged until the next collect, which has them among the pending ones and resets.
+    take_entries();
+    into.add(pending_);
     return {};
 }
 

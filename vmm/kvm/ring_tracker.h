@@ -23,18 +23,20 @@ public:
     Status start() override;
     Status arm(std::size_t /*block*/, std::uint64_t /*first*/, std::uint64_t /*count*/) override { return {}; }
     Status collect(DirtySet& into) override;
+    Status peek(DirtySet& into) override;
     void stop() override;
 
     /// A vCPU has left KVM_RUN because its ring is full (KVM_EXIT_DIRTY_RING_FULL): on its thread.
     Status make_room();
 
 private:
+    void take_entries();
     Status harvest();
 
     Vm& vm_;
     std::span<VcpuFd> vcpus_;
     std::mutex mutex_;   ///< guards the harvest; innermost
-    DirtySet pending_;   ///< harvested and protected anew, not yet collected
+    DirtySet pending_;   ///< harvested, not yet collected
 };
 
 }  // namespace snapvm::kvm

@@ -52,4 +52,12 @@ Status DirtyFeed::collect() {
     return {};
 }
 
+Status DirtyFeed::peek(DirtySet& into) {
+    TRY(tracker_->peek(into));
+    for (std::size_t i = 0; i < into.blocks(); ++i) {
+        memory_.blocks()[i].marks().peek(into.words(i));
+    }
+    return {};
+}
+
 }  // namespace snapvm

@@ -49,6 +49,8 @@ public:
     void all_armed() { armed_ = true; }
     /// Brings every subscription up to date. What is read of those pages afterwards is new enough. All must have been armed.
     Status collect();
+    /// Adds to `into` what the next collect would bring, and leaves it to that one: while the machine stands.
+    Status peek(DirtySet& into);
 
 private:
     void unsubscribe(const Subscription& subscription);

@@ -34,4 +34,10 @@ void WriteMarks::collect(std::span<std::uint64_t> into) {
     }
 }
 
+void WriteMarks::peek(std::span<std::uint64_t> into) const {
+    for (std::size_t i = 0; i < into.size(); ++i) {
+        into[i] |= std::atomic_ref(word(i)).load(std::memory_order_seq_cst);
+    }
+}
+
 }  // namespace snapvm

@@ -24,6 +24,8 @@ public:
     void mark(std::uint64_t first, std::uint64_t count);
     /// Adds the marked pages to `into` (a bit a page) and forgets them.
     void collect(std::span<std::uint64_t> into);
+    /// Adds them without forgetting any.
+    void peek(std::span<std::uint64_t> into) const;
 
 private:
     WriteMarks(std::uint64_t pages, Mapping words) : pages_(pages), words_(std::move(words)) {}

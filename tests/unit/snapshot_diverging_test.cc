@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+// Guests that write faster than they are copied, and what is done about it.
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "snapshot/verify.h"
+#include "tests/unit/result_matchers.h"
+#include "tests/unit/snapshot_fixture.h"
+
+namespace snapvm::test {
+namespace {
+
+constexpr BlockId kLow = BlockId::ram_low;
+
+/// Rewrites random pages from a thread, whenever the machine is not frozen, and remembers what memory was when it was let go last.
+class Scribbler {
+public:
+    explicit Scribbler(FakeMachine& machine) : machine_(machine) {
+        machine_.on_freeze = [this] { halt(); };
+        machine_.on_thaw = [this] {
+            remember();
+            go();
+        };
+        go();
+    }
+    Scribbler(const Scribbler&) = delete;
+    Scribbler& operator=(const Scribbler&) = delete;
+    ~Scribbler() {
+        machine_.on_freeze = {};
+        machine_.on_thaw = {};
+        halt();
+    }
+    [[nodiscard]] const std::vector<std::byte>& at_last_thaw() const { return memory_; }
+    [[nodiscard]] std::uint64_t written() const { return generation_; }
+    /// Returns when it has written 300 pages more, or was frozen.
+    void await_writes() const {
+        for (const std::uint64_t enough = generation_ + 300; generation_ < enough && machine_.frozen == 0;) {
+            std::this_thread::yield();
+        }
+    }
+
+private:
+    void go() {
+        halted_ = false;
+        thread_ = std::thread([this] {
+            while (!halted_) {
+                ++generation_;
+                machine_.fill(kLow, generation_ * 7919 % kPages, generation_);
+            }
+        });
+    }
+    void halt() {
+        halted_ = true;
+        if (thread_.joinable()) {
+            thread_.join();
+        }
+    }
+    void remember() {
+        const std::byte* low = machine_.block(kLow).host();
+        memory_.assign(low, low + kPages * kPageSize);
+    }
+    static constexpr std::uint64_t kPages = 1500;
+
+    FakeMachine& machine_;
+    std::atomic<bool> halted_ = false;
+    std::atomic<std::uint64_t> generation_ = 1;
+    std::vector<std::byte> memory_;
+    std::thread thread_;
+};
+
+class Diverging : public SnapshotTest {
+protected:
+    void SetUp() override {
+        SnapshotTest::SetUp();
+        for (std::uint64_t page = 0; page < 600; ++page) {
+            machine_.fill(kLow, page, 1);
+        }
+    }
+    static WriteOptions live(IoHook hook) {
+        WriteOptions options;
+        options.hook = std::move(hook);
+        return options;
+    }
+
+    FakeMachine machine_;
+};
+
+// A guest that rewrites all of its pages in every round: the remainder never shrinks.
+TEST_F(Diverging, AGuestThatOutrunsTheCopyIsStoppedOrTheSnapshotGivesUp) {
+    SnapshotMonitor monitor;
+    std::uint64_t generation = 1;
+    const auto rewrite = [&](const IoEvent&) {
+        if (monitor.phase == SnapshotPhase::copying) {
+            ++generation;
+            for (std::uint64_t page = 0; page < 600; ++page) {
+                machine_.fill(kLow, page, generation);
+            }
+        }
+        return IoFault{};
+    };
+    WriteOptions options = live(rewrite);
+    options.monitor = &monitor;
+    options.live.staging_bytes = 0;
+    options.live.max_pause = std::chrono::microseconds(10);
+    options.live.when_diverging = WhenDiverging::stop;
+    const auto stopped = write_snapshot(machine_, area(), options);
+    ASSERT_OK(stopped);
+    EXPECT_TRUE(stopped->diverged);
+    EXPECT_EQ(stopped->when_diverging, "stop");
+    auto restored = open_snapshot(area());
+    ASSERT_OK(restored);
+    FakeMachine again(*std::move(restored));
+    expect_same_memory(machine_, again);
+
+    options.live.when_diverging = WhenDiverging::cancel;
+    options.slots = 2;
+    const auto cancelled = write_snapshot(machine_, area("two"), options);
+    EXPECT_TRUE(fails(cancelled, ErrorKind::cancelled, "faster than it can be copied"));
+    EXPECT_EQ(machine_.frozen, 0);
+    EXPECT_FALSE(machine_.dirty()->active());
+}
+
+// Whatever is done about a guest that outruns the copy: the snapshot holds one instant, the one at which the guest was let go.
+TEST_F(Diverging, AGuestThatOutrunsTheCopyIsCaughtAtOneInstant) {
+    for (const WhenDiverging wish : {WhenDiverging::protect, WhenDiverging::throttle, WhenDiverging::stop}) {
+        for (const std::uint64_t staging : {std::uint64_t{0}, 200 * kPageSize}) {
+            SCOPED_TRACE(std::string(name_of(wish)) + ", staging " + std::to_string(staging));
+            ::unlink(area().path.c_str());
+            Scribbler guest(machine_);
+            SnapshotMonitor monitor;
+            WriteOptions options = live([&](const IoEvent&) {
+                if (monitor.phase == SnapshotPhase::copying) {
+                    guest.await_writes();
+                }
+                return IoFault{};
+            });
+            options.monitor = &monitor;
+            options.live.staging_bytes = staging;
+            options.live.max_pause = std::chrono::microseconds(1);
+            options.live.when_diverging = wish;
+            const int thaws = machine_.thaws;
+            const auto report = write_snapshot(machine_, area(), options);
+            ASSERT_OK(report);
+            EXPECT_EQ(machine_.frozen, 0);
+            EXPECT_FALSE(machine_.dirty()->active());
+            EXPECT_TRUE(report->diverged);
+            // Where userfaultfd is not to be had, protect is throttle; where that does not do, stop.
+            if (wish == WhenDiverging::stop) {
+                EXPECT_EQ(report->when_diverging, "stop");
+            }
+            if (report->when_diverging == "throttle" || wish == WhenDiverging::throttle) {
+                EXPECT_GT(machine_.thaws - thaws, 1);
+            } else {
+                EXPECT_EQ(machine_.thaws - thaws, 1);
+            }
+            if (report->when_diverging == "protect") {
+                EXPECT_GT(report->staging_peak_bytes, 0U);
+            }
+            auto restored = open_snapshot(area());
+            ASSERT_OK(restored);
+            const MemoryBlock& low = *restored->memory.find(kLow);
+            for (std::uint64_t page = 0; page * kPageSize < guest.at_last_thaw().size(); ++page) {
+                ASSERT_EQ(std::memcmp(low.host() + page * kPageSize, guest.at_last_thaw().data() + page * kPageSize, kPageSize), 0)
+                    << "page " << page << ", " << report->when_diverging;
+            }
+            const auto verified = verify_area(area());
+            ASSERT_OK(verified);
+            EXPECT_TRUE(verified->faults.empty()) << verified->faults.front();
+        }
+    }
+}
+
+// A disk that fails while pages are protected: the guest runs on, and nothing waits for anybody.
+TEST_F(Diverging, AnErrorWhilePagesAreProtectedHoldsNobody) {
+    SnapshotMonitor monitor;
+    for (const bool called_off : {false, true}) {
+        Scribbler guest(machine_);
+        WriteOptions options = live([&](const IoEvent& event) {
+            if (event.step == IoStep::pages && monitor.phase == SnapshotPhase::draining) {
+                if (called_off) {
+                    monitor.cancel();
+                }
+                return IoFault{called_off ? 0 : EIO, 0};
+            }
+            if (monitor.phase == SnapshotPhase::copying) {
+                guest.await_writes();
+            }
+            return IoFault{};
+        });
+        options.monitor = &monitor;
+        options.live.staging_bytes = 0;
+        options.live.max_pause = std::chrono::microseconds(1);
+        const auto report = write_snapshot(machine_, area(), options);
+        if (report && report->when_diverging != "protect") {
+            GTEST_SKIP() << "no userfaultfd here: " << report->when_diverging;
+        }
+        EXPECT_TRUE(fails(report, called_off ? ErrorKind::cancelled : ErrorKind::system, ""));
+        EXPECT_EQ(machine_.frozen, 0);
+        EXPECT_FALSE(machine_.dirty()->active());
+        const std::uint64_t written = guest.written();
+        for (const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+             guest.written() < written + 2000 && std::chrono::steady_clock::now() < until;) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        }
+        EXPECT_GE(guest.written(), written + 2000) << "the guest stands still";
+    }
+}
+
+}  // namespace
+}  // namespace snapvm::test
