@@ -60,6 +60,9 @@ Result<Attempt> Attempt::open(SnapshotSource& source, const AreaPath& path, cons
         return fail(ErrorKind::usage, "metadata of " + std::to_string(options.metadata.size()) + " bytes is too large",
                     "give at most 64 KiB");
     }
+    if (options.track && source.dirty() == nullptr) {
+        return fail(ErrorKind::unsupported, "this host's KVM cannot tell which pages a guest writes", "leave --track out");
+    }
     AreaShape shape = shape_of(source);
     if (source.config().blocks() != shape.blocks) {
         return fail(ErrorKind::invalid, "the machine's memory blocks are not those of its configuration");

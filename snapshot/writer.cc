@@ -32,10 +32,7 @@ Result<std::uint64_t> stream_pages(SnapshotSource& source, Attempt& attempt) {
 }
 
 Status track_from_here(SnapshotSource& source, Attempt& attempt) {
-    DirtyFeed* feed = source.dirty();
-    if (feed == nullptr) {
-        return fail(ErrorKind::unsupported, "this host's KVM cannot tell which pages a guest writes", "leave --track out");
-    }
+    DirtyFeed* feed = source.dirty();  // there is one, or the attempt would not have been opened
     TRY(attempt.follow(*feed));
     const auto blocks = source.memory().blocks();
     for (std::size_t i = 0; i < blocks.size(); ++i) {

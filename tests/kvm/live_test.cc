@@ -162,6 +162,51 @@ TEST_F(LiveMachine, ASnapshotInTheBackgroundIsCalledOffAndTheNextIsWhole) {
     expect_sound_end(*machine);
 }
 
+// Several clients that want one in the background at the same moment: one at a time gets it, and each that got it comes to an end.
+TEST_F(LiveMachine, ManyWhoAskAtOnceGetOneAtATime) {
+    const std::unique_ptr<Machine> machine = boot_ledger({.cpus = 1, .cmdline = "ws=2M"});
+    {
+        api::MachineService service(*machine, "asked");
+        std::atomic<unsigned> begun = 0;
+        const auto ask = [&](const std::string& name) {
+            for (unsigned i = 0; i < 20; ++i) {
+                api::SnapshotRequest request;
+                request.area = area(name);
+                if (const Status started = service.start_snapshot(request)) {
+                    ++begun;
+                } else {
+                    EXPECT_EQ(started.error().kind(), ErrorKind::busy) << started.error().message();
+                }
+            }
+        };
+        std::thread other(ask, "a");
+        ask("b");
+        other.join();
+        EXPECT_GT(begun, 0U);
+    }
+    expect_sound_end(*machine);
+}
+
+// Nobody waits for a snapshot that cannot come to its instant any more.
+TEST_F(LiveMachine, ARunThatEndsEndsItsSnapshot) {
+    const std::unique_ptr<Machine> machine = boot_ledger({.cpus = 1, .cmdline = "ws=24M rate=0"});
+    api::MachineService service(*machine, "ending");
+    api::SnapshotRequest request;
+    request.area = area();
+    need(service.start_snapshot(request));
+    machine->end({.kind = Outcome::Kind::stopped, .code = 0, .error = {}});
+    service.run_ended();
+    for (auto until = soon(); SteadyClock::now() < until && service.snapshot_status().phase != SnapshotPhase::done;) {
+        std::this_thread::sleep_for(1ms);
+    }
+    const api::SnapshotStatus status = service.snapshot_status();
+    EXPECT_EQ(status.phase, SnapshotPhase::done);
+    if (!status.report) {  // else it was quicker
+        ASSERT_TRUE(status.error.has_value());
+        EXPECT_NE(status.error->message().find("has ended"), std::string::npos) << status.error->message();
+    }
+}
+
 // Live, the area says `writing` before the machine is stopped: what cannot be stopped any more must be refused before that.
 TEST_F(LiveMachine, AMachineThatHasEndedCostsNoSnapshot) {
     const std::unique_ptr<Machine> machine = boot_ledger({.cpus = 1, .cmdline = "ws=2M"});

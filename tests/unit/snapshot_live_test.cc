@@ -352,6 +352,48 @@ TEST(DirtyFeed, EachSubscriberHasItsOwnSet) {
     EXPECT_FALSE(feed.active());
 }
 
+/// Fails when told to, and remembers whether it is on.
+class FailingTracker final : public DirtyTracker {
+public:
+    struct Control {
+        bool fail_start = false;
+        bool fail_collect = false;
+        bool on = false;
+    };
+    explicit FailingTracker(Control& control) : control_(control) {}
+    [[nodiscard]] std::string_view name() const override { return "failing"; }
+    Status start() override {
+        control_.on = true;  // for a part of memory
+        return answer(control_.fail_start);
+    }
+    Status arm(std::size_t /*block*/, std::uint64_t /*first*/, std::uint64_t /*count*/) override { return {}; }
+    Status collect(DirtySet& /*into*/) override { return answer(control_.fail_collect); }
+    Status peek(DirtySet& /*into*/) override { return {}; }
+    void stop() override { control_.on = false; }
+
+private:
+    static Status answer(bool failing) { return failing ? Status(fail(ErrorKind::system, "as told")) : Status{}; }
+    Control& control_;
+};
+
+TEST(DirtyFeed, WhatAFailingTrackerHadTakenIsLostToNobody) {
+    FakeMachine machine;
+    FailingTracker::Control control;
+    DirtyFeed feed(machine.mutable_memory(), std::make_unique<FailingTracker>(control));
+    control.fail_start = true;
+    EXPECT_TRUE(fails(feed.subscribe(), ErrorKind::system, "as told"));
+    EXPECT_FALSE(control.on) << "tracking that nobody wants";
+    EXPECT_FALSE(feed.active());
+    control.fail_start = false;
+    const auto first = feed.subscribe();
+    ASSERT_OK(first);
+    control.fail_collect = true;
+    EXPECT_TRUE(fails(feed.collect(), ErrorKind::system, "as told"));
+    DirtySet all(machine.memory().blocks());
+    all.add_all();
+    EXPECT_EQ((*first)->pages().count(), all.count());
+}
+
 TEST(DirtySet, RunsAreJoinedAcrossWords) {
     FakeMachine machine;
     DirtySet set(machine.memory().blocks());

@@ -5,6 +5,7 @@
 
 #include "vmm/api/line_matcher.h"
 #include "vmm/api/machine_source.h"
+#include "vmm/base/thread.h"
 #include "vmm/base/try.h"
 
 namespace snapvm::api {
@@ -75,7 +76,12 @@ Result<std::shared_ptr<MachineService::Job>> MachineService::claim_snapshot() {
 }
 
 Result<SnapshotReport> MachineService::run_snapshot(Job& job, const SnapshotRequest& request) {
-    auto result = write_and_then(job, request);
+    Result<SnapshotReport> result = fail(ErrorKind::system, "the snapshot ran out of memory");
+    try {
+        result = write_and_then(job, request);
+    } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch)
+        // A job without a result would be "busy" for ever.
+    }
     {
         const std::lock_guard lock(snapshot_);
         job.result = result;
@@ -90,17 +96,18 @@ Result<SnapshotReport> MachineService::snapshot(const SnapshotRequest& request) 
 }
 
 Status MachineService::start_snapshot(const SnapshotRequest& request) {
+    const std::lock_guard starting(starting_);
     std::shared_ptr<Job> job = TRY(claim_snapshot());
     if (background_.joinable()) {
         background_.join();  // the one before has its result, and so is at its end
     }
-    try {
-        background_ = std::thread([this, job, request] { (void)run_snapshot(*job, request); });
-    } catch (const std::system_error& error) {
+    auto thread = start_thread("snapshot", [this, job, request] { (void)run_snapshot(*job, request); });
+    if (!thread) {
         const std::lock_guard lock(snapshot_);
         job_.reset();
-        return fail(Error::system("pthread_create", "snapshot", error.code().value(), "raise the process limit (ulimit -u)"));
+        return fail(std::move(thread).error());
     }
+    background_ = *std::move(thread);
     return {};
 }
 
@@ -143,6 +150,13 @@ Status MachineService::cancel_snapshot() {
     return {};
 }
 
+void MachineService::run_ended() {
+    const std::lock_guard lock(snapshot_);
+    if (job_ && !job_->result && job_->monitor.phase < SnapshotPhase::paused) {
+        job_->monitor.cancel();
+    }
+}
+
 Result<SnapshotReport> MachineService::write_and_then(Job& job, const SnapshotRequest& request) {
     // Found out at the pause, it would have cost the area its older snapshot.
     if (outcome()) {
@@ -160,10 +174,19 @@ Result<SnapshotReport> MachineService::write_and_then(Job& job, const SnapshotRe
     options.monitor = &job.monitor;
     // Paused or ended while still frozen: not one instruction runs after the snapshot.
     options.keep_frozen = request.then == AfterSnapshot::pause || request.then == AfterSnapshot::stop;
-    SnapshotReport report = TRY(write_snapshot(source, request.area, options));
+    auto written = write_snapshot(source, request.area, options);
+    if (!written && written.error().kind() == ErrorKind::cancelled && outcome()) {
+        return ended_error(" before the snapshot had its pause");
+    }
+    SnapshotReport report = TRY(std::move(written));
     switch (request.then) {
         case AfterSnapshot::as_before: break;
-        case AfterSnapshot::run: TRY(machine_.resume()); break;
+        case AfterSnapshot::run:
+            // It may have ended by itself while the snapshot was committed: that one is good all the same.
+            if (Status resumed = machine_.resume(); !resumed && !outcome()) {
+                return fail(std::move(resumed).error());
+            }
+            break;
         case AfterSnapshot::pause: {
             const Status paused = machine_.pause();
             machine_.thaw();

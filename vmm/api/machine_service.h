@@ -40,6 +40,8 @@ public:
     Result<std::optional<WaitResult>> wait(const WaitRequest& request, const GivenUp& given_up) override;
     [[nodiscard]] const Console& console() const override { return machine_.console(); }
     std::size_t send_input(std::span<const std::uint8_t> bytes, std::chrono::steady_clock::time_point deadline) override;
+    /// The machine's run is over: calls off a snapshot that has not had its pause, since none will come.
+    void run_ended();
 
 private:
     [[nodiscard]] std::optional<Outcome> outcome() const { return machine_.wait_ended(std::chrono::steady_clock::now()); }
@@ -60,6 +62,7 @@ private:
     mutable std::mutex snapshot_;  ///< guards the three below; innermost
     std::condition_variable snapshot_over_;
     std::shared_ptr<Job> job_;  ///< the last one, or the one that runs: without a result
+    std::mutex starting_;  ///< one start_snapshot at a time; guards the next
     std::thread background_;
     SnapshotHistory history_;  ///< of whoever has claimed the snapshot
 };

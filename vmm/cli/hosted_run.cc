@@ -157,6 +157,7 @@ Result<int> HostedRun::run_here(const std::function<void(const StartReport&)>& s
         machine.end({.kind = Outcome::Kind::timed_out, .code = 124, .error = {}});
         outcome = machine.wait_ended(Clock::time_point::max());
     }
+    service.run_ended();
     // The vCPUs stand still before the console is closed, so that nothing is written after its end.
     TRY(machine.pause());
     input.reset();

@@ -110,20 +110,22 @@ Result<std::unique_ptr<Machine>> Machine::assemble(const kvm::System& system, co
 
 Status Machine::choose_tracking(DirtyTracking wish) {
     const kvm::Capabilities& caps = system_.capabilities();
-    const auto ring_bytes = static_cast<int>(kvm::RingTracker::kEntries * sizeof(kvm_dirty_gfn));
-    if (wish == DirtyTracking::ring && caps.dirty_ring < ring_bytes) {
+    const bool has_ring = caps.dirty_ring >= static_cast<int>(kvm::RingTracker::kEntries * sizeof(kvm_dirty_gfn));
+    const bool has_log = (caps.manual_dirty_log & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE) != 0;
+    if (wish == DirtyTracking::ring && !has_ring) {
         return fail(ErrorKind::unsupported, "this KVM has no dirty ring", "use --dirty log, or Linux 5.11 or newer");
     }
-    if (wish == DirtyTracking::log && (caps.manual_dirty_log & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE) == 0) {
+    if (wish == DirtyTracking::log && !has_log) {
         return fail(ErrorKind::unsupported, "this KVM has no manual dirty log", "use --dirty ring, or Linux 5.0 or newer");
     }
-    if (wish == DirtyTracking::ring) {
-        tracking_ = DirtyTracking::ring;
-        return vm_.enable_dirty_ring(system_, kvm::RingTracker::kEntries);
-    }
-    if ((caps.manual_dirty_log & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE) != 0) {
+    // The log takes no memory until it is used; rings take theirs with each vCPU.
+    if (has_log && wish != DirtyTracking::ring) {
         tracking_ = DirtyTracking::log;
         return vm_.enable_manual_dirty_log(system_);
+    }
+    if (has_ring) {
+        tracking_ = DirtyTracking::ring;
+        return vm_.enable_dirty_ring(system_, kvm::RingTracker::kEntries);
     }
     return {};
 }

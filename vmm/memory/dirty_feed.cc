@@ -16,7 +16,10 @@ DirtyFeed::Subscription::~Subscription() { feed_.unsubscribe(*this); }
 Result<std::unique_ptr<DirtyFeed::Subscription>> DirtyFeed::subscribe() {
     if (subscriptions_.empty()) {
         fresh_ = DirtySet(memory_.blocks());
-        TRY(tracker_->start());
+        if (Status started = tracker_->start(); !started) {
+            tracker_->stop();  // it may be on for a part of memory
+            return fail(std::move(started).error());
+        }
         armed_ = false;
         // What was marked before anybody asked; what is marked from here on comes with the next collect.
         for (std::size_t i = 0; i < fresh_.blocks(); ++i) {
@@ -42,14 +45,17 @@ Status DirtyFeed::arm(std::size_t block, std::uint64_t first, std::uint64_t coun
 
 Status DirtyFeed::collect() {
     fresh_.clear();
-    TRY(tracker_->collect(fresh_));
+    Status collected = tracker_->collect(fresh_);
+    if (!collected) {
+        fresh_.add_all();  // what it had taken by then is nowhere else any more, and nobody is to lose it
+    }
     for (std::size_t i = 0; i < fresh_.blocks(); ++i) {
         memory_.blocks()[i].marks().collect(fresh_.words(i));
     }
     for (Subscription* subscription : subscriptions_) {
         subscription->pages_.add(fresh_);
     }
-    return {};
+    return collected;
 }
 
 Status DirtyFeed::peek(DirtySet& into) {

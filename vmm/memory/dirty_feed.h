@@ -47,7 +47,8 @@ public:
     Status arm(std::size_t block, std::uint64_t first, std::uint64_t count);
     /// Every page has been armed since tracking went on: `arm` has nothing more to do.
     void all_armed() { armed_ = true; }
-    /// Brings every subscription up to date. What is read of those pages afterwards is new enough. All must have been armed.
+    /// Brings every subscription up to date. What is read of those pages afterwards is new enough. All must have been armed. After an error
+    /// every page counts as written.
     Status collect();
     /// Adds to `into` what the next collect would bring, and leaves it to that one: while the machine stands.
     Status peek(DirtySet& into);
