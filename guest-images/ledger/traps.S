@@ -51,11 +51,16 @@ tick_entry:
 1:  mov %rax, %gs:PERCPU_LAST_TSC
     cmpl $0, %gs:PERCPU_DEADLINE_MODE
     je 4f
-    // The next deadline follows from the last one, so that ticks do not drift; a late tick starts afresh.
+    // The next deadline follows from the last one, so that ticks do not drift. Afresh when the tick is late, or the TSC is another
+    // one since a restore: anything but at most two periods ahead (halved, so that what has passed is far off without a second look).
     mov %gs:PERCPU_DEADLINE, %rdx
     add %gs:PERCPU_PERIOD, %rdx
-    cmp %rax, %rdx
-    ja 2f
+    mov %rdx, %rcx
+    sub %rax, %rcx
+    dec %rcx
+    shr %rcx
+    cmp %gs:PERCPU_PERIOD, %rcx
+    jb 2f
     incq %gs:PERCPU_MISSED
     mov %rax, %rdx
     add %gs:PERCPU_PERIOD, %rdx

@@ -3,12 +3,16 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <thread>
 
+#include "tests/kvm/harness.h"
 #include "tests/support/command.h"
 #include "tests/support/paths.h"
 #include "tests/support/require_kvm.h"
+#include "vmm/machine/clock_state.h"
 
 namespace snapvm::test {
 namespace {
@@ -107,6 +111,36 @@ TEST_F(Cli, AreaForARunningMachineFitsIt) {
     const CommandResult refused = command({"snapshot", "a", small});
     EXPECT_EQ(refused.exit_code, 1);
     EXPECT_EQ(command({"stats", "a"}).exit_code, 0);  // and the machine lives
+}
+
+// By the clocks in the snapshots: kvmclock has gone on by no more than the time it ran, or by the time in between, too.
+TEST_F(Cli, TheClockResumesOrContinues) {
+    constexpr std::chrono::nanoseconds kGap = 1s;
+    const auto clock_in = [](const std::string& area) {
+        const std::vector<StateRecord> records = need(open_snapshot({area, 0})).saved.records;
+        return std::chrono::nanoseconds(
+            need(decode_clock(*std::ranges::find(records, RecordKind::clock, &StateRecord::kind))).clock);
+    };
+    start("a");
+    const std::string area = scratch_.file("area");
+    ASSERT_EQ(command({"snapshot", "a", area, "--then", "stop"}).exit_code, 0);
+    std::this_thread::sleep_for(kGap);
+    for (const std::string clock : {"resume", "continue"}) {
+        const SteadyClock::time_point start = SteadyClock::now();
+        const CommandResult restored = command({"restore", area, "-d", "--name", clock, "--clock", clock, "--json"});
+        ASSERT_EQ(restored.exit_code, 0) << restored.err;
+        const std::string tsc = json::parse(restored.out).value("tsc", "");
+        EXPECT_TRUE(tsc == "set" || tsc == "host") << restored.out;
+        const std::string later = scratch_.file(clock);
+        ASSERT_EQ(command({"snapshot", clock, later, "--then", "stop"}).exit_code, 0);
+        const auto went_on = clock_in(later) - clock_in(area);
+        EXPECT_GT(went_on, 0s);
+        if (clock == "resume") {
+            EXPECT_LE(went_on, SteadyClock::now() - start);
+        } else {
+            EXPECT_GE(went_on, kGap);
+        }
+    }
 }
 
 TEST_F(Cli, RestoresManyAtOnce) {

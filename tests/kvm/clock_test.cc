@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cstring>
 #include <thread>
 
+#include "guest-images/ledger/abi.h"
 #include "tests/kvm/rig.h"
 #include "vmm/machine/clock_state.h"
+#include "vmm/vcpu/vcpu_state.h"
 
 // kvmclock's page at 0x70100; then spins.
 SNAPVM_TINY_CODE(kvmclock_page, R"(
@@ -14,6 +17,10 @@ SNAPVM_TINY_CODE(kvmclock_page, R"(
     mov $0x70101, %eax
     xor %edx, %edx
     wrmsr
+1:  incq (%rbx)
+    jmp 1b
+)");
+SNAPVM_TINY_CODE(spin, R"(
 1:  incq (%rbx)
     jmp 1b
 )");
@@ -130,6 +137,145 @@ TEST_F(KvmTest, KvmclockDoesNotJumpOverARestore) {
     const LedgerLine line = verify_ledger(*restored);
     EXPECT_TRUE(line.ok) << line.text;
     expect_sound_end(*restored);
+}
+
+// What a snapshot says of time, edited: as if it were older, or from a host that had been up for longer.
+SavedMachine edited(SavedMachine saved, const auto& edit_clock, const auto& edit_vcpu) {
+    for (StateRecord& record : saved.records) {
+        if (record.kind == RecordKind::clock) {
+            kvm_clock_data clock = need(decode_clock(record));
+            edit_clock(clock);
+            record = encode_clock(clock);
+        } else if (record.kind == RecordKind::vcpu) {
+            VcpuStateV1 state = need(VcpuStateV1::decode(record.bytes));
+            edit_vcpu(state);
+            record.bytes = state.encode();
+        }
+    }
+    return saved;
+}
+
+__u64& msr_of(VcpuStateV1& state, std::uint32_t index) {
+    const auto found = std::ranges::find(state.msrs, index, &kvm_msr_entry::index);
+    if (found == state.msrs.end()) {
+        throw std::runtime_error("no such MSR in the state");
+    }
+    return found->data;
+}
+
+// The guest's own clock reads an hour more, or no more than the guest has run; and in both it ticks.
+TEST_F(KvmTest, ClockContinuesOrResumesAsAsked) {
+    constexpr std::uint64_t kHour = 3'600'000'000'000;
+    constexpr std::size_t kReading = offsetof(ledger::ShardHeader, kvmclock_ns);
+    const std::unique_ptr<Machine> machine = boot_ledger({.cpus = 2, .cmdline = "ws=256K", .memory_bytes = 16ULL << 20});
+    if (!wait_for([&] { return header_word(machine->memory(), 1, kReading) != 0; })) {
+        GTEST_SKIP() << "this guest sees no kvmclock";
+    }
+    snapshot(*machine, area());
+    for (const GapMode gap : {GapMode::hidden, GapMode::seen}) {
+        RestoredSnapshot opened = need(open_snapshot(area()));
+        const SavedMachine saved =
+            edited(std::move(opened.saved), [](kvm_clock_data& clock) { clock.realtime -= kHour; }, [](VcpuStateV1&) {});
+        const std::unique_ptr<Machine> restored = need(Machine::restore(system(), saved, std::move(opened.memory), {.gap = gap}));
+        EXPECT_FALSE(restored->tsc_was_set().has_value());
+        std::array<std::uint64_t, 2> before{};
+        std::array<std::uint64_t, 2> ticks{};
+        for (std::uint32_t shard = 0; shard < 2; ++shard) {
+            before[shard] = header_word(restored->memory(), shard, kReading);
+            ticks[shard] = ticks_of(restored->memory(), shard);
+        }
+        need(restored->resume());
+        for (std::uint32_t shard = 0; shard < 2; ++shard) {
+            const auto reading = [&] { return header_word(restored->memory(), shard, kReading); };
+            ASSERT_TRUE(wait_for([&] {
+                return ticks_of(restored->memory(), shard) > ticks[shard] + 2 && reading() > before[shard];
+            })) << "vCPU "
+                << shard;
+            if (gap == GapMode::seen) {
+                EXPECT_GE(reading(), before[shard] + kHour);
+            } else {
+                EXPECT_LT(reading(), before[shard] + kHour / 2);
+            }
+        }
+        EXPECT_TRUE(restored->tsc_was_set().has_value());
+        const LedgerLine line = verify_ledger(*restored);
+        EXPECT_TRUE(line.ok) << line.text;
+        expect_sound_end(*restored);
+    }
+}
+
+// As from another host: its TSC was this far ahead, or behind. Longer than a test waits.
+constexpr std::uint64_t kApart = 1ULL << 38;
+constexpr std::array<std::uint64_t, 2> kOtherHosts = {kApart, 0 - kApart};
+static_assert(kApart / 4'000'000'000 > std::uint64_t{kPatience / 1s});
+
+// The interrupt that comes of the deadline is not let in.
+TEST_F(KvmTest, ADeadlineKeepsTheTimeItHasLeft) {
+    constexpr std::uint64_t kLeft = kApart / 2;
+    for (const std::uint64_t apart : kOtherHosts) {
+        std::unique_ptr<Machine> machine = tiny_machine(system(), {.code = spin});
+        need(machine->freeze());
+        const SavedMachine saved = edited(
+            need(machine->save()), [](kvm_clock_data&) {},
+            [&](VcpuStateV1& state) {
+                constexpr std::uint32_t kSoftwareEnable = 0x100, kDeadlineMode = 0x40000, kVector = 0x40;
+                const auto set_lapic = [&](std::size_t offset, std::uint32_t value) {
+                    std::memcpy(&state.lapic.regs[offset], &value, sizeof value);
+                };
+                set_lapic(0xF0, kSoftwareEnable | 0xFF);
+                set_lapic(0x320, kDeadlineMode | kVector);
+                msr_of(state, kMsrTsc) += apart;
+                msr_of(state, kMsrTscDeadline) = msr_of(state, kMsrTsc) + kLeft;
+            });
+        GuestMemory memory = std::move(machine->memory());
+        machine.reset();
+        machine = need(Machine::restore(system(), saved, std::move(memory)));
+        need(machine->resume());
+        const auto count = [&] { return need(machine->memory().load<std::uint64_t>(tiny::kData)); };
+        ASSERT_TRUE(wait_for([&] { return count() > 0; }));
+        need(machine->freeze());
+        const SavedMachine again = need(machine->save());
+        VcpuStateV1 state =
+            need(VcpuStateV1::decode(std::ranges::find(again.records, RecordKind::vcpu, &StateRecord::kind)->bytes));
+        const std::uint64_t deadline = msr_of(state, kMsrTscDeadline);
+        const std::uint64_t now = msr_of(state, kMsrTsc);
+        EXPECT_GT(deadline, now) << "it fired";
+        EXPECT_LE(deadline, now + kLeft);
+    }
+}
+
+// Our guest works a deadline out from the one before, which it has in its memory.
+TEST_F(KvmTest, TicksGoOnWithAnotherHostsTsc) {
+    const std::unique_ptr<Machine> machine = boot_ledger({.cpus = 2, .cmdline = "ws=256K hz=20", .memory_bytes = 16ULL << 20});
+    ASSERT_TRUE(wait_for([&] { return ticks_of(machine->memory(), 1) > 0; }));
+    snapshot(*machine, area());
+    for (const std::uint64_t apart : kOtherHosts) {
+        RestoredSnapshot opened = need(open_snapshot(area()));
+        const SavedMachine saved = edited(
+            std::move(opened.saved), [](kvm_clock_data&) {},
+            [&](VcpuStateV1& state) {
+                msr_of(state, kMsrTsc) += apart;
+                if (__u64& deadline = msr_of(state, kMsrTscDeadline); deadline != 0) {
+                    deadline += apart;
+                }
+                for (const std::uint64_t offset : {PERCPU_DEADLINE, PERCPU_LAST_TSC}) {
+                    const Gpa at{state.sregs.gs.base + offset};
+                    need(opened.memory.store(at, need(opened.memory.load<std::uint64_t>(at)) + apart));
+                }
+            });
+        const std::unique_ptr<Machine> restored = need(Machine::restore(system(), saved, std::move(opened.memory)));
+        std::array<std::uint64_t, 2> before{};
+        for (std::uint32_t shard = 0; shard < 2; ++shard) {
+            before[shard] = ticks_of(restored->memory(), shard);
+        }
+        need(restored->resume());
+        for (std::uint32_t shard = 0; shard < 2; ++shard) {
+            ASSERT_TRUE(wait_for([&] { return ticks_of(restored->memory(), shard) > before[shard] + 2; })) << "vCPU " << shard;
+        }
+        const LedgerLine line = verify_ledger(*restored);
+        EXPECT_TRUE(line.ok) << line.text;
+        expect_sound_end(*restored);
+    }
 }
 
 TEST_F(KvmTest, GuestIsToldThatItWasPausedAndRestored) {

@@ -98,9 +98,9 @@ SnapshotReport KvmTest::snapshot(Machine& machine, const AreaPath& path, const W
     return need(write_snapshot(source, path, options));
 }
 
-std::unique_ptr<Machine> KvmTest::restore(const AreaPath& path) {
+std::unique_ptr<Machine> KvmTest::restore(const AreaPath& path, const HostSetup& host) {
     RestoredSnapshot restored = need(open_snapshot(path));
-    return need(Machine::restore(system(), restored.saved, std::move(restored.memory)));
+    return need(Machine::restore(system(), restored.saved, std::move(restored.memory), host));
 }
 
 void send(Machine& machine, std::string_view bytes) {

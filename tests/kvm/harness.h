@@ -95,7 +95,7 @@ protected:
 
     static SnapshotReport snapshot(Machine& machine, const AreaPath& path, const WriteOptions& options = {});
     /// Restored, paused, never run.
-    static std::unique_ptr<Machine> restore(const AreaPath& path);
+    static std::unique_ptr<Machine> restore(const AreaPath& path, const HostSetup& host = {});
 
 private:
     std::filesystem::path folder_;

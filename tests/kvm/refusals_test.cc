@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "tests/kvm/harness.h"
+#include "vmm/machine/clock_state.h"
 #include "vmm/vcpu/vcpu_state.h"
 
 namespace snapvm::test {
@@ -69,6 +70,34 @@ TEST_F(Refusals, MsrThatKvmDoesNotTake) {
         state.msrs.insert(state.msrs.begin() + 3, kvm_msr_entry{.index = 0x12345678, .reserved = 0, .data = 5});
     });
     expect_message("vCPU 1: MSR 0x12345678 does not take 0x5", ErrorKind::unsupported);
+}
+
+TEST_F(Refusals, AnotherTscFrequency) {
+    std::uint32_t khz = 0;
+    edit_vcpu(0, [&](VcpuStateV1& state) { khz = state.tsc_khz += state.tsc_khz / 100; });
+    if (khz == 0) {
+        GTEST_SKIP() << "this KVM does not tell the TSC's frequency";
+    }
+    if (system().capabilities().tsc_control != 0) {
+        edit_vcpu(1, [&](VcpuStateV1& state) { state.tsc_khz = khz; });
+        RestoredSnapshot restored = need(open_snapshot(area()));
+        const std::unique_ptr<Machine> machine = need(Machine::restore(system(), saved_, std::move(restored.memory)));
+        const SavedMachine again = need(machine->save());
+        const auto vcpu = std::ranges::find(again.records, RecordKind::vcpu, &StateRecord::kind);
+        EXPECT_NEAR(need(VcpuStateV1::decode(vcpu->bytes)).tsc_khz, khz, khz / 4000.0) << "the TSC was not scaled";
+        return;
+    }
+    expect_message("the snapshot's TSC runs at " + std::to_string(khz) + " kHz, this host's at ", ErrorKind::unsupported);
+}
+
+TEST_F(Refusals, GapOfASnapshotThatDoesNotSayWhenItWasTaken) {
+    kvm_clock_data clock = need(decode_clock(record(RecordKind::clock)));
+    EXPECT_NE(clock.realtime, 0U);
+    clock.realtime = 0;
+    record(RecordKind::clock) = encode_clock(clock);
+    RestoredSnapshot restored = need(open_snapshot(area()));
+    const Error error = need_error(Machine::restore(system(), saved_, std::move(restored.memory), {.gap = GapMode::seen}));
+    EXPECT_NE(error.message().find("--clock resume"), std::string::npos) << error.message();
 }
 
 TEST_F(Refusals, MissingRecord) {

@@ -101,10 +101,7 @@ std::vector<Field> fields_of(const std::vector<StateRecord>& records) {
     return out;
 }
 
-bool is_clock(std::string_view field) {
-    return field.ends_with(" msr 0x10") || field.ends_with(" msr 0x6e0") || field.ends_with(" lapic irr of the timer") ||
-           field.ends_with(" lapic 0x390");
-}
+bool is_clock(std::string_view field) { return field.ends_with(" lapic irr of the timer") || field.ends_with(" lapic 0x390"); }
 
 std::vector<std::string> differences(const std::vector<StateRecord>& a, const std::vector<StateRecord>& b) {
     const std::vector<Field> first = fields_of(a);

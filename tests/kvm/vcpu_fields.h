@@ -19,11 +19,10 @@ std::vector<Field> fields_of(const std::vector<StateRecord>& records);
 
 /// The clocks: all in which a snapshot A and the snapshot C of the machine restored from A, and never run, may differ. They go on while
 /// a machine stands still, because KVM cannot stop them. Everything else is equal to the bit.
-///   msr 0x10   TSC: runs on (where KVM can set it, on from the restored value; elsewhere it is the host's)
-///   msr 0x6e0  TSC deadline: reads 0 once it has passed and its interrupt has been put into the LAPIC
-///   lapic irr  of the LAPIC timer's vector alone: that interrupt
+///   lapic irr  of the LAPIC timer's vector alone: the timer's interrupt, once the count has run out
 ///   lapic timer current count (register 0x390): counts down, in one-shot and periodic mode
-/// The clock record (kvmclock) is not among them: a machine that has not run yet hands on the one it was restored with.
+/// Neither the clock record (kvmclock) nor the TSC and its deadline are among them: they are set when the machine first runs, and until
+/// then it hands on those it was restored with.
 bool is_clock(std::string_view field);
 
 /// A line for each field in which `a` and `b` differ, clocks apart.

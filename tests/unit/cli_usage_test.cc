@@ -37,6 +37,7 @@ TEST(CliUsage, UnknownCommandsFlagsAndValues) {
     expect_refused({"run", "--kernel", "builtin:ledger", "--serial", "tcp"}, 2, "stdio");
     expect_refused({"run", "--kernel", "builtin:ledger", "--console", "stdio"}, 2, "virtio console");
     expect_refused({"run", "--kernel", "builtin:ledger", "-d", "--serial", "stdio"}, 2, "detached");
+    expect_refused({"restore", "/nonexistent", "--clock", "stop"}, 2, "--clock");
     expect_refused({"area", "create", "/tmp/x", "--mem", "64M", "--slots", "3"}, 2, "--slots");
     expect_refused({"snapshot", "nobody"}, 2, "AREA");
 }

@@ -90,10 +90,13 @@ std::string drain(int fd) {
 }  // namespace
 
 std::string StartReport::json() const {
-    return nlohmann::ordered_json{{"name", name},        {"pid", pid},           {"api_socket", api_socket},
-                                  {"map_us", map_us},    {"state_us", state_us}, {"first_run_us", first_run_us},
-                                  {"total_us", total_us}}
-        .dump();
+    nlohmann::ordered_json json = {{"name", name},        {"pid", pid},           {"api_socket", api_socket},
+                                   {"map_us", map_us},    {"state_us", state_us}, {"first_run_us", first_run_us},
+                                   {"total_us", total_us}};
+    if (!tsc.empty()) {
+        json["tsc"] = tsc;
+    }
+    return json.dump();
 }
 
 Result<int> HostedRun::run_here(const std::function<void(const StartReport&)>& started) {
@@ -147,6 +150,9 @@ Result<int> HostedRun::run_here(const std::function<void(const StartReport&)>& s
             const Clock::time_point ran = first.value_or(Clock::now());
             report.first_run_us = micros(ran - complete);
             report.total_us = micros(ran - start);
+            if (const std::optional<bool> set = machine.tsc_was_set()) {
+                report.tsc = *set ? "set" : "host";
+            }
         } else {
             report.total_us = report.state_us;
         }
@@ -223,6 +229,7 @@ Result<StartReport> HostedRun::spawn(const std::string& name) {
     report.state_us = json.value("state_us", std::uint64_t{0});
     report.first_run_us = json.value("first_run_us", std::uint64_t{0});
     report.total_us = json.value("total_us", std::uint64_t{0});
+    report.tsc = json.value("tsc", "");
     return report;
 }
 

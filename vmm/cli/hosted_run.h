@@ -27,6 +27,8 @@ struct StartReport {
     std::uint64_t first_run_us = 0;  ///< from there until the guest has executed an instruction
     std::uint64_t total_us = 0;      ///< from the start until then
 
+    std::string tsc;  ///< restore, once it runs: "set", or "host" where KVM cannot set it and only kvmclock is as asked
+
     [[nodiscard]] std::string json() const;
 };
 

@@ -15,6 +15,7 @@ struct RestoreCommand {
     std::string area;
     unsigned count = 1;
     bool paused = false;
+    std::string clock = "resume";
     HostOptions host;
 };
 
@@ -29,8 +30,9 @@ Result<int> restore(const RestoreCommand& options, const Globals& globals) {
     hosted.start_paused = options.paused;
     hosted.build = [&](const kvm::System& system) -> Result<BuiltMachine> {
         RestoredSnapshot snapshot = TRY(open_snapshot(area));
-        std::unique_ptr<Machine> machine =
-            TRY(Machine::restore(system, snapshot.saved, std::move(snapshot.memory), options.host.setup()));
+        HostSetup setup = options.host.setup();
+        setup.gap = options.clock == "continue" ? GapMode::seen : GapMode::hidden;
+        std::unique_ptr<Machine> machine = TRY(Machine::restore(system, snapshot.saved, std::move(snapshot.memory), setup));
         return BuiltMachine{std::move(machine), snapshot.map_us};
     };
     return options.count == 1 ? hosted.run() : hosted.run_many(options.count);
@@ -44,6 +46,11 @@ void add_restore(CLI::App& app, Globals& globals, Action& chosen) {
     command->add_option("area", options->area, "snapshot area, PATH[@OFFSET]")->required();
     command->add_option("-n", options->count, "how many; more than one are detached and named NAME-0 and on (default: 1)");
     command->add_flag("--paused", options->paused, "do not run it yet; snapvm resume does");
+    command
+        ->add_option(
+            "--clock", options->clock,
+            "resume: the guest's clock goes on from where it was; continue: the guest sees the time since (default: resume)")
+        ->check(CLI::IsMember({"resume", "continue"}));
     options->host.add_to(*command);
     command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return restore(*options, globals); }; });
 }

@@ -42,11 +42,14 @@ public:
         }
         if (!kvm.tsc_settable) {
             add("tsc_settable",
-                "a restored guest's TSC jumps to the host's: let guests use kvmclock (nothing on this host changes it)");
+                "the guests' TSC cannot be set: a restored guest reads the host's, its timers are moved along, and restore --clock "
+                "holds for kvmclock alone: let guests use kvmclock (nothing on this host changes it)");
         }
         if (caps.tsc_control == 0) {
-            add("tsc_control", "the guests' TSC frequency cannot be set: restore only on hosts of this one's (" +
-                                   std::to_string(kvm.tsc_khz / 1000) + " MHz), or use kvmclock");
+            add("tsc_control",
+                "the guests' TSC cannot be scaled: snapshots are refused that come from hosts of another frequency "
+                "than this one's " +
+                    std::to_string(kvm.tsc_khz) + " kHz (250 ppm); restore them on hosts like their own");
         }
         if (caps.dirty_ring == 0) {
             add("dirty_ring", "KVM has no dirty ring (--dirty ring is refused, the log is used): use Linux 5.11 or newer");

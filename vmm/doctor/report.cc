@@ -146,7 +146,7 @@ std::string facts_table(const HostFacts& facts) {
     table.row("kernel mode",
               text("%.2f ns an instruction", kvm.kernel_instruction_ns) + (kvm.kernel_emulated ? ", emulated" : ", native"));
     table.row("TSC", std::to_string(kvm.tsc_khz / 1000) + " MHz; can be set: " + yes(kvm.tsc_settable) +
-                         "; frequency can be set: " + yes(caps.tsc_control != 0));
+                         "; can be scaled: " + yes(caps.tsc_control != 0));
     table.row("dirty log", std::string("yes, manual protect ") + (caps.manual_dirty_log != 0 ? "yes" : "no") +
                                ((caps.manual_dirty_log & 2) != 0 ? ", initially set" : ""));
     table.row("dirty ring",

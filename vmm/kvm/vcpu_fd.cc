@@ -88,6 +88,11 @@ std::uint32_t VcpuFd::tsc_khz() const {
     return khz > 0 ? static_cast<std::uint32_t>(khz) : 0;
 }
 
+Status VcpuFd::set_tsc_khz(std::uint32_t khz) {
+    TRY(KVM_IOCTL(fd_.get(), KVM_SET_TSC_KHZ, static_cast<unsigned long>(khz), name_));
+    return {};
+}
+
 Status VcpuFd::notify_paused() {
     const auto done = KVM_IOCTL(fd_.get(), KVM_KVMCLOCK_CTRL, 0UL, name_);
     if (!done && done.error().code() != EINVAL) {  // EINVAL: the guest has not set up kvmclock

@@ -59,6 +59,8 @@ public:
     Status control(unsigned long request, void* argument, const char* call) const;
     /// KVM_GET_TSC_KHZ; 0 where KVM does not tell.
     [[nodiscard]] std::uint32_t tsc_khz() const;
+    /// KVM_SET_TSC_KHZ: the frequency at which the guest sees its TSC run. Some KVMs take it and do nothing, so read it back.
+    Status set_tsc_khz(std::uint32_t khz);
     /// KVM_KVMCLOCK_CTRL: tells the guest that it was paused, so that its watchdogs do not bark. Fine for a guest without kvmclock.
     Status notify_paused();
 

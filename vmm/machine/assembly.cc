@@ -12,6 +12,7 @@
 #include "vmm/machine/machine.h"
 #include "vmm/platform/platform.h"
 #include "vmm/vcpu/cpuid.h"
+#include "vmm/vcpu/tsc.h"
 #include "vmm/vcpu/vcpu_state.h"
 
 namespace snapvm {
@@ -85,6 +86,11 @@ Result<std::unique_ptr<Machine>> Machine::restore(const kvm::System& system, con
     machine->restored_ = true;
     const StateRecord* clock = TRY(records.take(RecordKind::clock, 0, kClockStateVersion));
     machine->restored_clock_ = TRY(decode_clock(*clock));
+    machine->gap_ = host.gap;
+    if (host.gap == GapMode::seen && machine->restored_clock_->realtime == 0) {
+        return fail(ErrorKind::unsupported, "the snapshot does not say when it was taken, so its guest cannot be shown the gap",
+                    "restore it with --clock resume");
+    }
     TRY(machine->load_vcpus(records));
     // All must be consumed: a record that nothing claims is a device that would silently be lost.
     TRY(records.finish());
@@ -204,10 +210,12 @@ Status Machine::load_vcpus(RecordReader& records) {
     for (kvm::VcpuFd& vcpu : vcpus_->vcpus()) {
         const StateRecord* record = TRY(records.take(RecordKind::vcpu, vcpu.index(), VcpuStateV1::kVersion));
         VcpuStateV1 state = TRY(VcpuStateV1::decode(record->bytes));
-        held_msrs_.push_back(take_paravirtual_msrs(state));
+        held_msrs_.push_back(take_late_msrs(state));
         if (vcpu.index() == 0) {
             TRY(check_features(state.cpuid));  // all vCPUs of a machine show the same
+            saved_tsc_khz_ = state.tsc_khz;
         }
+        TRY(match_tsc_frequency(system_, vcpu, state.tsc_khz));
         TRY(apply_vcpu(system_, vcpu, state));
     }
     return {};

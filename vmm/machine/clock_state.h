@@ -11,7 +11,10 @@ namespace snapvm {
 inline constexpr std::uint16_t kClockStateVersion = 1;
 
 [[nodiscard]] StateRecord encode_clock(const kvm_clock_data& clock);
-/// Host times and all, so that a machine that never ran hands on the same record; for setting, only the guest's nanoseconds count.
+/// CLOCK_REALTIME in nanoseconds, as kvm_clock_data.realtime. A clock record always has it, from KVM or, where KVM does not tell, from us.
+[[nodiscard]] std::uint64_t host_realtime();
+
+/// Host times and all, so that a machine that never ran hands on the same record.
 Result<kvm_clock_data> decode_clock(const StateRecord& record);
 
 }  // namespace snapvm

@@ -53,14 +53,7 @@ Machine::State Machine::state() const {
 
 Status Machine::start_first_time() {
     if (restored_clock_) {
-        // KVM_SET_CLOCK before any vCPU runs: one that read its clock page earlier would see time jump. Without the host's times in
-        // the record, by which KVM would add the time since.
-        kvm_clock_data clock{};
-        clock.clock = restored_clock_->clock;
-        TRY(vm_.set_clock(clock));
-        for (std::size_t i = 0; i < held_msrs_.size(); ++i) {
-            TRY(set_vcpu_msrs(vcpus_->vcpus()[i], held_msrs_[i]));
-        }
+        TRY(set_guest_time());
         held_msrs_.clear();
         restored_clock_.reset();
     }
@@ -200,6 +193,9 @@ Result<SavedMachine> Machine::save() const {
         clock = *restored_clock_;
     } else {
         clock = TRY(vm_.clock());
+        if ((clock.flags & KVM_CLOCK_REALTIME) == 0) {
+            clock.realtime = host_realtime();  // by which --clock continue knows the gap
+        }
     }
     saved.records.push_back(encode_clock(clock));
     for (const kvm::VcpuFd& vcpu : vcpus_->vcpus()) {
@@ -284,6 +280,11 @@ void Machine::output_ready() {
 MachineStats Machine::stats() const {
     const TestPortStateV1 test = test_port_->state();
     return {.exits = vcpus_->exits(), .ready = test.ready, .ready_value = test.ready_value, .mark = test.mark, .marks = test.marks};
+}
+
+std::optional<bool> Machine::tsc_was_set() const {
+    const std::lock_guard control(control_);
+    return tsc_was_set_;
 }
 
 void Machine::request(GuestRequest what, std::uint8_t exit_code) {

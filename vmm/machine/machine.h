@@ -37,9 +37,13 @@ class IoApic;
 /// automatic: the log (vmm/DECISIONS.md, "Dirty log or ring").
 enum class DirtyTracking : std::uint8_t { automatic, log, ring };
 
+/// Whether a restored guest sees the time that has passed since its snapshot (`--clock resume|continue`).
+enum class GapMode : std::uint8_t { hidden, seen };
+
 /// What a machine does not keep in its snapshots: the host's side.
 struct HostSetup {
     DirtyTracking dirty = DirtyTracking::automatic;
+    GapMode gap = GapMode::hidden;
 };
 
 /// Numbers that `stats` shows.
@@ -107,6 +111,8 @@ public:
     void output_ready();
 
     [[nodiscard]] MachineStats stats() const;
+    /// Of a restored machine, once it has run: whether its TSC was set (read back), or is the host's. Nothing before.
+    [[nodiscard]] std::optional<bool> tsc_was_set() const;
 
 private:
     Machine(const kvm::System& system, MachineConfig config, GuestMemory memory, kvm::Vm vm);
@@ -120,6 +126,7 @@ private:
     Status load_vcpus(RecordReader& records);
     Status check_features(const CpuidTable& saved);
     Status start_first_time();
+    Status set_guest_time();
     Status finish_lost_eois();
     void thaw_locked();
 
@@ -143,7 +150,10 @@ private:
     kvm::Vm vm_;
     std::vector<std::uint32_t> msr_indices_;
     std::optional<kvm_clock_data> restored_clock_;  ///< set before the vCPUs first run, and what `save` returns until then
-    std::vector<std::vector<kvm_msr_entry>> held_msrs_;  ///< likewise, by vCPU: those that make KVM write guest memory
+    std::vector<std::vector<kvm_msr_entry>> held_msrs_;  ///< likewise, by vCPU (take_late_msrs)
+    std::uint32_t saved_tsc_khz_ = 0;
+    GapMode gap_ = GapMode::hidden;
+    std::optional<bool> tsc_was_set_;
     bool restored_ = false;
     Console console_;
     std::vector<AttachedDevice> devices_;

@@ -12,9 +12,6 @@
 namespace snapvm {
 namespace {
 
-constexpr std::uint32_t kMsrTsc = 0x10;
-constexpr std::uint32_t kMsrTscDeadline = 0x6E0;
-
 // 0 for the TSC, 2 for the deadline, 1 for the rest: the order in which MSRs are set.
 int rank(std::uint32_t index) { return index == kMsrTsc ? 0 : index == kMsrTscDeadline ? 2 : 1; }
 
@@ -43,15 +40,17 @@ Status set_msrs_or_refuse(kvm::VcpuFd& vcpu, std::span<const kvm_msr_entry> msrs
     return {};
 }
 
-// MSR_KVM_WALL_CLOCK and MSR_KVM_SYSTEM_TIME under their old numbers, and the range that KVM has for itself (Documentation/virt/kvm/x86/msr.rst).
-bool is_paravirtual(const kvm_msr_entry& msr) {
-    return msr.index == 0x11 || msr.index == 0x12 || (msr.index >= 0x4B564D00 && msr.index <= 0x4B564DFF);
+// Besides the TSC's: MSR_KVM_WALL_CLOCK and MSR_KVM_SYSTEM_TIME under their old numbers, and the range that KVM has for itself
+// (Documentation/virt/kvm/x86/msr.rst).
+bool is_late(const kvm_msr_entry& msr) {
+    return msr.index == kMsrTsc || msr.index == kMsrTscDeadline || msr.index == 0x11 || msr.index == 0x12 ||
+           (msr.index >= 0x4B564D00 && msr.index <= 0x4B564DFF);
 }
 
 }  // namespace
 
-std::vector<kvm_msr_entry> take_paravirtual_msrs(VcpuStateV1& state) {
-    const auto first = std::ranges::stable_partition(state.msrs, std::not_fn(is_paravirtual));
+std::vector<kvm_msr_entry> take_late_msrs(VcpuStateV1& state) {
+    const auto first = std::ranges::stable_partition(state.msrs, std::not_fn(is_late));
     std::vector<kvm_msr_entry> taken(first.begin(), first.end());
     state.msrs.erase(first.begin(), first.end());
     return taken;

@@ -40,9 +40,13 @@ Result<VcpuStateV1> capture_vcpu(const kvm::System& system, const kvm::VcpuFd& v
 /// Puts a state into a fresh vCPU. An MSR that KVM does not take and that does not already have the value is an error.
 Status apply_vcpu(const kvm::System& system, kvm::VcpuFd& vcpu, const VcpuStateV1& state);
 
-/// Takes KVM's own MSRs (kvmclock, steal time and the like) out of `state`. Through them KVM writes into guest memory, some hosts' KVM as
-/// soon as they are set, so they are set when the vCPU is about to run: a machine that only stands there keeps its memory.
-[[nodiscard]] std::vector<kvm_msr_entry> take_paravirtual_msrs(VcpuStateV1& state);
+inline constexpr std::uint32_t kMsrTsc = 0x10;
+inline constexpr std::uint32_t kMsrTscDeadline = 0x6E0;
+
+/// Takes the MSRs that are for when the vCPU is about to run out of `state`, in their order: the TSC and its deadline, which would go on
+/// while the machine only stands there, and KVM's own (kvmclock, steal time and the like), through which KVM writes into guest memory,
+/// some hosts' KVM as soon as they are set.
+[[nodiscard]] std::vector<kvm_msr_entry> take_late_msrs(VcpuStateV1& state);
 /// Puts MSRs into a vCPU, in order; errors as of apply_vcpu.
 Status set_vcpu_msrs(kvm::VcpuFd& vcpu, std::span<const kvm_msr_entry> msrs);
 /// Overwrites the values that `state` has for `msrs`.
