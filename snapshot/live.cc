@@ -266,8 +266,7 @@ private:
         TRY(feed_.peek(rest));
         const std::uint64_t pages = rest.count();
         TRY(guard_->protect(std::move(rest)));
-        frozen.thaw();
-        report_.pause_us = pause.us();
+        report_.pause_us = pause.us_until(frozen.thaw());
         begin_round(pages);
         set_phase(options_.monitor, SnapshotPhase::draining);
         report_.tracker = feed_.tracker_name();
@@ -320,10 +319,7 @@ private:
         }
         TRY(attempt_.follow(feed_));
         report_.rounds.push_back({pages, attempt_.data_bytes() - bytes, pause.us()});
-        if (!options_.keep_frozen) {
-            frozen.thaw();
-        }
-        report_.pause_us = pause.us();
+        report_.pause_us = options_.keep_frozen ? pause.us() : pause.us_until(frozen.thaw());
         set_phase(options_.monitor, SnapshotPhase::draining);
         report_.staging_peak_bytes = staging_.peak() * kPageSize;
         report_.tracker = feed_.tracker_name();

@@ -2,6 +2,7 @@
 // All that the snapshot layer asks of a running machine.
 #pragma once
 
+#include <chrono>
 #include <utility>
 
 #include "vmm/base/error.h"
@@ -20,8 +21,9 @@ public:
     [[nodiscard]] virtual const MachineConfig& config() const = 0;
     /// Stops vCPUs and devices. When it fails, the machine runs on as before.
     virtual Status freeze() = 0;
-    /// Undoes one freeze. Never fails: a guest must not stay stopped because a snapshot went wrong.
-    virtual void thaw() = 0;
+    /// Undoes one freeze. Never fails: a guest must not stay stopped because a snapshot went wrong. Returns when the guest was running again,
+    /// which this thread may learn later: the vCPUs that it woke may have taken its processor.
+    virtual std::chrono::steady_clock::time_point thaw() = 0;
     /// The state of the frozen machine, memory apart.
     virtual Result<SavedMachine> save() = 0;
     /// The blocks; they may change under the reader unless frozen.
@@ -43,10 +45,10 @@ public:
     FreezeGuard& operator=(FreezeGuard&&) = delete;
     ~FreezeGuard() { thaw(); }
 
-    void thaw() {
-        if (SnapshotSource* source = std::exchange(source_, nullptr); source != nullptr) {
-            source->thaw();
-        }
+    /// When it ran again.
+    std::chrono::steady_clock::time_point thaw() {
+        SnapshotSource* source = std::exchange(source_, nullptr);
+        return source != nullptr ? source->thaw() : std::chrono::steady_clock::now();
     }
     /// Leaves the machine frozen: the caller is to stop it.
     void release() { source_ = nullptr; }

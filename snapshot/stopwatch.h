@@ -9,12 +9,14 @@ namespace snapvm {
 /// Time since it was made.
 class Stopwatch {
 public:
-    [[nodiscard]] std::uint64_t us() const {
-        return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start_).count());
+    using Clock = std::chrono::steady_clock;
+
+    [[nodiscard]] std::uint64_t us() const { return us_until(Clock::now()); }
+    [[nodiscard]] std::uint64_t us_until(Clock::time_point end) const {
+        return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(end - start_).count());
     }
 
 private:
-    using Clock = std::chrono::steady_clock;
     Clock::time_point start_ = Clock::now();
 };
 

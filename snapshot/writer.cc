@@ -64,10 +64,10 @@ Status write_stopped(SnapshotSource& source, Attempt& attempt, const WriteOption
     TRY(attempt.finish(state));
     if (options.keep_frozen) {
         frozen.release();
+        report.pause_us = pause.us();
     } else {
-        frozen.thaw();
+        report.pause_us = pause.us_until(frozen.thaw());
     }
-    report.pause_us = pause.us();
     return {};
 }
 

@@ -25,6 +25,7 @@ constexpr int kMostRounds = 30;
 uint64_t first_round_rate = 0, window_ns = 100'000'000;
 std::atomic<bool> is_ready{false}, stopped{false};
 std::atomic<int> standing{0};
+std::atomic<uint64_t> went_on{0};  // when the last of them did
 
 void before_slots() {
     kvm_enable_cap manual{};
@@ -46,6 +47,7 @@ void before_run(int vcpu) {
     standing.notify_all();
     stopped.wait(true);
     vcpus[static_cast<size_t>(vcpu)].run->immediate_exit = 0;
+    went_on = now_ns();
     --standing;
 }
 std::vector<pthread_t> threads;
@@ -179,7 +181,8 @@ void one_snapshot() {
     copy_dirty(false);
     const uint64_t copied_at = now_ns();
     go_on();
-    const uint64_t done = now_ns();
+    while (standing != 0) usleep(100);
+    const uint64_t done = went_on;
     log_writes(false);
     const Mark end;
     usleep(static_cast<useconds_t>(window_ns / 1000));

@@ -100,6 +100,7 @@ TEST_F(LiveMachine, AChainOfDiffsIsWholeAtEachLink) {
                 boot_ledger({.cpus = 2, .cmdline = "ws=8M rate=2000 seen=1 pattern=hot", .host = {.dirty = dirty}});
             SnapshotHistory history;
             const AreaPath path = area("chain" + std::to_string(slots) + (dirty == DirtyTracking::log ? "log" : "ring"));
+            SCOPED_TRACE(path.path);
             for (unsigned link = 0; link < 8; ++link) {
                 WriteOptions options;
                 options.slots = slots;

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <filesystem>
 #include <functional>
@@ -75,12 +76,13 @@ public:
         ++frozen;
         return {};
     }
-    void thaw() override {
+    std::chrono::steady_clock::time_point thaw() override {
         --frozen;
         ++thaws;
         if (on_thaw) {
             on_thaw();
         }
+        return std::chrono::steady_clock::now();
     }
     Result<SavedMachine> save() override {
         if (fail_save) {

@@ -14,7 +14,7 @@ public:
 
     [[nodiscard]] const MachineConfig& config() const override { return machine_.config(); }
     Status freeze() override { return machine_.freeze(); }
-    void thaw() override { machine_.thaw(); }
+    std::chrono::steady_clock::time_point thaw() override { return machine_.thaw(); }
     Result<SavedMachine> save() override { return machine_.save(); }
     [[nodiscard]] const GuestMemory& memory() const override { return machine_.memory(); }
     [[nodiscard]] DirtyFeed* dirty() override { return machine_.dirty(); }

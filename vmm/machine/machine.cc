@@ -151,11 +151,16 @@ Status Machine::freeze() {
     return {};
 }
 
-void Machine::thaw() {
-    const std::lock_guard control(control_);
-    if (frozen_) {
+std::chrono::steady_clock::time_point Machine::thaw() {
+    const auto let_go = std::chrono::steady_clock::now();
+    {
+        const std::lock_guard control(control_);
+        if (!frozen_) {
+            return let_go;
+        }
         thaw_locked();
     }
+    return std::max(let_go, vcpus_->wait_resumed());
 }
 
 void Machine::thaw_locked() {

@@ -79,7 +79,8 @@ public:
 
     /// For snapshots, independent of pause and resume: stands still, nothing changes from inside or outside, until `thaw`.
     Status freeze();
-    void thaw();
+    /// When the last vCPU was running again, where they are to run; waits for that. The guest does not wait for this thread.
+    std::chrono::steady_clock::time_point thaw();
     /// Configuration and state records; the machine must be frozen or never have run.
     Result<SavedMachine> save() const;
     [[nodiscard]] const GuestMemory& memory() const { return memory_; }

@@ -137,6 +137,19 @@ void VcpuSet::resume() {
     changed_.notify_all();
 }
 
+std::chrono::steady_clock::time_point VcpuSet::wait_resumed() {
+    while (true) {
+        {
+            const std::lock_guard lock(mutex_);
+            if (parked_ == 0 || gate_.load() != Gate::open) {
+                return resumed_at_;
+            }
+        }
+        // Asleep rather than woken by the last of them: its first moment is the guest's.
+        std::this_thread::sleep_for(std::chrono::microseconds(100));
+    }
+}
+
 void VcpuSet::kick_all() {
     for (kvm::VcpuFd& vcpu : vcpus_) {
         vcpu.request_immediate_exit();
@@ -158,6 +171,7 @@ bool VcpuSet::park(kvm::VcpuFd& vcpu) {
     changed_.notify_all();
     changed_.wait(lock, [this] { return gate_.load() != Gate::pause; });
     --parked_;
+    resumed_at_ = std::chrono::steady_clock::now();
     return gate_.load() == Gate::open;
 }
 

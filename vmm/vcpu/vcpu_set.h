@@ -55,6 +55,8 @@ public:
     /// The same for good: `resume` does nothing any more. The run has ended, maybe while somebody was about to resume.
     void request_end();
     void resume();
+    /// When the last of those that `resume` let go was on its way into KVM_RUN; waits for that. Some earlier time if they are not to run.
+    std::chrono::steady_clock::time_point wait_resumed();
     /// Ends and joins the threads, for good. Idempotent; the destructor does it too.
     void stop();
     /// When a vCPU was first seen to have executed an instruction (it asked for something, or its registers or timer had moved when
@@ -95,6 +97,7 @@ private:
     std::atomic<Gate> gate_ = Gate::open;
     std::size_t parked_ = 0;
     bool ended_ = false;  // also guarded by mutex_
+    std::chrono::steady_clock::time_point resumed_at_;  // the last to leave its park; guarded by mutex_
     std::atomic<std::uint64_t> exits_ = 0;
     using Instant = std::chrono::steady_clock::rep;
     std::atomic<Instant> first_run_ = 0;  // 0: not seen yet
