@@ -37,6 +37,7 @@ TEST_P(LiveLedger, EveryMomentIsOne) {
         GTEST_SKIP() << "this KVM has no dirty " << (c.dirty == DirtyTracking::ring ? "ring" : "log");
     }
     const std::unique_ptr<Machine> machine = boot_ledger({.cpus = c.cpus, .cmdline = c.cmdline, .host = {.dirty = c.dirty}});
+    int diverged = 0;
     for (int moment = 0; moment < 4; ++moment) {
         run_a_while(20ms);
         WriteOptions options;
@@ -55,12 +56,14 @@ TEST_P(LiveLedger, EveryMomentIsOne) {
         const SnapshotReport report = snapshot(*machine, area(), options);
         EXPECT_EQ(report.tracker, c.dirty == DirtyTracking::ring ? "ring" : "log");
         EXPECT_GE(report.rounds.size(), 2U);
-        EXPECT_TRUE(report.diverged || !c.outrun);
+        diverged += report.diverged ? 1 : 0;
         EXPECT_EQ(report.diverged, !report.when_diverging.empty());
         EXPECT_GT(report.pages[static_cast<std::size_t>(PageClass::shared)], 0U);
         EXPECT_EQ(check_ledger(need(open_snapshot(area())).memory), "") << "moment " << moment;
         EXPECT_EQ(need(verify_area(area())).fault_count, 0U) << "moment " << moment;
     }
+    // Not at every moment: a guest that gets no processor does not outrun anybody.
+    EXPECT_TRUE(diverged > 0 || !c.outrun);
     const std::unique_ptr<Machine> restored = restore(area());
     need(restored->resume());
     const LedgerLine line = verify_ledger(*restored);
