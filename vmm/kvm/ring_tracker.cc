@@ -19,12 +19,13 @@ void RingTracker::take_entries() {
 // since until the reset they stay writable without being logged (traps.md: entries reused, or copied, before the reset).
 Status RingTracker::harvest() {
     take_entries();
-    return vm_.reset_dirty_rings();
+    return quiet_ ? quiet_->run([this] { return vm_.reset_dirty_rings(); }) : Status{};
 }
 
 Status RingTracker::start() {
     const std::lock_guard lock(mutex_);
     pending_.clear();
+    quiet_ = TRY(QuietThread::start());
     return vm_.track_writes(true);
 }
 
@@ -50,6 +51,7 @@ void RingTracker::stop() {
     // Entries that nobody asked for any more must not fill the rings: with the tracking off no new ones come.
     (void)harvest();
     pending_.clear();
+    quiet_.reset();
 }
 
 Status RingTracker::make_room() {

@@ -2,9 +2,11 @@
 // Dirty pages by KVM's dirty rings, one a vCPU. Source: Documentation/virt/kvm/api.rst, KVM_CAP_DIRTY_LOG_RING.
 #pragma once
 
+#include <memory>
 #include <mutex>
 #include <span>
 
+#include "vmm/base/quiet_thread.h"
 #include "vmm/kvm/vcpu_fd.h"
 #include "vmm/kvm/vm.h"
 #include "vmm/memory/dirty_tracker.h"
@@ -37,6 +39,7 @@ private:
     std::span<VcpuFd> vcpus_;
     std::mutex mutex_;   ///< guards the harvest; innermost
     DirtySet pending_;   ///< harvested, not yet collected
+    std::unique_ptr<QuietThread> quiet_;  ///< while it is on
 };
 
 }  // namespace snapvm::kvm

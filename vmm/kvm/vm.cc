@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/kvm/vm.h"
 
-#include <signal.h>
-
 #include <cstddef>
 #include <vector>
 
@@ -98,15 +96,7 @@ Status Vm::clear_dirty_log(std::size_t slot, std::uint64_t first, std::uint64_t 
 }
 
 Status Vm::reset_dirty_rings() {
-    // Newer kernels leave it early when a signal is pending, and forget the pages of the batch they were at: those would stay writable
-    // without being logged. A vCPU's kick can come here too (ring full); it is not lost, since the gate is written before it is sent.
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    const auto reset = KVM_IOCTL(fd(), KVM_RESET_DIRTY_RINGS, 0UL, kObject);
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    TRY(reset);
+    TRY(KVM_IOCTL(fd(), KVM_RESET_DIRTY_RINGS, 0UL, kObject));
     return {};
 }
 

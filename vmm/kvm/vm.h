@@ -48,7 +48,9 @@ public:
     Status dirty_log(std::size_t slot, std::span<std::uint64_t> words);
     /// Clears the bits that are set in `words` for pages `first` (a multiple of 64) and on, and protects those pages.
     Status clear_dirty_log(std::size_t slot, std::uint64_t first, std::uint64_t count, std::span<const std::uint64_t> words);
-    /// Protects the pages whose ring entries were harvested. What they hold may be read after this, not before (KVM api.rst, 8.29).
+    /// Protects the pages whose ring entries were harvested. What they hold may be read after this, not before (KVM api.rst, 8.29). Linux 6.16
+    /// and newer leave it early when the calling thread has a signal or io_uring's work pending, and forget the up to 64 pages they were at:
+    /// those stay writable without being logged, and the count returned need not show it. So from a QuietThread only.
     Status reset_dirty_rings();
 
     Result<VcpuFd> create_vcpu(const System& system, std::uint32_t index);
