@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Kicks are not lost: a pause returns whatever the vCPUs do, thousands of times, from several threads; machines end and go in any state.
+#include <sys/resource.h>
+
 #include <thread>
 
 #include "tests/kvm/rig.h"
@@ -100,6 +102,22 @@ TEST_F(KvmTest, FreezeIsIndependentOfPauseAndResume) {
     EXPECT_EQ(machine->state(), Machine::State::running);
 }
 
+// Real-time signals are refused then; those of other processes of the same user count, too.
+TEST_F(KvmTest, AFullSignalQueueLosesNoKick) {
+    const std::unique_ptr<Machine> machine = tiny_machine(system(), {.code = spin, .user = true}, 2);
+    rlimit before{};
+    ASSERT_EQ(::getrlimit(RLIMIT_SIGPENDING, &before), 0);
+    const rlimit none{.rlim_cur = 0, .rlim_max = before.rlim_max};
+    ASSERT_EQ(::setrlimit(RLIMIT_SIGPENDING, &none), 0);
+    for (int i = 0; i < 20; ++i) {
+        need(machine->resume());
+        std::this_thread::sleep_for(1ms);
+        need(machine->pause());
+    }
+    ASSERT_EQ(::setrlimit(RLIMIT_SIGPENDING, &before), 0);
+    EXPECT_EQ(machine->state(), Machine::State::paused);
+}
+
 struct End {
     const char* name;
     const TinyCode* code;
@@ -118,6 +136,8 @@ TEST_P(PausesAtTheEnd, EndWinsOverPauseResumeAndFreeze) {
             for (bool refused = false; !refused;) {
                 need(machine->pause());
                 refused = !machine->resume();
+                // Without a moment of its own, the guest can take minutes to come to its end.
+                std::this_thread::sleep_for(std::chrono::microseconds(random(200)));
             }
         });
         while (!machine->wait_ended(SteadyClock::now() + 100us)) {

@@ -14,7 +14,9 @@
 namespace snapvm {
 namespace {
 
-int kick_signal() { return SIGRTMIN + 1; }
+// A real-time signal is refused (EAGAIN) when the user's queue of them is full (RLIMIT_SIGPENDING, signal(7)): a kick would be lost. Of the
+// others this one is ignored by default, and by debuggers.
+constexpr int kKickSignal = SIGURG;
 
 // The handler does nothing: its only work is to be there, so that KVM_RUN returns EINTR and the process lives. No SA_RESTART.
 void install_kick_handler() {
@@ -22,7 +24,7 @@ void install_kick_handler() {
         struct sigaction action{};
         action.sa_handler = [](int /*signal*/) {};
         sigemptyset(&action.sa_mask);
-        return ::sigaction(kick_signal(), &action, nullptr) == 0;
+        return ::sigaction(kKickSignal, &action, nullptr) == 0;
     }();
     (void)installed;
 }
@@ -33,7 +35,7 @@ public:
     BlockSignals() {
         sigset_t all;
         sigfillset(&all);
-        sigdelset(&all, kick_signal());
+        sigdelset(&all, kKickSignal);
         ::pthread_sigmask(SIG_SETMASK, &all, &old_);
     }
     ~BlockSignals() { ::pthread_sigmask(SIG_SETMASK, &old_, nullptr); }
@@ -123,7 +125,10 @@ void VcpuSet::request_end() {
 void VcpuSet::pause() {
     request_pause();
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return parked_ == threads_.size(); });
+    // One kick does, by the order of things (see the class). Should a host lose it all the same, nobody waits for ever.
+    while (!changed_.wait_for(lock, std::chrono::milliseconds(100), [this] { return parked_ == threads_.size(); })) {
+        kick_all();
+    }
 }
 
 void VcpuSet::resume() {
@@ -155,7 +160,7 @@ void VcpuSet::kick_all() {
         vcpu.request_immediate_exit();
     }
     for (std::thread& thread : threads_) {
-        ::pthread_kill(thread.native_handle(), kick_signal());
+        ::pthread_kill(thread.native_handle(), kKickSignal);
     }
 }
 
@@ -237,7 +242,7 @@ std::optional<std::chrono::steady_clock::time_point> VcpuSet::wait_first_run(std
         const std::lock_guard lock(mutex_);
         if (first_run_.load() == 0) {
             for (std::thread& thread : threads_) {
-                ::pthread_kill(thread.native_handle(), kick_signal());
+                ::pthread_kill(thread.native_handle(), kKickSignal);
             }
         }
     }
