@@ -16,6 +16,8 @@
 namespace snapvm {
 namespace {
 
+constexpr std::string_view kPinned = "a machine maps the snapshot in it";
+
 std::uint64_t now_us() {
     const auto now = std::chrono::system_clock::now().time_since_epoch();
     return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(now).count());
@@ -65,7 +67,8 @@ Status grow_file(const AreaFile& file, std::uint64_t size) {
 
 }  // namespace
 
-Result<AreaWriter> AreaWriter::open(const AreaPath& path, const AreaShape& shape, std::uint32_t new_slots, IoHook hook) {
+Result<AreaWriter> AreaWriter::open(const AreaPath& path, const AreaShape& shape, std::uint32_t new_slots, IoHook hook,
+                                    MachineNames names) {
     AreaLayout layout = TRY(AreaLayout::of(shape.blocks, shape.cpus, new_slots));
     bool created = false;
     auto file = AreaFile::open(path, O_RDWR);
@@ -78,6 +81,7 @@ Result<AreaWriter> AreaWriter::open(const AreaPath& path, const AreaShape& shape
     }
     AreaWriter writer(*std::move(file), std::move(layout));
     writer.remove_ = created;
+    writer.names_ = std::move(names);
     const AreaFile& area = writer.file_;
     TRY(area.lock(true, 0, kSlotsStart, "another snapshot is being written into it"));
     const SuperblockPair pair = TRY(SuperblockPair::read(area));
@@ -88,7 +92,7 @@ Result<AreaWriter> AreaWriter::open(const AreaPath& path, const AreaShape& shape
         }
         writer.fresh_ = true;
         writer.both_blank_ = true;
-        TRY(area.lock(true, kSlotsStart, writer.layout_.size - kSlotsStart, "a machine maps a snapshot in it"));
+        TRY(writer.lock_unpinned(area.lock_descriptor(), kSlotsStart, writer.layout_.size - kSlotsStart, kPinned));
     } else {
         const Superblock* any = pair.any();
         if (any == nullptr) {
@@ -131,27 +135,30 @@ Status AreaWriter::adopt(const SuperblockPair& pair) {
     return lock_slot(pair);
 }
 
+Status AreaWriter::lock_unpinned(int fd, std::uint64_t offset, std::uint64_t size, std::string_view who) const {
+    return snapvm::lock_unpinned(fd, file_, offset, size, who, names_);
+}
+
 Status AreaWriter::lock_slot(const SuperblockPair& pair) {
-    constexpr std::string_view kPinned = "a machine maps the snapshot in it";
     const Superblock* newest = pair.newest_complete();
     if (layout_.slots.size() == 1) {
         // The copies alternate. The first one is never left as the only older one, so that damage to it is noticed.
         copy_ = newest != nullptr && pair.copies[0].valid && newest == &*pair.copies[0].valid ? 1 : 0;
-        TRY(file_.lock(true, slot().offset, slot().size, kPinned));
+        TRY(lock_unpinned(file_.lock_descriptor(), slot().offset, slot().size, kPinned));
         if (newest != nullptr) {
             previous_ = *newest;
         }
         return {};
     }
     slot_ = newest != nullptr && newest->slot == 0 ? 1 : 0;
-    Status locked = file_.lock(true, slot().offset, slot().size, kPinned);
+    Status locked = lock_unpinned(file_.lock_descriptor(), slot().offset, slot().size, kPinned);
     const auto& target = pair.copies[slot_].valid;
     const bool older_is_whole = target && target->state == SlotState::complete;
     if (!locked && locked.error().kind() == ErrorKind::busy && older_is_whole) {
         // The older snapshot is in use and so stays whole: the newer one gives way. Were it not whole, then a writer that was killed
         // would have the lock, for as long as the kernel still works on its writes.
         slot_ ^= 1;
-        locked = file_.lock(true, slot().offset, slot().size, "machines map the snapshots in both its slots");
+        locked = lock_unpinned(file_.lock_descriptor(), slot().offset, slot().size, "machines map the snapshots in both its slots");
     }
     TRY(std::move(locked));
     copy_ = slot_;
@@ -203,7 +210,7 @@ Result<int> AreaWriter::open_direct() {
     // The slot's lock must last as long as writes are in flight, also after the writer was killed; so it belongs to the descriptor that
     // they go through. Another writer is kept out by the lock on the superblocks meanwhile.
     TRY(file_.unlock(slot().offset, slot().size));
-    TRY(lock_range(direct_.get(), true, file_.base + slot().offset, slot().size, file_.name, "a machine maps the snapshot in it"));
+    TRY(lock_unpinned(direct_.get(), slot().offset, slot().size, kPinned));
     return direct_.get();
 }
 

@@ -9,6 +9,7 @@
 #include "snapshot/area_file.h"
 #include "snapshot/io.h"
 #include "snapshot/layout.h"
+#include "snapshot/pins.h"
 #include "snapshot/superblock_pair.h"
 #include "vmm/base/error.h"
 
@@ -23,6 +24,7 @@ struct AreaShape {
 struct CreateOptions {
     std::uint32_t slots = 1;
     bool force = false;  ///< overwrite what is there: another area, a file system. Never one that is mounted or mapped by a machine
+    MachineNames names = {};  ///< for the refusal
 };
 
 /// `snapvm area create`: makes an empty area of a file or a block device, zeroing a device's range once. Refuses (busy) what is mounted
@@ -37,8 +39,9 @@ class AreaWriter {
 public:
     /// Opens the area, or creates it as a sparse file (0600) with `new_slots` slots when there is no such file. Takes the write locks.
     /// busy: another writer, or (one slot) a machine that maps the snapshot; invalid: foreign content, truncated, or an area of another
-    /// size; unsupported: of a newer version.
-    static Result<AreaWriter> open(const AreaPath& path, const AreaShape& shape, std::uint32_t new_slots, IoHook hook);
+    /// size; unsupported: of a newer version. `names` is for the refusal of what a machine maps.
+    static Result<AreaWriter> open(const AreaPath& path, const AreaShape& shape, std::uint32_t new_slots, IoHook hook,
+                                   MachineNames names);
     AreaWriter(AreaWriter&&) noexcept = default;
     AreaWriter& operator=(AreaWriter&&) = delete;
     ~AreaWriter();
@@ -68,11 +71,13 @@ private:
     AreaWriter(AreaFile file, AreaLayout layout) : file_(std::move(file)), layout_(std::move(layout)) {}
     Status adopt(const SuperblockPair& pair);
     Status lock_slot(const SuperblockPair& pair);
+    Status lock_unpinned(int fd, std::uint64_t offset, std::uint64_t size, std::string_view who) const;
     [[nodiscard]] Superblock superblock_for(std::uint32_t copy) const;
 
     AreaFile file_;
     UniqueFd direct_;
     AreaLayout layout_;
+    MachineNames names_;
     std::uint32_t slot_ = 0;
     std::uint32_t copy_ = 0;  ///< the superblock that will say `complete`
     std::uint64_t sequence_ = 0;

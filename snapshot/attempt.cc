@@ -67,7 +67,7 @@ Result<Attempt> Attempt::open(SnapshotSource& source, const AreaPath& path, cons
     if (source.config().blocks() != shape.blocks) {
         return fail(ErrorKind::invalid, "the machine's memory blocks are not those of its configuration");
     }
-    AreaWriter area = TRY(AreaWriter::open(path, shape, options.slots, options.hook));
+    AreaWriter area = TRY(AreaWriter::open(path, shape, options.slots, options.hook, options.names));
     PopulationScanner scanner = TRY(PopulationScanner::open());
     Attempt attempt(source, std::move(shape), std::move(area), options);
     const Superblock* previous = attempt.area_.previous();

@@ -101,7 +101,8 @@ Result<std::uint64_t> create_area(const AreaPath& path, const AreaShape& shape, 
     // O_EXCL without O_CREAT: on a block device it claims the whole disk, and fails while that is mounted or otherwise claimed.
     const int flags = !exists ? O_RDWR | O_CREAT | O_EXCL : S_ISBLK(info.st_mode) ? O_RDWR | O_EXCL : O_RDWR;
     const AreaFile file = TRY(AreaFile::open(path, flags));
-    TRY(file.lock(true, 0, layout.size, "a machine maps a snapshot in it, or one is being written"));
+    TRY(lock_unpinned(file.lock_descriptor(), file, 0, layout.size, "a machine maps a snapshot in it, or one is being written",
+                      options.names));
     if (file.device && file.room() < layout.size) {
         return fail(ErrorKind::usage, file.name + " has room for " + std::to_string(file.room()) + " bytes, the area needs " +
                                           std::to_string(layout.size));

@@ -14,6 +14,7 @@
 #include "snapshot/io.h"
 #include "snapshot/monitor.h"
 #include "snapshot/page_sink.h"
+#include "snapshot/pins.h"
 #include "snapshot/source.h"
 #include "vmm/base/error.h"
 #include "vmm/memory/page_class.h"
@@ -81,6 +82,7 @@ struct WriteOptions {
     /// Goes on tracking afterwards, for the next snapshot into the same area. Costs the guest a fault for each page it then writes first.
     bool track = false;
     SnapshotMonitor* monitor = nullptr;  ///< must outlive the call
+    MachineNames names;  ///< for the refusal of an area that machines map
     IoHook hook;  ///< for tests
 };
 

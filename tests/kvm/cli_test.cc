@@ -164,6 +164,8 @@ TEST_F(Cli, RestoresManyAtOnce) {
     start("b");
     const CommandResult refused = command({"snapshot", "b", area});
     EXPECT_EQ(refused.exit_code, 1) << refused.out;
+    EXPECT_NE(refused.err.find("c-"), std::string::npos) << "does not say who maps it: " << refused.err;
+    EXPECT_NE(command({"area", "create", area, "--for", "b", "--force"}).err.find("c-"), std::string::npos);
 }
 
 TEST_F(Cli, RestoresAllOrNone) {

@@ -161,7 +161,12 @@ TEST_F(Area, PinHoldsAgainstAnotherProcess) {
     char answer = 0;
     ASSERT_EQ(::read(ready[0], &answer, 1), 1);
     EXPECT_EQ(answer, '1');
-    expect_refused(area(), ErrorKind::busy, "maps the snapshot");
+    expect_refused(area(), ErrorKind::busy, "maps the snapshot in it: process " + std::to_string(child));
+    WriteOptions options;
+    options.names = [&](int pid) { return pid == child ? "clone" : ""; };
+    const Error error = write_snapshot(machine, area(), options).error();
+    EXPECT_NE(error.message().find("clone (pid " + std::to_string(child) + ")"), std::string::npos) << error.message();
+    EXPECT_NE(error.advice().find("clone"), std::string::npos) << error.message();
     ::kill(child, SIGKILL);
     ::waitpid(child, nullptr, 0);
     ::close(ready[0]);

@@ -171,6 +171,7 @@ Result<SnapshotReport> MachineService::write_and_then(Job& job, const SnapshotRe
     options.type = request.type;
     options.track = request.track;
     options.history = &history_;
+    options.names = names_;
     options.monitor = &job.monitor;
     // Paused or ended while still frozen: not one instruction runs after the snapshot.
     options.keep_frozen = request.then == AfterSnapshot::pause || request.then == AfterSnapshot::stop;

@@ -18,8 +18,9 @@ namespace snapvm::api {
 /// `machine` must outlive it. Any thread but a vCPU's.
 class MachineService final : public Service {
 public:
-    MachineService(Machine& machine, std::string id)
-        : id_(std::move(id)), machine_(machine), made_(std::chrono::steady_clock::now()) {}
+    /// `names` is for refusals that are about other machines.
+    MachineService(Machine& machine, std::string id, MachineNames names = {})
+        : id_(std::move(id)), machine_(machine), names_(std::move(names)), made_(std::chrono::steady_clock::now()) {}
 
     /// Calls off a snapshot that is being made in the background, and waits for it.
     ~MachineService() override;
@@ -58,6 +59,7 @@ private:
 
     std::string id_;
     Machine& machine_;
+    MachineNames names_;
     std::chrono::steady_clock::time_point made_;
     mutable std::mutex snapshot_;  ///< guards the three below; innermost
     std::condition_variable snapshot_over_;

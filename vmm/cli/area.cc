@@ -14,6 +14,7 @@
 #include "vmm/base/try.h"
 #include "vmm/cli/commands.h"
 #include "vmm/cli/machine_query.h"
+#include "vmm/cli/run_dir.h"
 
 namespace snapvm::cli {
 namespace {
@@ -48,6 +49,11 @@ struct CreateCommand {
     bool force = false;
 };
 
+std::string name_of(int pid, const Globals& globals) {
+    const auto dir = RunDir::find(globals.run_dir);
+    return dir ? dir->machine_of(pid) : std::string();
+}
+
 Result<int> create(const CreateCommand& options, const Globals& globals) {
     const AreaPath area = TRY(AreaPath::parse(options.area));
     MachineConfig config;
@@ -57,7 +63,9 @@ Result<int> create(const CreateCommand& options, const Globals& globals) {
         config = TRY(query_config(globals, options.machine));
     }
     const AreaShape shape{.blocks = config.blocks(), .cpus = config.cpus};
-    const std::uint64_t size = TRY(create_area(area, shape, {.slots = options.shape.slots, .force = options.force}));
+    const std::uint64_t size = TRY(create_area(
+        area, shape,
+        {.slots = options.shape.slots, .force = options.force, .names = [&](int pid) { return name_of(pid, globals); }}));
     if (globals.json) {
         std::printf(
             "%s\n",

@@ -107,7 +107,8 @@ Result<int> HostedRun::run_here(const std::function<void(const StartReport&)>& s
     StartReport report;
     report.name = options.name.empty() ? default_name() : options.name;
     report.pid = ::getpid();
-    const NameClaim claim = TRY(NameClaim::take(TRY(RunDir::find(globals.run_dir)), report.name));
+    const RunDir dir = TRY(RunDir::find(globals.run_dir));
+    const NameClaim claim = TRY(NameClaim::take(dir, report.name));
     report.api_socket = claim.folder() + "/api.sock";
     UniqueFd serial_file;
     if (serial.kind == SerialTarget::Kind::file) {
@@ -121,7 +122,7 @@ Result<int> HostedRun::run_here(const std::function<void(const StartReport&)>& s
     const Clock::time_point complete = Clock::now();
     report.state_us = micros(complete - start);
 
-    api::MachineService service(machine, report.name);
+    api::MachineService service(machine, report.name, [dir](int pid) { return dir.machine_of(pid); });
     // The guest starts first, the rest of the host's side comes up while it runs.
     if (!start_paused) {
         TRY(machine.resume());

@@ -21,6 +21,7 @@ namespace {
 constexpr const char* kSocketName = "/api.sock";
 constexpr const char* kLockName = "/lock";
 constexpr std::size_t kMaxName = 64;
+constexpr std::size_t kMaxLock = 32;
 
 bool is_name(const std::string& name) {
     const auto allowed = [](char c) {
@@ -76,6 +77,17 @@ Result<std::vector<std::string>> RunDir::running() const {
 
 bool RunDir::is_running(const std::string& name) const { return is_name(name) && is_locked(folder_of(name)); }
 
+std::string RunDir::machine_of(int pid) const {
+    const auto names = running();
+    const std::string wanted = std::to_string(pid);
+    for (const std::string& name : names ? *names : std::vector<std::string>()) {
+        if (const auto owner = read_file(folder_of(name) + kLockName, kMaxLock); owner && *owner == wanted) {
+            return name;
+        }
+    }
+    return {};
+}
+
 Result<NameClaim> NameClaim::take(const RunDir& dir, const std::string& name) {
     if (!is_name(name)) {
         return fail(ErrorKind::usage, "\"" + name + "\" is no name for a machine",
@@ -95,6 +107,11 @@ Result<NameClaim> NameClaim::take(const RunDir& dir, const std::string& name) {
         struct stat ours{};
         struct stat found{};
         if (::fstat(lock.get(), &ours) == 0 && ::stat((folder + kLockName).c_str(), &found) == 0 && ours.st_ino == found.st_ino) {
+            const std::string pid = std::to_string(::getpid());
+            if (::ftruncate(lock.get(), 0) != 0) {
+                return fail(Error::system("ftruncate", folder + kLockName, errno));
+            }
+            TRY(write_all_at(lock.get(), std::as_bytes(std::span(pid)), 0, folder + kLockName));
             return NameClaim(name, folder, std::move(lock));
         }
     }

@@ -22,14 +22,16 @@ public:
     /// Machines that run now (whose lock is held), sorted. A folder whose owner is gone is not listed.
     Result<std::vector<std::string>> running() const;
     [[nodiscard]] bool is_running(const std::string& name) const;
+    /// The machine that a process runs; empty when it runs none that is found here.
+    [[nodiscard]] std::string machine_of(int pid) const;
 
 private:
     explicit RunDir(std::string path) : path_(std::move(path)) {}
     std::string path_;
 };
 
-/// A machine's claim on its name, for as long as it lives: a locked file in the machine's folder. The kernel drops the lock with the
-/// process, however it ends, so no name is ever stuck.
+/// A machine's claim on its name, for as long as it lives: a locked file in the machine's folder, with its process' number in it. The
+/// kernel drops the lock with the process, however it ends, so no name is ever stuck.
 class NameClaim {
 public:
     /// Busy when a machine of that name runs. Names are 1 to 64 of [A-Za-z0-9_.-], not starting with a dot or a dash.

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "snapshot/pins.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+#include <limits>
+#include <optional>
+#include <sstream>
+
+#include "vmm/base/fd.h"
+
+namespace snapvm {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t kMaxFdInfo = 1U << 20;
+constexpr std::size_t kMostNamed = 3;
+
+template <class Number>
+std::optional<Number> number(std::string_view text) {
+    Number value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    return error == std::errc() && end == text.data() + text.size() ? std::optional(value) : std::nullopt;
+}
+
+// A line as "lock:  1: OFDLCK ADVISORY READ -1 fe:01:1234 8192 16383"; the last byte may be EOF.
+bool is_read_lock_in(const std::string& line, std::uint64_t offset, std::uint64_t size) {
+    std::istringstream words(line);
+    std::string tag, count, kind, strictness, mode, pid, inode, first, last;
+    words >> tag >> count >> kind >> strictness >> mode >> pid >> inode >> first >> last;
+    if (!words || tag != "lock:" || kind != "OFDLCK" || mode != "READ") {
+        return false;
+    }
+    const auto from = number<std::uint64_t>(first);
+    const auto to = last == "EOF" ? std::numeric_limits<std::uint64_t>::max() : number<std::uint64_t>(last);
+    return from && to && *from < offset + size && *to >= offset;
+}
+
+bool pins(const fs::path& process, const struct stat& file, std::uint64_t offset, std::uint64_t size) {
+    std::error_code error;  // processes and descriptors come and go
+    for (fs::directory_iterator at(process / "fd", error), end; !error && at != end; at.increment(error)) {
+        struct stat info{};
+        if (::stat(at->path().c_str(), &info) != 0 || info.st_dev != file.st_dev || info.st_ino != file.st_ino) {
+            continue;
+        }
+        const auto text = read_file(process / "fdinfo" / at->path().filename(), kMaxFdInfo);
+        std::istringstream lines(text ? *text : "");
+        for (std::string line; std::getline(lines, line);) {
+            if (is_read_lock_in(line, offset, size)) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+}  // namespace
+
+std::vector<int> pinning_processes(int fd, std::uint64_t offset, std::uint64_t size) {
+    std::vector<int> pids;
+    struct stat file{};
+    if (::fstat(fd, &file) != 0) {
+        return pids;
+    }
+    std::error_code error;
+    for (fs::directory_iterator at("/proc", error), end; !error && at != end; at.increment(error)) {
+        const auto pid = number<int>(at->path().filename().native());
+        if (pid && pins(at->path(), file, offset, size)) {
+            pids.push_back(*pid);
+        }
+    }
+    std::ranges::sort(pids);
+    return pids;
+}
+
+Status lock_unpinned(int fd, const AreaFile& file, std::uint64_t offset, std::uint64_t size, std::string_view who,
+                     const MachineNames& names) {
+    Status locked = lock_range(fd, true, file.base + offset, size, file.name, who);
+    if (locked || locked.error().kind() != ErrorKind::busy) {
+        return locked;
+    }
+    const std::vector<int> pids = pinning_processes(fd, file.base + offset, size);
+    if (pids.empty()) {
+        return locked;  // a writer, or another user's machine
+    }
+    std::string what = file.name + " is in use: " + std::string(who) + ": ";
+    std::string advice = "stop it";
+    for (std::size_t i = 0; i < std::min(pids.size(), kMostNamed); ++i) {
+        const std::string name = names ? names(pids[i]) : std::string();
+        const std::string pid = std::to_string(pids[i]);
+        what += (i == 0 ? "" : ", ") + (name.empty() ? "process " + pid : name + " (pid " + pid + ")");
+        if (i == 0 && !name.empty()) {
+            advice = "snapvm stop " + name;
+        }
+    }
+    if (pids.size() > kMostNamed) {
+        what += " and " + std::to_string(pids.size() - kMostNamed) + " more";
+    }
+    return fail(ErrorKind::busy, std::move(what), advice + ", or use another area");
+}
+
+}  // namespace snapvm
