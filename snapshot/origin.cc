@@ -63,4 +63,12 @@ Status SnapshotOrigin::read_entries(BlockId id, std::uint64_t first, std::span<E
     return {};
 }
 
+Status SnapshotOrigin::read_data(BlockId id, std::uint64_t first, std::span<std::byte> out) const {
+    const Section* data = superblock_.find(SectionKind::data, static_cast<std::uint32_t>(id));
+    if (data == nullptr || first > data->length / kPageSize || out.size() > data->length - first * kPageSize) {
+        return fail(ErrorKind::invalid, file_.name + ": page data asked for outside of its block");
+    }
+    return file_.read(out, data->offset + first * kPageSize);
+}
+
 }  // namespace snapvm

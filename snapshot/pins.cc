@@ -94,7 +94,7 @@ Status lock_unpinned(int fd, const AreaFile& file, std::uint64_t offset, std::ui
         const std::string pid = std::to_string(pids[i]);
         what += (i == 0 ? "" : ", ") + (name.empty() ? "process " + pid : name + " (pid " + pid + ")");
         if (i == 0 && !name.empty()) {
-            advice = "snapvm stop " + name;
+            advice = "snapvm detach " + name;
         }
     }
     if (pids.size() > kMostNamed) {

@@ -2,6 +2,7 @@
 // The only place here that knows of JSON.
 #include <nlohmann/json.hpp>
 
+#include "snapshot/detach.h"
 #include "snapshot/inspect.h"
 
 namespace snapvm {
@@ -128,6 +129,15 @@ std::string to_json(const SnapshotReport& report) {
                  {"slot", report.slot},
                  {"cached", report.cached},
                  {"backend", report.backend}});
+}
+
+std::string to_json(const DetachReport& report) {
+    return line({{"mapped", report.mapped},
+                 {"read_pages", report.read_pages},
+                 {"copied_pages", report.copied_pages},
+                 {"freezes", report.freezes},
+                 {"longest_freeze_us", report.longest_freeze_us},
+                 {"total_us", report.total_us}});
 }
 
 }  // namespace snapvm

@@ -166,6 +166,16 @@ TEST_F(Cli, RestoresManyAtOnce) {
     EXPECT_EQ(refused.exit_code, 1) << refused.out;
     EXPECT_NE(refused.err.find("c-"), std::string::npos) << "does not say who maps it: " << refused.err;
     EXPECT_NE(command({"area", "create", area, "--for", "b", "--force"}).err.find("c-"), std::string::npos);
+    // Until they let go of it.
+    for (int i = 0; i < 3; ++i) {
+        const CommandResult detached = command({"detach", "c-" + std::to_string(i), "--json"});
+        ASSERT_EQ(detached.exit_code, 0) << detached.err;
+        EXPECT_TRUE(json::parse(detached.out).value("mapped", false));
+    }
+    EXPECT_EQ(command({"snapshot", "b", area}).exit_code, 0);
+    EXPECT_EQ(command({"snapshot", "c-0", area}).exit_code, 0);
+    const CommandResult back = command({"restore", area}, "q");
+    EXPECT_NE(back.out.find("LEDGER OK"), std::string::npos) << back.out << back.err;
 }
 
 TEST_F(Cli, RestoresAllOrNone) {

@@ -2,10 +2,12 @@
 // Live snapshots of guests that write as fast as they can, through the dirty log and the dirty ring.
 #include <thread>
 
+#include "snapshot/detach.h"
 #include "snapshot/history.h"
 #include "snapshot/verify.h"
 #include "tests/kvm/harness.h"
 #include "vmm/api/machine_service.h"
+#include "vmm/api/machine_source.h"
 
 namespace snapvm::test {
 namespace {
@@ -122,6 +124,39 @@ TEST_F(LiveMachine, AChainOfDiffsIsWholeAtEachLink) {
             history.clear();
             expect_sound_end(*machine);
         }
+    }
+}
+
+// Under full write load, tracked or not: what it held, and what it wrote meanwhile, is there afterwards, and goes into its own area.
+TEST_F(LiveMachine, DetachesUnderLoad) {
+    for (const bool track : {false, true}) {
+        const AreaPath path = area(track ? "tracked" : "plain");
+        SCOPED_TRACE(path.path);
+        {
+            const std::unique_ptr<Machine> machine = boot_ledger({.cpus = 2, .cmdline = "ws=24M rate=0"});
+            (void)snapshot(*machine, path, {});
+        }
+        const std::unique_ptr<Machine> machine = restore(path);
+        need(machine->resume());
+        SnapshotHistory history;
+        WriteOptions options;
+        options.history = &history;
+        options.track = track;
+        const AreaPath other = area(track ? "other-tracked" : "other");
+        (void)snapshot(*machine, other, options);
+        api::MachineSnapshotSource source(*machine);
+        const DetachReport report = need(detach_snapshot(source, machine->memory()));
+        EXPECT_TRUE(report.mapped);
+        EXPECT_GT(report.freezes, 0U);
+        EXPECT_EQ(snapshot(*machine, other, options).type, track ? "diff" : "full");
+        EXPECT_EQ(check_ledger(need(open_snapshot(other)).memory), "");
+        (void)snapshot(*machine, path, {});
+        EXPECT_EQ(check_ledger(need(open_snapshot(path)).memory), "");
+        history.clear();
+        expect_sound_end(*machine);
+        const std::unique_ptr<Machine> again = restore(path);
+        need(again->resume());
+        EXPECT_TRUE(verify_ledger(*again).ok);
     }
 }
 

@@ -66,6 +66,13 @@ public:
         status.error = Error(ErrorKind::cancelled, "called off");
         return status;
     }
+    Result<DetachReport> detach() override {
+        if (no_snapshot) {
+            return fail(ErrorKind::busy, "a snapshot of this machine is being written");
+        }
+        return DetachReport{
+            .mapped = true, .read_pages = 3, .copied_pages = 2, .freezes = 1, .longest_freeze_us = 40, .total_us = 90};
+    }
     Status cancel_snapshot() override { return no_snapshot ? fail(ErrorKind::usage, "no snapshot is being written") : Status{}; }
     Result<Outcome> stop(const StopRequest& /*request*/) override {
         state_ = ServiceState::ended;

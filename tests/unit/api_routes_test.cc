@@ -80,6 +80,7 @@ TEST_F(ApiContract, AnswersAreAsDocumented) {
         {"PUT", "/snapshot/create", R"({"snapshot_path":"/busy","wait":false})", 400},
         {"GET", "/snapshot/status", "", 200},
         {"PUT", "/snapshot/cancel", "", 204},
+        {"PUT", "/snapshot/detach", "", 200},
         {"PUT", "/snapshot/load", R"({"snapshot_path":"/x"})", 400},
         {"PUT", "/snapshot/load", "{}", 400},
         {"GET", "/wait?for=ready", "", 200},

@@ -71,6 +71,9 @@ Result<std::shared_ptr<MachineService::Job>> MachineService::claim_snapshot() {
         return fail(ErrorKind::busy, "a snapshot of this machine is being written already",
                     "try again when it is done, or: snapvm snapshot-cancel " + id_);
     }
+    if (detaching_) {
+        return fail(ErrorKind::busy, "this machine is being detached from its snapshot", "try again when that is done");
+    }
     job_ = std::make_shared<Job>();
     return job_;
 }
@@ -150,6 +153,31 @@ Status MachineService::cancel_snapshot() {
     return {};
 }
 
+Result<DetachReport> MachineService::detach() {
+    {
+        const std::lock_guard lock(snapshot_);
+        if (detaching_ || (job_ && !job_->result)) {
+            return fail(ErrorKind::busy,
+                        detaching_ ? "this machine is being detached already" : "a snapshot of this machine is being written",
+                        "try again when that is done");
+        }
+        detaching_ = true;
+    }
+    Result<DetachReport> result = fail(ErrorKind::system, "detaching ran out of memory");
+    try {
+        MachineSnapshotSource source(machine_);
+        result = detach_snapshot(source, machine_.memory());
+    } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch)
+        // It would be "busy" for ever.
+    }
+    {
+        const std::lock_guard lock(snapshot_);
+        detaching_ = false;
+    }
+    snapshot_over_.notify_all();
+    return result;
+}
+
 void MachineService::run_ended() {
     const std::lock_guard lock(snapshot_);
     if (job_ && !job_->result && job_->monitor.phase < SnapshotPhase::paused) {
@@ -207,7 +235,7 @@ Result<Outcome> MachineService::stop(const StopRequest& request) {
     // snapshot.
     if (!request.force) {
         std::unique_lock lock(snapshot_);
-        snapshot_over_.wait_for(lock, request.timeout, [this] { return !job_ || job_->result; });
+        snapshot_over_.wait_for(lock, request.timeout, [this] { return !detaching_ && (!job_ || job_->result); });
     }
     machine_.end({.kind = Outcome::Kind::stopped, .code = 0, .error = {}});
     return *outcome();

@@ -37,6 +37,7 @@ public:
     Status start_snapshot(const SnapshotRequest& request) override;
     [[nodiscard]] SnapshotStatus snapshot_status() const override;
     Status cancel_snapshot() override;
+    Result<DetachReport> detach() override;
     Result<Outcome> stop(const StopRequest& request) override;
     Result<std::optional<WaitResult>> wait(const WaitRequest& request, const GivenUp& given_up) override;
     [[nodiscard]] const Console& console() const override { return machine_.console(); }
@@ -61,8 +62,9 @@ private:
     Machine& machine_;
     MachineNames names_;
     std::chrono::steady_clock::time_point made_;
-    mutable std::mutex snapshot_;  ///< guards the three below; innermost
+    mutable std::mutex snapshot_;  ///< guards the four below; innermost
     std::condition_variable snapshot_over_;
+    bool detaching_ = false;
     std::shared_ptr<Job> job_;  ///< the last one, or the one that runs: without a result
     std::mutex starting_;  ///< one start_snapshot at a time; guards the next
     std::thread background_;

@@ -58,6 +58,11 @@ ApiAnswer get_snapshot_status(Service& service, const ApiRequest& /*request*/) {
 
 ApiAnswer put_snapshot_cancel(Service& service, const ApiRequest& /*request*/) { return done_or_fault(service.cancel_snapshot()); }
 
+ApiAnswer put_snapshot_detach(Service& service, const ApiRequest& /*request*/) {
+    const auto report = service.detach();
+    return report ? ok(to_json(*report)) : fault_answer(report.error());
+}
+
 ApiAnswer put_snapshot_load(Service& /*service*/, const ApiRequest& request) {
     if (const Status well_formed = check_snapshot_load(request.body); !well_formed) {
         return fault_answer(well_formed.error());
@@ -99,7 +104,7 @@ ApiAnswer get_console(Service& /*service*/, const ApiRequest& request) {
     return {101, {}, {}};
 }
 
-constexpr std::array<Route, 13> kRoutes = {{
+constexpr std::array<Route, 14> kRoutes = {{
     {"GET", "/", get_instance},
     {"GET", "/version", get_version},
     {"GET", "/machine-config", get_machine_config},
@@ -109,6 +114,7 @@ constexpr std::array<Route, 13> kRoutes = {{
     {"PUT", "/snapshot/load", put_snapshot_load},
     {"GET", "/snapshot/status", get_snapshot_status},
     {"PUT", "/snapshot/cancel", put_snapshot_cancel},
+    {"PUT", "/snapshot/detach", put_snapshot_detach},
     {"GET", "/stats", get_stats},
     {"PUT", "/stop", put_stop},
     {"GET", "/wait", get_wait},

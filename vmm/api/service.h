@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "snapshot/area_path.h"
+#include "snapshot/detach.h"
 #include "snapshot/writer.h"
 #include "vmm/base/error.h"
 #include "vmm/machine/config.h"
@@ -116,6 +117,8 @@ public:
     [[nodiscard]] virtual SnapshotStatus snapshot_status() const = 0;
     /// Calls off the snapshot that is being made; its maker gets the error. usage when there is none.
     virtual Status cancel_snapshot() = 0;
+    /// Lets go of the snapshot that this machine was restored from, behind the guest; nothing to do where it maps none. busy while one is made.
+    virtual Result<DetachReport> detach() = 0;
     /// Ends the machine; how it ended (which may have been earlier, by itself).
     virtual Result<Outcome> stop(const StopRequest& request) = 0;
     /// Nothing when the time is over, or `given_up` says so. An error when it cannot come any more: the machine ended first.

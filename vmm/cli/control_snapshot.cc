@@ -166,6 +166,22 @@ Result<int> snapshot_status(const Globals& globals, const std::string& name) {
     return 0;
 }
 
+Result<int> detach(const Globals& globals, const std::string& name) {
+    api::ApiClient client = TRY(connect_machine(globals, name));
+    const std::string answer = TRY(ask(client, "PUT", "/snapshot/detach", "", kPatience));
+    const Json report = Json::parse(answer, nullptr, /*allow_exceptions=*/false);
+    if (globals.json || !report.is_object()) {
+        print_line(answer);
+    } else if (!report.value("mapped", false)) {
+        print_line(name + " maps no snapshot");
+    } else {
+        print_line(name + " maps no snapshot any more: " + std::to_string(report.value("read_pages", 0ULL)) + " pages read, " +
+                   std::to_string(report.value("copied_pages", 0ULL)) + " copied, stood for at most " +
+                   std::to_string(report.value("longest_freeze_us", 0ULL)) + " us at a time");
+    }
+    return 0;
+}
+
 Result<int> snapshot_cancel(const Globals& globals, const std::string& name) {
     api::ApiClient client = TRY(connect_machine(globals, name));
     TRY(ask(client, "PUT", "/snapshot/cancel", "", kQuickAnswer));
@@ -210,6 +226,13 @@ void add_snapshot_status(CLI::App& app, Globals& globals, Action& chosen) {
     auto name = std::make_shared<std::string>();
     command->add_option("NAME", *name, "the machine")->required();
     command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return snapshot_status(globals, *name); }; });
+}
+
+void add_detach(CLI::App& app, Globals& globals, Action& chosen) {
+    CLI::App* command = app.add_subcommand("detach", "let a restored machine go of its snapshot, behind the guest");
+    auto name = std::make_shared<std::string>();
+    command->add_option("NAME", *name, "the machine")->required();
+    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return detach(globals, *name); }; });
 }
 
 void add_snapshot_cancel(CLI::App& app, Globals& globals, Action& chosen) {

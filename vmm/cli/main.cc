@@ -34,6 +34,7 @@ constexpr std::pair<std::string_view, Adder> kCommands[] = {
     {"demo", add_demo},
     {"snapshot-status", add_snapshot_status},
     {"snapshot-cancel", add_snapshot_cancel},
+    {"detach", add_detach},
 };
 
 bool is_command(std::string_view word) {

@@ -3,7 +3,9 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <string>
 
 #include "vmm/base/try.h"
@@ -15,6 +17,14 @@ std::uint64_t host_alignment(const BlockSpec& spec) { return spec.size >= kHugeP
 
 // Advice only: a kernel without huge pages refuses it, and nothing is lost but speed.
 void advise_huge(std::byte* at, std::uint64_t size) { (void)::madvise(at, size, MADV_HUGEPAGE); }
+
+void advise(const Mapping& mapping, PagePolicy policy) {
+    if (policy == PagePolicy::small_pages) {
+        (void)::madvise(mapping.data(), mapping.size(), MADV_NOHUGEPAGE);
+    } else if (mapping.size() >= kHugePageSize) {
+        advise_huge(mapping.data(), mapping.size());
+    }
+}
 
 }  // namespace
 
@@ -37,11 +47,7 @@ Result<MemoryBlock> MemoryBlock::of(const BlockSpec& spec, Backing backing, Mapp
 
 Result<MemoryBlock> MemoryBlock::anonymous(const BlockSpec& spec, PagePolicy policy) {
     Mapping mapping = TRY(Mapping::anonymous(spec.size, host_alignment(spec)));
-    if (policy == PagePolicy::small_pages) {
-        (void)::madvise(mapping.data(), spec.size, MADV_NOHUGEPAGE);
-    } else if (spec.size >= kHugePageSize) {
-        advise_huge(mapping.data(), spec.size);
-    }
+    advise(mapping, policy);
     return of(spec, Backing::anonymous, std::move(mapping));
 }
 
@@ -79,7 +85,50 @@ Status MemoryBlock::overlay_anonymous(std::uint64_t first, std::uint64_t count) 
         return fail(Error::system("mmap", "overlay of " + std::string(name_of(spec_.id)), errno));
     }
     advise_huge(at, size);
+    overlays_.push_back({first, count});
     return {};
+}
+
+bool MemoryBlock::overlaid(std::uint64_t first, std::uint64_t count) const {
+    return std::ranges::any_of(overlays_, [&](const Overlay& overlay) {
+        return first >= overlay.first && first + count <= overlay.first + overlay.count;
+    });
+}
+
+Result<Mapping> MemoryBlock::space_for_copy() const {
+    Mapping copy = TRY(Mapping::anonymous(spec_.size, host_alignment(spec_)));
+    // A huge page for the first page written would populate those around it, which may be without data.
+    advise(copy, PagePolicy::small_pages);
+    return copy;
+}
+
+Status MemoryBlock::replace(std::uint64_t first, std::uint64_t count, const Mapping& copy) {
+    if (first > spec_.pages() || count > spec_.pages() - first || copy.size() != spec_.size) {
+        return fail(ErrorKind::invalid, "replacement outside of block " + std::string(name_of(spec_.id)));
+    }
+    std::byte* to = host() + first * kPageSize;
+    std::byte* from = copy.data() + first * kPageSize;
+    const std::uint64_t size = count * kPageSize;
+    // DONTUNMAP: the copy's own addresses must not be handed out to others while its owner still unmaps all of them at its end.
+    if (::mremap(from, size, size, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) != MAP_FAILED) {
+        return {};
+    }
+    // Before it fails for want of memory it may have unmapped what was there; nothing was moved.
+    void* mapped = ::mmap(to, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    if (mapped == MAP_FAILED) {
+        return fail(Error::system("mremap", "block " + std::string(name_of(spec_.id)), errno));
+    }
+    std::memcpy(to, from, size);
+    return {};
+}
+
+void MemoryBlock::let_go_of_origin(PagePolicy policy) {
+    if (origin_) {
+        advise(mapping_, policy);
+        origin_.reset();
+        overlays_.clear();
+        backing_ = Backing::anonymous;
+    }
 }
 
 }  // namespace snapvm

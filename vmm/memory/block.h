@@ -56,6 +56,8 @@ public:
     virtual ~PageOrigin() = default;
     /// Fills `out` with the entries of pages `first` and on of block `id`.
     virtual Status read_entries(BlockId id, std::uint64_t first, std::span<Entry> out) const = 0;
+    /// Fills `out`, whole pages, with what page `first` and those after it hold. Only for classes with data; checks no page's checksum.
+    virtual Status read_data(BlockId id, std::uint64_t first, std::span<std::byte> out) const = 0;
 };
 
 /// One block of guest memory. Movable, not copyable; the host address is fixed for its life, and is 2 MiB aligned for RAM.
@@ -64,8 +66,8 @@ public:
     /// What stands behind pages the guest has not written.
     enum class Backing : std::uint8_t {
         anonymous,  ///< zeros
-        memfd,      ///< a memfd shared with other processes
-        snapshot,   ///< a private mapping of a snapshot's data (with anonymous overlays on runs without data)
+        memfd,  ///< a memfd shared with other processes
+        snapshot,  ///< a private mapping of a snapshot's data (with anonymous overlays on runs without data)
     };
 
     /// Zeroed memory of the process' own, with huge pages advised according to `policy`.
@@ -97,6 +99,15 @@ public:
 
     /// Replaces pages [first, first + count) by fresh anonymous memory (zeros) with huge pages advised: the map plan's overlays.
     Status overlay_anonymous(std::uint64_t first, std::uint64_t count);
+    /// Whether all of these pages are in one overlay.
+    [[nodiscard]] bool overlaid(std::uint64_t first, std::uint64_t count) const;
+    /// Zeroed memory for `replace`.
+    Result<Mapping> space_for_copy() const;
+    /// Moves pages [first, first + count) of `copy` to their place in this block. The guest must not run meanwhile. An error leaves the
+    /// block as it was, unless the kernel has no memory left at all for its own records: the guest then ends at its next access.
+    Status replace(std::uint64_t first, std::uint64_t count, const Mapping& copy);
+    /// Once every page is replaced or overlaid: what is untouched now is zeros, and the origin is kept no longer.
+    void let_go_of_origin(PagePolicy policy);
 
 private:
     MemoryBlock(BlockSpec spec, Backing backing, Mapping mapping, PageTypes types, WriteMarks marks);
@@ -110,6 +121,11 @@ private:
     Mapping mapping_;
     PageTypes types_;
     WriteMarks marks_;
+    struct Overlay {
+        std::uint64_t first = 0;
+        std::uint64_t count = 0;
+    };
+    std::vector<Overlay> overlays_;
 };
 
 }  // namespace snapvm

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "snapshot/detach.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "snapshot/page_entry.h"
+#include "snapshot/runs.h"
+#include "snapshot/stopwatch.h"
+#include "vmm/base/try.h"
+#include "vmm/memory/population.h"
+
+namespace snapvm {
+namespace {
+
+constexpr std::uint64_t kUnitPages = kHugePageSize / kPageSize;
+
+/// One block on its way into memory of its own.
+class Detaching {
+public:
+    Detaching(SnapshotSource& machine, MemoryBlock& block, const PopulationScanner& scanner, Mapping copy, DetachReport& report)
+        : machine_(machine), block_(block), scanner_(scanner), copy_(std::move(copy)), report_(report) {}
+
+    Status run() {
+        const std::uint64_t pages = block_.spec().pages();
+        for (std::uint64_t first = 0; first < pages; first += kUnitPages) {
+            const std::uint64_t count = std::min(kUnitPages, pages - first);
+            if (!block_.overlaid(first, count)) {
+                TRY(inherit(first, count));
+                TRY(take_over(first, count));
+            }
+        }
+        return {};
+    }
+
+private:
+    std::byte* copy_of(std::uint64_t page) { return copy_.data() + page * kPageSize; }
+
+    // What the guest has not written, from the snapshot; of the rest only the pages are made ready, to spare the freeze the faults.
+    Status inherit(std::uint64_t first, std::uint64_t count) {
+        const auto own = std::span(own_).first(count);
+        TRY(scanner_.scan(block_, first, own));
+        TRY(block_.origin()->read_entries(block_.spec().id, first, std::span(entries_).first(count)));
+        RunJoiner runs([&](std::uint64_t page, std::uint64_t run) { return read(page, run, first); });
+        for (std::uint64_t i = 0; i < count; ++i) {
+            if (own[i] == Population::own) {
+                *copy_of(first + i) = std::byte{0};
+            } else if (has_data(entries_[i].page_class)) {
+                TRY(runs.add(first + i));
+            }
+        }
+        return runs.flush();
+    }
+
+    Status read(std::uint64_t page, std::uint64_t count, std::uint64_t unit) {
+        TRY(block_.origin()->read_data(block_.spec().id, page, {copy_of(page), count * kPageSize}));
+        for (std::uint64_t i = page; i < page + count; ++i) {
+            const PageOrigin::Entry& entry = entries_[i - unit];
+            // A shared page has no checksum of its own (its data stands in place).
+            if (entry.page_class != PageClass::shared &&
+                page_checksum(block_.spec().id, i, {copy_of(i), kPageSize}) != entry.checksum) {
+                return fail(ErrorKind::invalid, "the snapshot behind this machine is damaged: page " + std::to_string(i) +
+                                                    " of block " + std::string(name_of(block_.spec().id)) +
+                                                    " has a wrong checksum");
+            }
+        }
+        report_.read_pages += count;
+        return {};
+    }
+
+    Status take_over(std::uint64_t first, std::uint64_t count) {
+        FreezeGuard frozen = TRY(FreezeGuard::freeze(machine_));
+        const Stopwatch watch;
+        // Again: the guest has gone on writing.
+        const auto own = std::span(own_).first(count);
+        TRY(scanner_.scan(block_, first, own));
+        for (std::uint64_t i = 0; i < count; ++i) {
+            if (own[i] == Population::own) {
+                std::memcpy(copy_of(first + i), block_.page(first + i).data(), kPageSize);
+                ++report_.copied_pages;
+            }
+        }
+        TRY(block_.replace(first, count, copy_));
+        report_.longest_freeze_us = std::max(report_.longest_freeze_us, watch.us_until(frozen.thaw()));
+        ++report_.freezes;
+        return {};
+    }
+
+    SnapshotSource& machine_;
+    MemoryBlock& block_;
+    const PopulationScanner& scanner_;
+    Mapping copy_;
+    DetachReport& report_;
+    std::array<Population, kUnitPages> own_{};
+    std::array<PageOrigin::Entry, kUnitPages> entries_{};
+};
+
+}  // namespace
+
+Result<DetachReport> detach_snapshot(SnapshotSource& machine, GuestMemory& memory) {
+    const Stopwatch watch;
+    DetachReport report;
+    const PopulationScanner scanner = TRY(PopulationScanner::open());
+    for (MemoryBlock& block : memory.blocks()) {
+        if (block.origin() == nullptr) {
+            continue;
+        }
+        report.mapped = true;
+        // Of one piece as large as the block: what is moved out of it then merges again into one area of the kernel's (max_map_count).
+        Detaching detaching(machine, block, scanner, TRY(block.space_for_copy()), report);
+        TRY(detaching.run());
+    }
+    // Only now: while any block maps the file, all are pinned anyway, and what an interrupted detach leaves is as it was.
+    for (MemoryBlock& block : memory.blocks()) {
+        block.let_go_of_origin(machine.config().pages);
+    }
+    report.total_us = watch.us();
+    return report;
+}
+
+}  // namespace snapvm

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+// A restored machine lets go of its snapshot while it runs, and holds the same afterwards.
+#include "snapshot/detach.h"
+
+#include <fstream>
+
+#include "snapshot/inspect.h"
+#include "tests/unit/result_matchers.h"
+#include "tests/unit/snapshot_fixture.h"
+
+namespace snapvm::test {
+namespace {
+
+constexpr BlockId kLow = BlockId::ram_low;
+constexpr std::uint64_t kPages = (64ULL << 20) / kPageSize;
+
+class Detach : public SnapshotTest {
+protected:
+    void SetUp() override {
+        SnapshotTest::SetUp();
+        // Runs of pages with data, repeated ones among them, zero ones, absent ones.
+        for (std::uint64_t page = 0; page < kPages; page += 3) {
+            page % 2 == 0 ? machine_.fill(kLow, page, page % 9 == 0 ? 1 : page) : machine_.clear(kLow, page);
+        }
+        ASSERT_OK(write_snapshot(machine_, area(), with_slots(1)));
+    }
+    FakeMachine restored() {
+        auto snapshot = open_snapshot(area(), {.max_overlays = 0});
+        EXPECT_TRUE(snapshot.has_value());
+        return FakeMachine(*std::move(snapshot));
+    }
+    std::uint64_t data_offset() const {
+        const auto info = inspect_area(area());
+        return info->superblocks[*info->chosen].valid->find(SectionKind::data, static_cast<std::uint32_t>(kLow))->offset;
+    }
+
+    FakeMachine machine_{64ULL << 20};
+};
+
+TEST_F(Detach, HoldsTheSameAndTheAreaIsFree) {
+    FakeMachine clone = restored();
+    clone.fill(kLow, 6, 77);
+    machine_.fill(kLow, 6, 77);
+    EXPECT_TRUE(fails(write_snapshot(machine_, area(), {}), ErrorKind::busy, "maps the snapshot"));
+    const auto report = detach_snapshot(clone, clone.mutable_memory());
+    ASSERT_OK(report);
+    EXPECT_TRUE(report->mapped);
+    EXPECT_GE(report->read_pages, kPages / 6 - 1);
+    EXPECT_GE(report->copied_pages, 1U);
+    EXPECT_EQ(report->freezes, static_cast<std::uint64_t>(clone.thaws));
+    EXPECT_EQ(clone.frozen, 0);
+    expect_same_memory(machine_, clone);
+    for (const MemoryBlock& block : clone.memory().blocks()) {
+        EXPECT_EQ(block.origin(), nullptr);
+        EXPECT_EQ(block.backing(), MemoryBlock::Backing::anonymous);
+    }
+    // Over the very snapshot that it came from; then what the file holds is nothing to it, its length neither.
+    ASSERT_OK(write_snapshot(clone, area(), {}));
+    std::filesystem::resize_file(area().path, 4096);
+    expect_same_memory(machine_, clone);
+}
+
+TEST_F(Detach, ASecondOneHasNothingToDo) {
+    FakeMachine clone = restored();
+    ASSERT_OK(detach_snapshot(clone, clone.mutable_memory()));
+    const auto again = detach_snapshot(clone, clone.mutable_memory());
+    ASSERT_OK(again);
+    EXPECT_FALSE(again->mapped);
+    EXPECT_EQ(again->freezes, 0U);
+}
+
+TEST_F(Detach, PagesWithoutDataStayUntouched) {
+    FakeMachine clone = restored();
+    ASSERT_OK(detach_snapshot(clone, clone.mutable_memory()));
+    const auto report = write_snapshot(clone, area("other"), {});
+    ASSERT_OK(report);
+    EXPECT_EQ(report->pages[static_cast<std::size_t>(PageClass::zero)], 0U);
+    EXPECT_GE(report->pages[static_cast<std::size_t>(PageClass::absent)], kPages / 2);
+}
+
+// Written between the copy from the snapshot and the freeze: what the guest wrote is what stays.
+TEST_F(Detach, WhatTheGuestWritesMeanwhileStays) {
+    FakeMachine clone = restored();
+    std::uint64_t unit = 0;
+    clone.on_freeze = [&] {
+        clone.fill(kLow, unit * 512 + 6, 99);
+        machine_.fill(kLow, unit * 512 + 6, 99);
+        clone.fill(kLow, unit * 512 + 1, 98);
+        machine_.fill(kLow, unit * 512 + 1, 98);
+        unit = std::min<std::uint64_t>(unit + 1, kPages / 512 - 1);
+    };
+    ASSERT_OK(detach_snapshot(clone, clone.mutable_memory()));
+    expect_same_memory(machine_, clone);
+}
+
+TEST_F(Detach, ADamagedPageStopsItAndTheMachineGoesOnPinned) {
+    {
+        std::fstream file(area().path, std::ios::in | std::ios::out | std::ios::binary);
+        file.seekp(static_cast<std::streamoff>(data_offset() + 6000 * kPageSize + 5));
+        file.put('\x5A');
+    }
+    FakeMachine clone = restored();
+    EXPECT_TRUE(fails(detach_snapshot(clone, clone.mutable_memory()), ErrorKind::invalid, "page 6000 "));
+    EXPECT_EQ(clone.frozen, 0);
+    EXPECT_TRUE(fails(write_snapshot(machine_, area(), {}), ErrorKind::busy, "maps the snapshot"));
+    machine_.mutable_memory().blocks()[0].host()[6000 * kPageSize + 5] = std::byte{0x5A};
+    expect_same_memory(machine_, clone);  // half of it moved already
+}
+
+TEST_F(Detach, AMachineThatHasEndedIsLeftAlone) {
+    FakeMachine clone = restored();
+    clone.fail_freeze = true;
+    EXPECT_TRUE(fails(detach_snapshot(clone, clone.mutable_memory()), ErrorKind::system, "freeze failed"));
+    expect_same_memory(machine_, clone);
+    clone.fail_freeze = false;
+    ASSERT_OK(detach_snapshot(clone, clone.mutable_memory()));
+    expect_same_memory(machine_, clone);
+}
+
+}  // namespace
+}  // namespace snapvm::test
