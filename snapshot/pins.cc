@@ -92,7 +92,12 @@ Status lock_unpinned(int fd, const AreaFile& file, std::uint64_t offset, std::ui
     for (std::size_t i = 0; i < std::min(pids.size(), kMostNamed); ++i) {
         const std::string name = names ? names(pids[i]) : std::string();
         const std::string pid = std::to_string(pids[i]);
-        what += (i == 0 ? "" : ", ") + (name.empty() ? "process " + pid : name + " (pid " + pid + ")");
+        what.append(i == 0 ? "" : ", ");
+        if (name.empty()) {
+            what.append("process ").append(pid);
+        } else {
+            what.append(name).append(" (pid ").append(pid).append(")");
+        }
         if (i == 0 && !name.empty()) {
             advice = "snapvm detach " + name;
         }
