@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // End to end: A, run on, B, restore A, C: A = C to the bit (clocks apart: vcpu_fields.h), A is not B.
 #include <algorithm>
+#include <cstring>
 #include <thread>
 
 #include "snapshot/verify.h"
 #include "tests/kvm/harness.h"
 #include "tests/kvm/vcpu_fields.h"
+#include "vmm/vcpu/vcpu_state.h"
 
 namespace snapvm::test {
 namespace {
@@ -81,6 +83,24 @@ TEST_F(RoundTrip, PageAboveTheHoleComesBackAtItsAddress) {
     const std::unique_ptr<Machine> restored = restore(area());
     EXPECT_EQ(need(restored->memory().load<std::uint64_t>(kHigh)), 0x1111U);
     EXPECT_EQ(need(restored->memory().load<std::uint64_t>(kLow)), 0x2222U);
+}
+
+// A vCPU in the middle of an interrupt handler: its LAPIC has a vector in service.
+TEST_F(RoundTrip, AnInterruptInServiceComesBackToTheBit) {
+    constexpr std::size_t kProcessorPriority = 0xA0;
+    constexpr std::size_t kInService = 0x100;
+    constexpr std::uint32_t kVector = 0x45;
+    snapshot(*create_ledger({.cpus = 1}), area());
+    RestoredSnapshot restored = need(open_snapshot(area()));
+    StateRecord& record = *std::ranges::find(restored.saved.records, RecordKind::vcpu, &StateRecord::kind);
+    VcpuStateV1 state = need(VcpuStateV1::decode(record.bytes));
+    const std::uint32_t bit = 1U << kVector % 32;
+    const std::uint32_t priority = kVector & 0xF0;
+    std::memcpy(state.lapic.regs + kInService + kVector / 32 * 16, &bit, sizeof bit);
+    std::memcpy(state.lapic.regs + kProcessorPriority, &priority, sizeof priority);
+    record.bytes = state.encode();
+    const std::unique_ptr<Machine> machine = need(Machine::restore(system(), restored.saved, std::move(restored.memory)));
+    EXPECT_EQ(differences(restored.saved.records, need(machine->save()).records), std::vector<std::string>{});
 }
 
 // Snapshot of a restored machine, into a new area and into the third generation. Trap: a machine still lazily restored.

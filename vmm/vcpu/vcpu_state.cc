@@ -2,6 +2,7 @@
 #include "vmm/vcpu/vcpu_state.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstdio>
 #include <cstring>
 #include <functional>
@@ -45,6 +46,26 @@ Status set_msrs_or_refuse(kvm::VcpuFd& vcpu, std::span<const kvm_msr_entry> msrs
 bool is_late(const kvm_msr_entry& msr) {
     return msr.index == kMsrTsc || msr.index == kMsrTscDeadline || msr.index == 0x11 || msr.index == 0x12 ||
            (msr.index >= 0x4B564D00 && msr.index <= 0x4B564DFF);
+}
+
+// The processor priority follows from the task priority and the highest vector in service (Intel SDM volume 3, 11.8.3.1). KVM_SET_LAPIC works
+// it out before it has counted the vectors in service, so until its vCPU runs a restored LAPIC reads back a priority that is too low.
+void settle_priority(kvm_lapic_state& lapic) {
+    constexpr std::size_t kTaskPriority = 0x80;
+    constexpr std::size_t kProcessorPriority = 0xA0;
+    constexpr std::size_t kInService = 0x100;
+    std::uint32_t task = 0;
+    std::memcpy(&task, lapic.regs + kTaskPriority, sizeof task);
+    std::uint32_t in_service = 0;
+    for (std::uint32_t word = 8; word-- > 0 && in_service == 0;) {
+        std::uint32_t bits = 0;
+        std::memcpy(&bits, lapic.regs + kInService + word * 16, sizeof bits);
+        if (bits != 0) {
+            in_service = word * 32 + static_cast<std::uint32_t>(std::bit_width(bits)) - 1;
+        }
+    }
+    const std::uint32_t priority = (task & 0xF0) >= (in_service & 0xF0) ? task & 0xFF : in_service & 0xF0;
+    std::memcpy(lapic.regs + kProcessorPriority, &priority, sizeof priority);
 }
 
 }  // namespace
@@ -95,6 +116,7 @@ Result<VcpuStateV1> capture_vcpu(const kvm::System& system, const kvm::VcpuFd& v
     // LAPIC, so it comes twice at worst. The other way round it would be in neither, and the guest's tick would stop for good.
     state.msrs = TRY(vcpu.msrs(msr_indices));
     state.lapic = TRY(vcpu.get<kvm_lapic_state>(KVM_GET_LAPIC, "KVM_GET_LAPIC"));
+    settle_priority(state.lapic);
     state.events = TRY(vcpu.get<kvm_vcpu_events>(KVM_GET_VCPU_EVENTS, "KVM_GET_VCPU_EVENTS"));
     state.cpuid = TRY(vcpu.cpuid());
     state.tsc_khz = vcpu.tsc_khz();
