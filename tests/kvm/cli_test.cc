@@ -1,60 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // End to end, as a user: the binary in pipes and in the background.
-#include <gtest/gtest.h>
 #include <signal.h>
 
 #include <algorithm>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <thread>
 
+#include "tests/kvm/cli_fixture.h"
 #include "tests/kvm/harness.h"
-#include "tests/support/command.h"
 #include "tests/support/paths.h"
-#include "tests/support/require_kvm.h"
 #include "vmm/machine/clock_state.h"
 
 namespace snapvm::test {
 namespace {
-
-using nlohmann::json;
-
-class Cli : public testing::Test {
-protected:
-    void SetUp() override { SNAPVM_REQUIRE_KVM(); }
-    void TearDown() override {
-        for (const std::string& name : machines()) {
-            (void)command({"stop", name, "--force"});
-        }
-    }
-
-    CommandResult command(std::vector<std::string> arguments, const std::string& input = {}) {
-        arguments.insert(arguments.end(), {"--run-dir", scratch_.file("run")});
-        return snapvm_command(arguments, input);
-    }
-    CommandResult run_ledger(const std::string& cmdline, const std::string& input, std::vector<std::string> more = {}) {
-        more.insert(more.begin(), {"run", "--kernel", "builtin:ledger", "--mem", "64M", "--cmdline", cmdline});
-        return command(more, input);
-    }
-    std::vector<std::string> machines() {
-        std::vector<std::string> names;
-        std::istringstream lines(command({"ps", "--json"}).out);
-        for (std::string line; std::getline(lines, line);) {
-            const json machine = json::parse(line, nullptr, false);
-            if (machine.is_object()) {
-                names.push_back(machine.value("name", machine.value("id", "")));
-            }
-        }
-        return names;
-    }
-    json start(const std::string& name) {
-        const CommandResult started = run_ledger("ws=4M", "", {"-d", "--name", name, "--json"});
-        EXPECT_EQ(started.exit_code, 0) << started.err;
-        return json::parse(started.out, nullptr, false);
-    }
-
-    ScratchFolder scratch_;
-};
 
 TEST_F(Cli, SerialPortIsOnStdinAndStdoutAndNothingElse) {
     const CommandResult result = run_ledger("ws=1M rate=100", "q");

@@ -5,62 +5,40 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#include <cstdio>
 #include <cstdlib>
 
 #include "snapshot/inspect.h"
 #include "snapshot/verify.h"
+#include "tests/support/loop_device.h"
 #include "tests/unit/snapshot_fixture.h"
 
 namespace snapvm::test {
 namespace {
 
-std::string output_of(const std::string& command) {
-    std::string out;
-    std::FILE* pipe = ::popen((command + " 2>/dev/null").c_str(), "r");
-    if (pipe != nullptr) {
-        std::array<char, 256> line;
-        while (std::fgets(line.data(), line.size(), pipe) != nullptr) {
-            out += line.data();
-        }
-        ::pclose(pipe);
-    }
-    while (!out.empty() && out.back() == '\n') {
-        out.pop_back();
-    }
-    return out;
-}
-
 class Device : public SnapshotTest {
 protected:
     void SetUp() override {
         SnapshotTest::SetUp();
-        if (::geteuid() != 0) {
-            GTEST_SKIP() << "loop devices need root";
-        }
         // Stale bytes everywhere, as on a disk that was used before.
         image_ = (folder_ / "image").string();
         const UniqueFd fd = *open_file(image_, O_RDWR | O_CREAT, 0600);
         const std::vector<std::byte> stale(kSize, std::byte{0xDD});
         ASSERT_OK(write_all_at(fd.get(), stale, 0, image_));
-        loop_ = output_of("losetup --find --show --direct-io=on " + image_);
+        device_ = LoopDevice(image_);
+        loop_ = device_.path();
         if (loop_.empty()) {
-            loop_ = output_of("losetup --find --show " + image_);
-        }
-        if (loop_.empty()) {
-            GTEST_SKIP() << "no loop device to be had";
+            GTEST_SKIP() << device_.reason();
         }
     }
     void TearDown() override {
-        if (!loop_.empty()) {
-            output_of("losetup -d " + loop_);
-        }
+        device_ = {};
         SnapshotTest::TearDown();
     }
     static AreaShape shape(const FakeMachine& machine) { return {machine.config().blocks(), machine.config().cpus}; }
 
     static constexpr std::uint64_t kSize = 40ULL << 20;
     std::string image_;
+    LoopDevice device_;
     std::string loop_;
 };
 
