@@ -44,8 +44,9 @@ protected:
         options.live.when_diverging = one_of(std::array{WhenDiverging::protect, WhenDiverging::throttle, WhenDiverging::stop});
         options.track = random(3) != 0;
         const bool slow = random(2) == 0;
-        options.hook = [slow](const IoEvent& event) {
-            if (slow && event.step == IoStep::pages) {
+        options.hook = [slow, bytes = std::uint64_t{0}](const IoEvent& event) mutable {
+            // 256 MB a second, single pages and large runs alike.
+            for (bytes += slow && event.step == IoStep::pages ? event.size : 0; bytes >= 256U << 10; bytes -= 256U << 10) {
                 std::this_thread::sleep_for(1ms);
             }
             return IoFault{};
