@@ -50,7 +50,8 @@ CopyBeforeWrite::CopyBeforeWrite(std::span<const MemoryBlock> blocks, WriteProte
 
 CopyBeforeWrite::~CopyBeforeWrite() { end_service(); }
 
-Result<std::unique_ptr<CopyBeforeWrite>> CopyBeforeWrite::prepare(std::span<const MemoryBlock> blocks, std::uint64_t store_pages) {
+Result<std::unique_ptr<CopyBeforeWrite>> CopyBeforeWrite::prepare(std::span<const MemoryBlock> blocks, std::uint64_t store_pages,
+                                                                  CopyHooks hooks) {
     WriteProtector protector = TRY(WriteProtector::over(blocks));
     const std::uint64_t each = std::max(store_pages / 2, kLeastPages);
     std::array<Staging, 2> stores{TRY(Staging::of(blocks, each)), TRY(Staging::of(blocks, each))};
@@ -62,11 +63,13 @@ Result<std::unique_ptr<CopyBeforeWrite>> CopyBeforeWrite::prepare(std::span<cons
         return fail(Error::system("eventfd", "write protection", errno));
     }
     std::unique_ptr<CopyBeforeWrite> self(new CopyBeforeWrite(blocks, std::move(protector), std::move(stores), std::move(stop)));
+    self->hooks_ = std::move(hooks);
     TRY(self->start_service());
     return self;
 }
 
-Result<std::uint64_t> CopyBeforeWrite::protect_units(const DirtySet& pages) {
+// With `mutex_` held.
+Result<std::uint64_t> CopyBeforeWrite::protect_units(const DirtySet& pages, const std::function<void()>& between) {
     std::uint64_t done = 0;
     for (std::size_t block = 0; block < pages.blocks(); ++block) {
         std::vector<bool>& is_protected = protected_[block];
@@ -74,7 +77,7 @@ Result<std::uint64_t> CopyBeforeWrite::protect_units(const DirtySet& pages) {
             return unit < is_protected.size() && !is_protected[unit] && count_of(words_of(pages, block, unit * kUnitPages)) > 0;
         };
         for (std::uint64_t unit = 0; unit < is_protected.size(); ++unit) {
-            const std::lock_guard lock(mutex_);
+            between();
             if (over_) {
                 return fail(service_.error());
             }
@@ -93,11 +96,20 @@ Result<std::uint64_t> CopyBeforeWrite::protect_units(const DirtySet& pages) {
     return done;
 }
 
-Result<std::uint64_t> CopyBeforeWrite::protect_ahead(const DirtySet& pages) { return protect_units(pages); }
+Result<std::uint64_t> CopyBeforeWrite::protect_ahead(const DirtySet& pages) {
+    std::unique_lock lock(mutex_);
+    return protect_units(pages, [&] {
+        lock.unlock();  // who waits is let go
+        lock.lock();
+    });
+}
 
 Status CopyBeforeWrite::protect(DirtySet pages) {
-    TRY(protect_units(pages));
+    // One critical section. A fault of before the instant may not have been looked at yet, though its vCPU stands: were its unit let go
+    // behind this loop, it would be taken for protected, and written by the guest before it is saved.
     const std::lock_guard lock(mutex_);
+    TRY(protect_units(pages, [] {}));
+    hooks_.protecting();
     unsaved_ = std::move(pages);
     taken_ = true;
     return {};
@@ -147,6 +159,7 @@ Status CopyBeforeWrite::serve() {
             return {};
         }
         const Unit unit{fault->block, fault->page / kUnitPages * kUnitPages};
+        hooks_.fault_read();
         std::unique_lock lock(mutex_);
         if (!taken_) {
             TRY(release(unit));  // too early

@@ -6,6 +6,7 @@
 #include <array>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -22,13 +23,20 @@
 
 namespace snapvm {
 
+/// For tests: called where threads meet.
+struct CopyHooks {
+    std::function<void()> fault_read = [] {};  ///< by the service, which then looks at the fault
+    std::function<void()> protecting = [] {};  ///< by `protect`, before it is the instant
+};
+
 /// In this order: prepare and protect_ahead, while the guest runs; protect, while it stands; copy, while it runs again. Then a page that
 /// the guest wants to write is saved at once, with the 2 MiB around it, and the guest waits for that copy alone, as long as there is room: two stores take
 /// turns, one fills while the other is written. Where they are full, the guest waits for the disk. Dropped at any time: who waits goes on.
 class CopyBeforeWrite {
 public:
     /// `store_pages`: room for saved pages; at least 16 MiB are taken. ErrorKind::unsupported: see WriteProtector::over.
-    static Result<std::unique_ptr<CopyBeforeWrite>> prepare(std::span<const MemoryBlock> blocks, std::uint64_t store_pages);
+    static Result<std::unique_ptr<CopyBeforeWrite>> prepare(std::span<const MemoryBlock> blocks, std::uint64_t store_pages,
+                                                            CopyHooks hooks = {});
     CopyBeforeWrite(const CopyBeforeWrite&) = delete;
     CopyBeforeWrite& operator=(const CopyBeforeWrite&) = delete;
     ~CopyBeforeWrite();
@@ -48,7 +56,7 @@ private:
         std::size_t block = 0;
         std::uint64_t first = 0;  ///< page
     };
-    Result<std::uint64_t> protect_units(const DirtySet& pages);
+    Result<std::uint64_t> protect_units(const DirtySet& pages, const std::function<void()>& between);
     Status start_service();
     Status serve();
     Status write_stores(Attempt& attempt);
@@ -60,6 +68,7 @@ private:
 
     std::span<const MemoryBlock> blocks_;
     WriteProtector protector_;
+    CopyHooks hooks_;
 
     std::mutex mutex_;  // guards the eight below; innermost
     std::condition_variable changed_;

@@ -2,8 +2,11 @@
 // Guests that write faster than they are copied, and what is done about it.
 #include <atomic>
 #include <chrono>
+#include <optional>
 #include <thread>
 
+#include "snapshot/attempt.h"
+#include "snapshot/copy_before_write.h"
 #include "snapshot/verify.h"
 #include "tests/unit/result_matchers.h"
 #include "tests/unit/snapshot_fixture.h"
@@ -178,6 +181,58 @@ TEST_F(Diverging, AGuestThatOutrunsTheCopyIsCaughtAtOneInstant) {
             EXPECT_TRUE(verified->faults.empty()) << verified->faults.front();
         }
     }
+}
+
+// A guest that ran into the protection just before the instant: its fault is read, but not looked at yet, when the pages are protected.
+TEST_F(Diverging, AFaultOfBeforeTheInstantLeavesNothingUnprotected) {
+    constexpr std::uint64_t kPage = 7;
+    auto opened = Attempt::open(machine_, area(), {});
+    ASSERT_OK(opened);
+    std::optional<Attempt> attempt(*std::move(opened));
+    ASSERT_OK(attempt->begin());
+    for (std::size_t i = 0; i < machine_.memory().blocks().size(); ++i) {
+        ASSERT_OK(attempt->stream(i, 0, machine_.memory().blocks()[i].spec().pages()));
+    }
+    ASSERT_OK(attempt->settle_writes());
+    std::atomic<bool> fault_read = false;
+    std::atomic<bool> protecting = false;
+    const auto wait_for = [](const std::atomic<bool>& flag, std::chrono::milliseconds most) {
+        for (const auto until = std::chrono::steady_clock::now() + most; !flag && std::chrono::steady_clock::now() < until;) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        }
+    };
+    CopyHooks hooks;
+    hooks.fault_read = [&] {
+        fault_read = true;
+        wait_for(protecting, std::chrono::seconds(30));
+    };
+    hooks.protecting = [&] {
+        protecting = true;
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));  // for the service to do what it must not
+    };
+    auto guard = CopyBeforeWrite::prepare(machine_.memory().blocks(), 0, std::move(hooks));
+    if (!guard) {
+        GTEST_SKIP() << "no userfaultfd here: " << guard.error().message();
+    }
+    DirtySet pages(machine_.memory().blocks());
+    pages.add(0, kPage);
+    ASSERT_OK((*guard)->protect_ahead(pages));
+    std::thread guest([&] { machine_.fill(kLow, kPage, 2); });
+    wait_for(fault_read, std::chrono::seconds(30));
+    ASSERT_TRUE(fault_read);
+    ASSERT_OK((*guard)->protect(std::move(pages)));
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));  // whoever can write does
+    ASSERT_OK((*guard)->copy(*attempt));
+    guest.join();
+    const auto state = attempt->take_state();
+    ASSERT_OK(state);
+    ASSERT_OK(attempt->finish(*state));
+    attempt.reset();
+    machine_.fill(kLow, kPage, 1);  // as it was at the instant
+    auto restored = open_snapshot(area());
+    ASSERT_OK(restored);
+    FakeMachine again(*std::move(restored));
+    expect_same_memory(machine_, again);
 }
 
 // A disk that fails while pages are protected: the guest runs on, and nothing waits for anybody.
