@@ -122,7 +122,8 @@ Status Attempt::begin() {
 
 Status Attempt::follow(DirtyFeed& feed) {
     if (options_.track && options_.history != nullptr) {
-        followed_ = TRY(feed.subscribe());
+        // A collect would lengthen the pause, and what it brings would be in nobody's hands: it is behind the last copy.
+        followed_ = feed.active() ? feed.join() : TRY(feed.subscribe());
     }
     base_.reset();
     return {};

@@ -18,6 +18,8 @@ constexpr std::uint64_t kArmPages = 16384;
 // As few as this are not worth another round: to ask for them takes longer than to copy them.
 constexpr std::uint64_t kFewPages = 64;
 constexpr std::uint64_t kFewUnits = 8;  // the same for protecting, of 2 MiB
+constexpr unsigned kVainPauses = 3;
+constexpr std::uint64_t kTellingPages = 256;  // so many say how fast copies are; with fewer it is chance
 constexpr std::uint32_t kStagingShare = 4;
 // Copies to memory a microsecond, until a round has been measured. A slow machine makes two.
 constexpr double kGuessedRate = 0.5;
@@ -34,9 +36,17 @@ public:
         TRY(attempt_.begin());
         set_phase(options_.monitor, SnapshotPhase::copying);
         TRY(first_round());
-        TRY(later_rounds());
-        throttle_.reset();
-        return guard_ ? pause_and_protect() : pause_and_copy();
+        for (unsigned pauses = 0;; ++pauses) {
+            TRY(later_rounds());
+            throttle_.reset();
+            if (guard_) {
+                return pause_and_protect();
+            }
+            if (TRY(pause_and_copy(pauses < kVainPauses && !gave_in_))) {
+                return {};
+            }
+            TRY(empty_staging());
+        }
     }
 
 private:
@@ -157,6 +167,9 @@ private:
     }
 
     void measure(std::uint64_t pages, const Stopwatch& watch) {
+        if (pages < kTellingPages) {
+            return;
+        }
         rate_ = static_cast<double>(pages) / static_cast<double>(std::max<std::uint64_t>(watch.us(), 1));
     }
 
@@ -245,6 +258,7 @@ private:
             }
         }
         report_.when_diverging = name_of(WhenDiverging::stop);
+        gave_in_ = true;
         if (!has_room(subscription_->pages())) {
             TRY(empty_staging());  // rather than in the pause
         }
@@ -266,7 +280,7 @@ private:
         TRY(feed_.peek(rest));
         const std::uint64_t pages = rest.count();
         TRY(guard_->protect(std::move(rest)));
-        report_.pause_us = pause.us_until(frozen.thaw());
+        report_.pause_us += pause.us_until(frozen.thaw());
         begin_round(pages);
         set_phase(options_.monitor, SnapshotPhase::draining);
         report_.tracker = feed_.tracker_name();
@@ -294,7 +308,9 @@ private:
         }
     }
 
-    Status pause_and_copy() {
+    // False: the guest wrote more between the last look and the pause than there was kept room for, and it runs again. What was staged
+    // goes to the disk then, not in the pause; unless that has been in vain often enough.
+    Result<bool> pause_and_copy(bool may_be_in_vain) {
         if (staged_mode()) {
             staging_.prepare(2 * std::max(subscription_->pages().count(), kFewPages));
         } else {
@@ -307,10 +323,16 @@ private:
         // After the state: reading it may be what makes KVM write to guest memory last.
         TRY(feed_.collect());
         DirtySet& rest = subscription_->pages();
+        const bool fits = staged_mode() && staging_.missing(rest) <= staging_.room();
+        if (staged_mode() && !fits && may_be_in_vain) {
+            report_.pause_us += pause.us_until(frozen.thaw());
+            set_phase(options_.monitor, SnapshotPhase::copying);
+            return false;
+        }
         const std::uint64_t pages = rest.count();
         const std::uint64_t bytes = attempt_.data_bytes();
         begin_round(pages);
-        if (staged_mode() && staging_.missing(rest) <= staging_.room()) {
+        if (fits) {
             stage(rest);
         } else {
             TRY(empty_staging());
@@ -319,7 +341,7 @@ private:
         }
         TRY(attempt_.follow(feed_));
         report_.rounds.push_back({pages, attempt_.data_bytes() - bytes, pause.us()});
-        report_.pause_us = options_.keep_frozen ? pause.us() : pause.us_until(frozen.thaw());
+        report_.pause_us += options_.keep_frozen ? pause.us() : pause.us_until(frozen.thaw());
         set_phase(options_.monitor, SnapshotPhase::draining);
         report_.staging_peak_bytes = staging_.peak() * kPageSize;
         report_.tracker = feed_.tracker_name();
@@ -334,7 +356,7 @@ private:
         if (options_.keep_frozen) {
             frozen.release();
         }
-        return {};
+        return true;
     }
 
     SnapshotSource& source_;
@@ -347,6 +369,7 @@ private:
     std::unique_ptr<DirtyFeed::Subscription> subscription_;
     std::unique_ptr<CopyBeforeWrite> guard_;  ///< where what is left is protected at the pause
     std::unique_ptr<Throttle> throttle_;
+    bool gave_in_ = false;  ///< the guest is to stand until the rest is on the disk
     double rate_ = kGuessedRate;  ///< pages a microsecond into staging
 };
 

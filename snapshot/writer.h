@@ -95,7 +95,8 @@ struct SnapshotRound {
 
 /// What `snapvm snapshot --json` prints (design.md, "JSON of a snapshot"), and what the area got.
 struct SnapshotReport {
-    std::uint64_t pause_us = 0;  ///< from the first vCPU asked to stop to the last one on its way back into KVM_RUN
+    /// From the first vCPU asked to stop to the last one on its way back into KVM_RUN; of all pauses, where one was in vain.
+    std::uint64_t pause_us = 0;
     std::uint64_t total_us = 0;
     std::vector<SnapshotRound> rounds;
     std::array<std::uint64_t, kPageClassCount> pages{};  ///< by PageClass

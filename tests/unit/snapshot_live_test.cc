@@ -176,6 +176,35 @@ TEST_F(Live, CalledOffAtEveryStep) {
     }
 }
 
+// A guest that writes more than staging has room for just before it stands: the pause does not wait for the disk, but is tried again. Only
+// a guest that does so each time stands until its pages are written.
+TEST_F(Live, WhatDoesNotFitAtThePauseIsNotWrittenInIt) {
+    for (const unsigned outbursts : {1U, 2U, 100U}) {
+        SCOPED_TRACE(outbursts);
+        unsigned freezes = 0;
+        bool written_frozen = false;
+        machine_.on_freeze = [&] {
+            if (freezes++ < outbursts) {
+                for (std::uint64_t page = 0; page < 1500; ++page) {
+                    machine_.fill(kLow, page, 10 + freezes);
+                }
+            }
+        };
+        WriteOptions options = live([&](const IoEvent& event) {
+            written_frozen |= event.step == IoStep::pages && machine_.frozen > 0;
+            return IoFault{};
+        });
+        options.live.when_diverging = WhenDiverging::stop;
+        const auto report = write_snapshot(machine_, area(), options);
+        machine_.on_freeze = {};
+        ASSERT_OK(report);
+        EXPECT_EQ(freezes, std::min(outbursts, 3U) + 1);
+        EXPECT_EQ(written_frozen, outbursts == 100);
+        EXPECT_EQ(machine_.frozen, 0);
+        expect_holds_the_machine();
+    }
+}
+
 // Class shared: the same bytes as a lower page, wherever that is, and settled anew when one of them changes.
 TEST_F(Live, EqualPagesNameTheFirst) {
     const auto same = [&](BlockId block, std::uint64_t page) {

@@ -43,6 +43,8 @@ public:
 
     /// Switches the tracking on with the first. The pages must be armed before what they hold is read, unless they are already.
     Result<std::unique_ptr<Subscription>> subscribe();
+    /// The same while somebody is subscribed, without a collect: what was written since the last one is in it, too.
+    std::unique_ptr<Subscription> join() { return std::unique_ptr<Subscription>(new Subscription(*this)); }
     /// Makes sure that writes to these pages are reported from now on: nothing to do for pages armed earlier.
     Status arm(std::size_t block, std::uint64_t first, std::uint64_t count);
     /// Every page has been armed since tracking went on: `arm` has nothing more to do.
