@@ -88,6 +88,7 @@ TEST_F(ApiMachine, SaysWhatItIs) {
     EXPECT_EQ(stats["ready"], true);
     EXPECT_EQ(stats["state"], "Running");
     EXPECT_GT(stats["exits"], 0);
+    EXPECT_FALSE(stats.contains("snapshot"));
 }
 
 TEST_F(ApiMachine, PausesAndResumes) {
@@ -109,6 +110,10 @@ TEST_F(ApiMachine, SnapshotsWhileItRunsAndRestores) {
     const Json result = ask("PUT", "/snapshot/create", Json{{"snapshot_path", area}, {"metadata", {{"why", "test"}}}}.dump(), 200);
     EXPECT_GT(result["pages"]["common"], 0);
     EXPECT_EQ(ask("GET", "/", "", 200)["state"], "Running");
+    EXPECT_EQ(ask("GET", "/stats", "", 200)["snapshot"], result);
+    // One that fails takes nothing away.
+    ask("PUT", "/snapshot/create", Json{{"snapshot_path", "/nonexistent/folder/area"}}.dump(), 400);
+    EXPECT_EQ(ask("GET", "/stats", "", 200)["snapshot"], result);
     type("v");
     const Json verified = ask("GET", "/wait?for=serial&regex=LEDGER%20(OK%7CBAD)&timeout_ms=60000", "", 200);
     EXPECT_TRUE(verified["line"].get<std::string>().starts_with("LEDGER OK")) << verified;

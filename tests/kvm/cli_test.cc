@@ -136,6 +136,21 @@ TEST_F(Cli, RestoresManyAtOnce) {
     EXPECT_NE(back.out.find("LEDGER OK"), std::string::npos) << back.out << back.err;
 }
 
+TEST_F(Cli, StatsTellTheClassesOfTheLastSnapshot) {
+    const CommandResult started = run_ledger("ws=8M rate=0 zero=10 dup=50", "", {"-d", "--name", "a"});
+    ASSERT_EQ(started.exit_code, 0) << started.err;
+    ASSERT_EQ(command({"wait", "a", "--for", "ready"}).exit_code, 0);
+    EXPECT_FALSE(json::parse(command({"stats", "a", "--json"}).out).contains("snapshot"));
+    const CommandResult snapshot = command({"snapshot", "a", scratch_.file("area"), "--json"});
+    ASSERT_EQ(snapshot.exit_code, 0) << snapshot.err;
+    const json report = json::parse(snapshot.out);
+    EXPECT_GT(report["pages"].value("shared", 0), 900);
+    EXPECT_EQ(json::parse(command({"stats", "a", "--json"}).out)["snapshot"], report);
+    const std::string text = command({"stats", "a"}).out;
+    EXPECT_NE(text.find("snapshot.pages.shared "), std::string::npos) << text;
+    EXPECT_NE(text.find("snapshot.rounds "), std::string::npos) << text;
+}
+
 TEST_F(Cli, RestoresAllOrNone) {
     start("a");
     const std::string area = scratch_.file("area");

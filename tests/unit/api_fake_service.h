@@ -33,6 +33,11 @@ public:
         stats.state = state_;
         stats.pid = 1;
         stats.cpus = 1;
+        if (!no_snapshot) {
+            stats.snapshot.emplace();
+            stats.snapshot->backend = "threads";
+            stats.snapshot->pages[static_cast<std::size_t>(PageClass::shared)] = 5;
+        }
         if (state_ == ServiceState::ended) {
             stats.outcome = outcome_;
         }

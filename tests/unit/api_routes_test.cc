@@ -121,6 +121,16 @@ TEST_F(ApiContract, SnapshotResultHasTheFieldsOfTheDesign) {
     }
 }
 
+TEST_F(ApiContract, StatsHoldTheLastSnapshotOnceThereIsOne) {
+    start();
+    service.no_snapshot = true;
+    EXPECT_FALSE(nlohmann::json::parse(ask("GET", "/stats").body).contains("snapshot"));
+    service.no_snapshot = false;
+    const auto stats = nlohmann::json::parse(ask("GET", "/stats").body);
+    EXPECT_EQ(stats["snapshot"]["pages"]["shared"], 5);
+    EXPECT_EQ(stats["snapshot"], nlohmann::json::parse(to_json(*service.stats().snapshot)));
+}
+
 TEST_F(ApiContract, UnknownPathsAndMethods) {
     start();
     EXPECT_EQ(ask("GET", "/nothing").status, 404U);

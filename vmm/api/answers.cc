@@ -116,6 +116,9 @@ std::string stats_json(const ServiceStats& stats) {
                    {"mark", stats.mark},
                    {"marks", stats.marks},
                    {"serial_bytes", stats.serial_bytes}};
+    if (stats.snapshot) {
+        fields["snapshot"] = json::parse(to_json(*stats.snapshot));
+    }
     if (stats.outcome) {
         fields.update(outcome_fields(*stats.outcome));
     }

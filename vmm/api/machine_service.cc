@@ -33,6 +33,10 @@ ServiceState MachineService::state() const {
 
 ServiceStats MachineService::stats() const {
     const MachineStats machine = machine_.stats();
+    const auto last_snapshot = [this] {
+        const std::lock_guard lock(snapshot_);
+        return last_report_;
+    };
     return {.id = id_,
             .state = state(),
             .pid = static_cast<std::uint32_t>(::getpid()),
@@ -46,6 +50,7 @@ ServiceStats MachineService::stats() const {
             .mark = machine.mark,
             .marks = machine.marks,
             .serial_bytes = console().end(),
+            .snapshot = last_snapshot(),
             .outcome = outcome()};
 }
 
@@ -88,6 +93,9 @@ Result<SnapshotReport> MachineService::run_snapshot(Job& job, const SnapshotRequ
     {
         const std::lock_guard lock(snapshot_);
         job.result = result;
+        if (result) {
+            last_report_ = *result;
+        }
     }
     snapshot_over_.notify_all();
     return result;

@@ -66,6 +66,7 @@ private:
     std::condition_variable snapshot_over_;
     bool detaching_ = false;
     std::shared_ptr<Job> job_;  ///< the last one, or the one that runs: without a result
+    std::optional<SnapshotReport> last_report_;  ///< of the last one that went well
     std::mutex starting_;  ///< one start_snapshot at a time; guards the next
     std::thread background_;
     SnapshotHistory history_;  ///< of whoever has claimed the snapshot

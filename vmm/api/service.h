@@ -91,6 +91,7 @@ struct ServiceStats {
     std::uint32_t mark = 0;
     std::uint64_t marks = 0;
     std::uint64_t serial_bytes = 0;
+    std::optional<SnapshotReport> snapshot;  ///< of the last one that went well
     std::optional<Outcome> outcome;
 };
 

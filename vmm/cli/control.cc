@@ -62,6 +62,18 @@ Result<int> stop(const Globals& globals, const StopOptions& options) {
 
 std::string scalar_text(const nlohmann::json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
 
+// One line a number: those of an object under its name and a dot, and of a list how long it is.
+void print_fields(const Json& fields, const std::string& prefix) {
+    for (const auto& [key, value] : fields.items()) {
+        if (value.is_object()) {
+            print_fields(value, prefix + key + ".");
+            continue;
+        }
+        const std::string text = value.is_array() ? std::to_string(value.size()) : scalar_text(value);
+        std::printf("%-28s %s\n", (prefix + key).c_str(), text.c_str());
+    }
+}
+
 Result<int> stats(const Globals& globals, const std::string& name) {
     api::ApiClient client = TRY(connect_machine(globals, name));
     const std::string body = TRY(ask(client, "GET", "/stats", {}, kQuickAnswer));
@@ -69,10 +81,7 @@ Result<int> stats(const Globals& globals, const std::string& name) {
         print_line(body);
         return 0;
     }
-    const Json fields = Json::parse(body, nullptr, /*allow_exceptions=*/false);
-    for (const auto& [key, value] : fields.items()) {
-        std::printf("%-14s %s\n", key.c_str(), scalar_text(value).c_str());
-    }
+    print_fields(Json::parse(body, nullptr, /*allow_exceptions=*/false), "");
     return 0;
 }
 
