@@ -54,10 +54,11 @@ private:
     }
 
     Status read(std::uint64_t page, std::uint64_t count, std::uint64_t unit) {
-        TRY(block_.origin()->read_data(block_.spec().id, page, {copy_of(page), count * kPageSize}));
+        // From where the page is mapped to: in a damaged snapshot a shared one's own place may say otherwise, and memory would change.
+        TRY(block_.read_untouched(page, {copy_of(page), count * kPageSize}));
         for (std::uint64_t i = page; i < page + count; ++i) {
             const PageOrigin::Entry& entry = entries_[i - unit];
-            // A shared page has no checksum of its own (its data stands in place).
+            // A shared page has no checksum of its own.
             if (entry.page_class != PageClass::shared &&
                 page_checksum(block_.spec().id, i, {copy_of(i), kPageSize}) != entry.checksum) {
                 return fail(ErrorKind::invalid, "the snapshot behind this machine is damaged: page " + std::to_string(i) +

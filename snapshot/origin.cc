@@ -44,16 +44,20 @@ Status SnapshotOrigin::verify_section(std::size_t index) const {
     return {};
 }
 
-Status SnapshotOrigin::read_entries(BlockId id, std::uint64_t first, std::span<Entry> out) const {
+Status SnapshotOrigin::read_words(BlockId id, std::uint64_t first, std::span<std::uint64_t> out) const {
     const Section* section = superblock_.find(SectionKind::entries, static_cast<std::uint32_t>(id));
     if (section == nullptr) {
         return fail(ErrorKind::invalid, file_.name + " has no block " + std::string(name_of(id)));
     }
     TRY(verify_section(static_cast<std::size_t>(section - superblock_.sections.data())));
+    return read_raw_entries(file_, *section, first, out);
+}
+
+Status SnapshotOrigin::read_entries(BlockId id, std::uint64_t first, std::span<Entry> out) const {
     std::array<std::uint64_t, 4096> raw;
     for (std::size_t done = 0; done < out.size();) {
         const auto part = std::span(raw).first(std::min(raw.size(), out.size() - done));
-        TRY(read_raw_entries(file_, *section, first + done, part));
+        TRY(read_words(id, first + done, part));
         for (std::size_t i = 0; i < part.size(); ++i) {
             const PageEntry entry = TRY(PageEntry::decode(part[i]));
             out[done + i] = {entry.page_class, entry.checksum};

@@ -22,6 +22,8 @@ public:
     /// Before the first entries of a block are handed out, the checksum over all of them is verified: a damaged class would
     /// otherwise pass into the next snapshot as if it were true. A shared page is reported without a checksum.
     Status read_entries(BlockId id, std::uint64_t first, std::span<Entry> out) const override;
+    /// The same entries as they are on disk: with the page that a shared one names. Not decoded.
+    Status read_words(BlockId id, std::uint64_t first, std::span<std::uint64_t> out) const;
     Status read_data(BlockId id, std::uint64_t first, std::span<std::byte> out) const override;
 
     [[nodiscard]] const AreaFile& file() const { return file_; }

@@ -7,6 +7,7 @@
 
 #include "snapshot/origin.h"
 #include "snapshot/reader.h"
+#include "snapshot/share.h"
 #include "vmm/base/try.h"
 
 namespace snapvm {
@@ -19,19 +20,26 @@ std::uint64_t micros(Clock::duration time) {
 }
 
 Result<GuestMemory> map_blocks(const std::shared_ptr<const SnapshotOrigin>& origin, const SnapshotHead& head,
-                               const RestoreOptions& options, std::uint32_t& overlays) {
+                               const RestoreOptions& options, RestoredSnapshot& restored) {
     std::vector<MemoryBlock> blocks;
     for (const BlockSpec& spec : head.start.blocks) {
         const Section* data = origin->superblock().find(SectionKind::data, static_cast<std::uint32_t>(spec.id));
         blocks.push_back(TRY(MemoryBlock::snapshot(spec, origin->file().fd.get(), origin->file().base + data->offset, origin)));
     }
     for (const PlanRun& run : head.plan) {
-        if (overlays >= options.max_overlays || run.count * kPageSize < options.min_overlay_bytes) {
+        if (restored.overlays >= options.max_overlays || run.count * kPageSize < options.min_overlay_bytes) {
             break;  // the longest come first
         }
         auto block = std::ranges::find(blocks, run.block, [](const MemoryBlock& b) { return b.spec().id; });
         TRY(block->overlay_anonymous(run.first, run.count));
-        ++overlays;
+        ++restored.overlays;
+    }
+    if (options.share) {
+        // After the overlays, which go first: they are for memory without data.
+        const SharingReport shared =
+            TRY(share_pages(*origin, blocks, {options.max_shared_runs, options.min_shared_bytes / kPageSize}));
+        restored.shared_runs = shared.runs;
+        restored.shared_pages = shared.pages;
     }
     return GuestMemory::of(std::move(blocks));
 }
@@ -48,7 +56,7 @@ Result<RestoredSnapshot> open_snapshot(const AreaPath& path, const RestoreOption
     restored.slot = pinned.superblock.slot;
     const auto read = Clock::now();
     const auto origin = std::make_shared<const SnapshotOrigin>(std::move(pinned.file), std::move(pinned.superblock));
-    restored.memory = TRY(map_blocks(origin, head, options, restored.overlays));
+    restored.memory = TRY(map_blocks(origin, head, options, restored));
     restored.saved = {std::move(head.start.config), std::move(head.records)};
     restored.read_us = micros(read - start);
     restored.map_us = micros(Clock::now() - read);

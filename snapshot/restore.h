@@ -18,6 +18,11 @@ struct RestoreOptions {
     /// "Overlays".
     std::uint32_t max_overlays = 8;
     std::uint64_t min_overlay_bytes = 16ULL << 20;
+    /// Map pages of class shared onto the page that they repeat, so that one copy of them is in memory. Reads all page entries. At most so
+    /// many runs, the longest first, and the shortest that is worth it: DECISIONS.md, "Sharing".
+    bool share = false;
+    std::uint32_t max_shared_runs = 256;
+    std::uint64_t min_shared_bytes = 64ULL << 10;
 };
 
 /// Everything a machine needs. The snapshot stays pinned (no writer gets its slot) until the last block of `memory` is gone.
@@ -28,12 +33,15 @@ struct RestoredSnapshot {
     std::uint64_t sequence = 0;
     std::uint32_t slot = 0;
     std::uint32_t overlays = 0;  ///< runs of the map plan that were overlaid
+    std::uint32_t shared_runs = 0;  ///< with `share`: mapped onto other pages
+    std::uint64_t shared_pages = 0;  ///< in them
     std::uint64_t read_us = 0;  ///< opening, reading and checking the sections
-    std::uint64_t map_us = 0;  ///< mapping the blocks
+    std::uint64_t map_us = 0;  ///< mapping the blocks, and finding what can be shared
 };
 
-/// Opens the snapshot that the area holds, pins it and maps it: two reads at most, one mmap a block, and one an overlay. Page entries and
-/// page data are not read. Checks all it reads: superblocks, section table, start, plan, state; the CPU is the machine's to compare.
+/// Opens the snapshot that the area holds, pins it and maps it: two reads at most, one mmap a block, and one an overlay. Page data
+/// is not read, and page entries only to share. Checks all it reads: superblocks, section table, start, plan, state; the CPU is the
+/// machine's to compare.
 /// Errors: not_found or system (open), invalid (not an area, truncated, damaged), unsupported (newer version), incomplete, busy (being
 /// written).
 Result<RestoredSnapshot> open_snapshot(const AreaPath& path, const RestoreOptions& options = {});

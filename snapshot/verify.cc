@@ -157,6 +157,13 @@ private:
             add(page_text(place.spec, page) + " shares a page that is not before it");
             return {};
         }
+        std::uint64_t word = 0;
+        TRY(read_raw_entries(snapshot_.file, *found->entries, entry.shares - found->first_page, std::span(&word, 1)));
+        const auto named = PageEntry::decode(word);
+        if (!named || !has_data(named->page_class) || named->page_class == PageClass::shared) {
+            add(page_text(place.spec, page) + " shares a page that is not the first with its data");
+            return {};
+        }
         std::array<std::byte, kPageSize> other;
         TRY(snapshot_.file.read(other, found->data->offset + (entry.shares - found->first_page) * kPageSize));
         if (std::memcmp(other.data(), bytes.data(), kPageSize) != 0) {

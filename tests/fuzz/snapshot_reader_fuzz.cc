@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
@@ -44,6 +45,26 @@ void sign(std::vector<std::byte>& area) {
     }
 }
 
+// Page entries stand far behind what a seed holds of an area. The bytes behind a seed's are taken for those of RAM.
+void place_entries(std::vector<std::byte>& area) {
+    constexpr std::size_t kSeed = 20480;
+    if (area.size() <= kSeed) {
+        return;
+    }
+    sign(area);
+    const auto superblock = Superblock::decode(std::span(area).first(kSuperblockSize), "seed");
+    const Section* entries =
+        superblock ? superblock->find(SectionKind::entries, static_cast<std::uint32_t>(BlockId::ram_low)) : nullptr;
+    if (entries == nullptr || entries->offset < kSeed || entries->offset > 8 << 20 || entries->length > 64 << 10) {
+        return;
+    }
+    const std::vector<std::byte> words(area.begin() + kSeed, area.end());
+    area.resize(kSeed);
+    area.resize(entries->offset + entries->length);
+    std::ranges::copy(std::span(words).first(std::min<std::size_t>(words.size(), entries->length)),
+                      area.begin() + static_cast<std::ptrdiff_t>(entries->offset));
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -57,6 +78,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 
     static const int fd = ::memfd_create("area", MFD_CLOEXEC);
     std::vector<std::byte> area(input.begin(), input.end());
+    if (size > 0 && (data[size - 1] & 4) != 0) {
+        place_entries(area);
+    }
     if (size > 0 && (data[size - 1] & 1) != 0) {
         sign(area);
     }
@@ -68,11 +92,16 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         std::abort();
     }
     const AreaPath path{"/proc/self/fd/" + std::to_string(fd), 0};
-    if (const auto restored = open_snapshot(path)) {
-        // What was accepted must be usable.
-        for (const MemoryBlock& block : restored->memory.blocks()) {
-            volatile std::byte first = block.bytes().front();
-            (void)first;
+    // Single pages are shared, too, so that entries of any kind make runs.
+    for (const RestoreOptions& options : {RestoreOptions{}, RestoreOptions{.share = true, .min_shared_bytes = kPageSize}}) {
+        if (const auto restored = open_snapshot(path, options)) {
+            // What was accepted must be usable.
+            for (const MemoryBlock& block : restored->memory.blocks()) {
+                for (std::uint64_t page = 0; page < std::min<std::uint64_t>(block.spec().pages(), 512); ++page) {
+                    volatile std::byte first = block.page(page).front();
+                    (void)first;
+                }
+            }
         }
     }
     if (const auto info = inspect_area(path)) {

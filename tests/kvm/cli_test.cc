@@ -151,6 +151,34 @@ TEST_F(Cli, StatsTellTheClassesOfTheLastSnapshot) {
     EXPECT_NE(text.find("snapshot.rounds "), std::string::npos) << text;
 }
 
+TEST_F(Cli, SharesOneCopyOfPagesThatAreTheSame) {
+    const CommandResult started = run_ledger("ws=8M rate=0 zero=10 dup=50", "", {"-d", "--name", "a"});
+    ASSERT_EQ(started.exit_code, 0) << started.err;
+    ASSERT_EQ(command({"wait", "a", "--for", "ready"}).exit_code, 0);
+    const std::string area = scratch_.file("area");
+    ASSERT_EQ(command({"snapshot", "a", area, "--then", "stop"}).exit_code, 0);
+
+    const CommandResult one = command({"restore", area, "--share", "--json"}, "q");
+    EXPECT_EQ(one.exit_code, 0) << one.err;
+    EXPECT_NE(one.out.find("LEDGER OK"), std::string::npos) << one.out;
+    // Of each 100 pages of the working set 10 are zero and 50 one and the same; those of the first 100 are what the others are mapped onto.
+    const json here = json::parse(one.err);
+    EXPECT_EQ(here.value("shared_runs", 0), 20) << one.err;
+    EXPECT_EQ(here.value("shared_pages", 0), 19 * 50 + 38) << one.err;
+    const CommandResult many = command({"restore", area, "--share", "-n", "2", "--name", "c", "--json"});
+    ASSERT_EQ(many.exit_code, 0) << many.err;
+    EXPECT_EQ(json::parse(many.out.substr(0, many.out.find('\n')))["shared_pages"], here["shared_pages"]);
+    EXPECT_FALSE(json::parse(command({"restore", area, "-d", "--name", "p", "--json"}).out).contains("shared_runs"));
+    // What they see is what comes back: from a snapshot of one of them, and from memory of its own once it is detached.
+    const std::string next = scratch_.file("next");
+    ASSERT_EQ(command({"snapshot", "c-0", next}).exit_code, 0);
+    EXPECT_EQ(command({"verify", next}).exit_code, 0);
+    EXPECT_NE(command({"restore", next, "--share"}, "q").out.find("LEDGER OK"), std::string::npos);
+    ASSERT_EQ(command({"detach", "c-1"}).exit_code, 0);
+    ASSERT_EQ(command({"snapshot", "c-1", next, "--then", "stop"}).exit_code, 0);
+    EXPECT_NE(command({"restore", next}, "q").out.find("LEDGER OK"), std::string::npos);
+}
+
 TEST_F(Cli, RestoresAllOrNone) {
     start("a");
     const std::string area = scratch_.file("area");

@@ -83,6 +83,8 @@ TEST(ApiBodies, MetadataHasALimitInSizeAndDepth) {
 TEST(ApiBodies, SnapshotLoad) {
     EXPECT_TRUE(check_snapshot_load(
         R"({"snapshot_path":"/a","mem_backend":{"backend_type":"File","backend_path":"/a"},"resume_vm":true})"));
+    EXPECT_TRUE(check_snapshot_load(R"({"snapshot_path":"/a","share":true})"));
+    EXPECT_FALSE(check_snapshot_load(R"({"snapshot_path":"/a","share":1})"));
     EXPECT_FALSE(check_snapshot_load(R"({"mem_file_path":"/a"})"));
     EXPECT_FALSE(check_snapshot_load(R"({"snapshot_path":"/a","resume_vm":1})"));
     EXPECT_FALSE(check_snapshot_load(R"({"snapshot_path":"/a","resume":true})"));

@@ -209,10 +209,10 @@ Result<SnapshotCreateBody> parse_snapshot_create(std::string_view body) {
 Status check_snapshot_load(std::string_view body) {
     const Fields fields =
         TRY(Fields::parse(body, {"snapshot_path", "mem_file_path", "mem_backend", "enable_diff_snapshots", "track_dirty_pages",
-                                 "resume_vm", "network_overrides", "vsock_override", "clock_realtime"}));
+                                 "resume_vm", "network_overrides", "vsock_override", "clock_realtime", "share"}));
     const std::string path = TRY(fields.text("snapshot_path"));
     TRY(AreaPath::parse(path));
-    for (const char* name : {"enable_diff_snapshots", "track_dirty_pages", "resume_vm", "clock_realtime"}) {
+    for (const char* name : {"enable_diff_snapshots", "track_dirty_pages", "resume_vm", "clock_realtime", "share"}) {
         TRY(fields.flag(name, false));
     }
     return {};

@@ -93,6 +93,10 @@ std::string StartReport::json() const {
     nlohmann::ordered_json json = {{"name", name},        {"pid", pid},           {"api_socket", api_socket},
                                    {"map_us", map_us},    {"state_us", state_us}, {"first_run_us", first_run_us},
                                    {"total_us", total_us}};
+    if (shared) {
+        json["shared_runs"] = shared->runs;
+        json["shared_pages"] = shared->pages;
+    }
     if (!tsc.empty()) {
         json["tsc"] = tsc;
     }
@@ -119,6 +123,7 @@ Result<int> HostedRun::run_here(const std::function<void(const StartReport&)>& s
     BuiltMachine built = TRY(build(system));
     Machine& machine = *built.machine;
     report.map_us = built.map_us;
+    report.shared = built.shared;
     const Clock::time_point complete = Clock::now();
     report.state_us = micros(complete - start);
 
@@ -231,6 +236,9 @@ Result<StartReport> HostedRun::spawn(const std::string& name) {
     report.first_run_us = json.value("first_run_us", std::uint64_t{0});
     report.total_us = json.value("total_us", std::uint64_t{0});
     report.tsc = json.value("tsc", "");
+    if (json.contains("shared_runs")) {
+        report.shared = SharedMemory{json.value("shared_runs", std::uint64_t{0}), json.value("shared_pages", std::uint64_t{0})};
+    }
     return report;
 }
 

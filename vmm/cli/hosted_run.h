@@ -6,6 +6,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "vmm/base/error.h"
@@ -17,6 +18,12 @@ namespace snapvm::cli {
 
 using Clock = std::chrono::steady_clock;
 
+/// What `restore --share` has done.
+struct SharedMemory {
+    std::uint64_t runs = 0;
+    std::uint64_t pages = 0;
+};
+
 /// What a new machine tells whoever started it. Times count from the start of the command.
 struct StartReport {
     std::string name;
@@ -27,6 +34,7 @@ struct StartReport {
     std::uint64_t first_run_us = 0;  ///< from there until the guest has executed an instruction
     std::uint64_t total_us = 0;      ///< from the start until then
 
+    std::optional<SharedMemory> shared;  ///< restore --share
     std::string tsc;  ///< restore, once it runs: "set", or "host" where KVM cannot set it and only kvmclock is as asked
 
     [[nodiscard]] std::string json() const;
@@ -36,6 +44,7 @@ struct StartReport {
 struct BuiltMachine {
     std::unique_ptr<Machine> machine;
     std::uint64_t map_us = 0;
+    std::optional<SharedMemory> shared = {};
 };
 
 struct HostedRun {

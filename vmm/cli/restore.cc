@@ -15,6 +15,7 @@ struct RestoreCommand {
     std::string area;
     unsigned count = 1;
     bool paused = false;
+    bool share = false;
     std::string clock = "resume";
     HostOptions host;
 };
@@ -29,11 +30,15 @@ Result<int> restore(const RestoreCommand& options, const Globals& globals) {
     hosted.globals = globals;
     hosted.start_paused = options.paused;
     hosted.build = [&](const kvm::System& system) -> Result<BuiltMachine> {
-        RestoredSnapshot snapshot = TRY(open_snapshot(area));
+        RestoredSnapshot snapshot = TRY(open_snapshot(area, {.share = options.share}));
         HostSetup setup = options.host.setup();
         setup.gap = options.clock == "continue" ? GapMode::seen : GapMode::hidden;
         std::unique_ptr<Machine> machine = TRY(Machine::restore(system, snapshot.saved, std::move(snapshot.memory), setup));
-        return BuiltMachine{std::move(machine), snapshot.map_us};
+        BuiltMachine built{std::move(machine), snapshot.map_us};
+        if (options.share) {
+            built.shared = SharedMemory{snapshot.shared_runs, snapshot.shared_pages};
+        }
+        return built;
     };
     return options.count == 1 ? hosted.run() : hosted.run_many(options.count);
 }
@@ -46,6 +51,8 @@ void add_restore(CLI::App& app, Globals& globals, Action& chosen) {
     command->add_option("area", options->area, "snapshot area, PATH[@OFFSET]")->required();
     command->add_option("-n", options->count, "how many; more than one are detached and named NAME-0 and on (default: 1)");
     command->add_flag("--paused", options->paused, "do not run it yet; snapvm resume does");
+    command->add_flag("--share", options->share,
+                      "keep one copy in memory of pages that hold the same; takes a look at all page entries");
     command
         ->add_option(
             "--clock", options->clock,

@@ -95,6 +95,40 @@ bool MemoryBlock::overlaid(std::uint64_t first, std::uint64_t count) const {
     });
 }
 
+Status MemoryBlock::share(const SharedRun& run, int fd, std::uint64_t offset) {
+    if (run.first > spec_.pages() || run.count > spec_.pages() - run.first || !origin_) {
+        return fail(ErrorKind::invalid, "shared pages outside of block " + std::string(name_of(spec_.id)));
+    }
+    std::byte* at = host() + run.first * kPageSize;
+    void* mapped = ::mmap(at, run.count * kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, fd,
+                          static_cast<off_t>(offset));
+    if (mapped == MAP_FAILED) {
+        return fail(Error::system("mmap", "shared pages of " + std::string(name_of(spec_.id)), errno));
+    }
+    shared_.insert(std::ranges::upper_bound(shared_, run.first, {}, &SharedRun::first), run);
+    return {};
+}
+
+Status MemoryBlock::read_untouched(std::uint64_t first, std::span<std::byte> out) const {
+    while (!out.empty()) {
+        std::uint64_t count = out.size() / kPageSize;
+        BlockId from = spec_.id;
+        std::uint64_t page = first;
+        const auto run = std::ranges::find_if(shared_, [&](const SharedRun& r) { return first < r.first + r.count; });
+        if (run != shared_.end() && first < run->first) {
+            count = std::min(count, run->first - first);
+        } else if (run != shared_.end()) {
+            count = std::min(count, run->first + run->count - first);
+            from = run->source;
+            page = run->source_first + (first - run->first);
+        }
+        TRY(origin_->read_data(from, page, out.first(count * kPageSize)));
+        first += count;
+        out = out.subspan(count * kPageSize);
+    }
+    return {};
+}
+
 Result<Mapping> MemoryBlock::space_for_copy() const {
     Mapping copy = TRY(Mapping::anonymous(spec_.size, host_alignment(spec_)));
     // A huge page for the first page written would populate those around it, which may be without data.
@@ -127,6 +161,7 @@ void MemoryBlock::let_go_of_origin(PagePolicy policy) {
         advise(mapping_, policy);
         origin_.reset();
         overlays_.clear();
+        shared_.clear();
         backing_ = Backing::anonymous;
     }
 }

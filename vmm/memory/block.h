@@ -60,6 +60,14 @@ public:
     virtual Status read_data(BlockId id, std::uint64_t first, std::span<std::byte> out) const = 0;
 };
 
+/// Pages of a restored block that are mapped onto other pages of the same snapshot, which hold the same.
+struct SharedRun {
+    std::uint64_t first = 0;
+    std::uint64_t count = 0;
+    BlockId source{};
+    std::uint64_t source_first = 0;
+};
+
 /// One block of guest memory. Movable, not copyable; the host address is fixed for its life, and is 2 MiB aligned for RAM.
 class MemoryBlock {
 public:
@@ -67,7 +75,7 @@ public:
     enum class Backing : std::uint8_t {
         anonymous,  ///< zeros
         memfd,  ///< a memfd shared with other processes
-        snapshot,  ///< a private mapping of a snapshot's data (with anonymous overlays on runs without data)
+        snapshot,  ///< private mappings of a snapshot's data (with anonymous overlays on runs without data)
     };
 
     /// Zeroed memory of the process' own, with huge pages advised according to `policy`.
@@ -101,6 +109,12 @@ public:
     Status overlay_anonymous(std::uint64_t first, std::uint64_t count);
     /// Whether all of these pages are in one overlay.
     [[nodiscard]] bool overlaid(std::uint64_t first, std::uint64_t count) const;
+    /// Maps the pages of `run`, none of which the guest has written yet, onto the data of those that they repeat, privately as before: at
+    /// `offset` of `fd`, the file behind this block.
+    Status share(const SharedRun& run, int fd, std::uint64_t offset);
+    /// Fills `out`, whole pages, with what page `first` and those after it hold while they are untouched: read from the origin, where they
+    /// are mapped to. Only for classes with data.
+    Status read_untouched(std::uint64_t first, std::span<std::byte> out) const;
     /// Zeroed memory for `replace`.
     Result<Mapping> space_for_copy() const;
     /// Moves pages [first, first + count) of `copy` to their place in this block. The guest must not run meanwhile. An error leaves the
@@ -126,6 +140,7 @@ private:
         std::uint64_t count = 0;
     };
     std::vector<Overlay> overlays_;
+    std::vector<SharedRun> shared_;  // by first page; none over another
 };
 
 }  // namespace snapvm
