@@ -1,5 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The trackers against the truth: every byte of memory beside a copy that is kept up to date by what they report alone.
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
 #include <cstdlib>
 #include <cstring>
 
@@ -80,6 +86,54 @@ TEST_P(Tracker, ReportsEveryWrite) {
         ASSERT_EQ(mirror.difference(), "") << "moment " << moment;
         machine->thaw();
     }
+    expect_sound_end(*machine);
+}
+
+// Trap: newer kernels leave KVM_RESET_DIRTY_RINGS when the process is stopped, and forget pages. Somebody stops it all the time.
+TEST_F(KvmTest, AProcessThatIsStoppedLosesNoPageOfTheRing) {
+    if (system().capabilities().dirty_ring == 0) {
+        GTEST_SKIP() << "this KVM has no dirty ring";
+    }
+    const std::unique_ptr<Machine> machine =
+        boot_ledger({.cpus = 2, .cmdline = "ws=2M rate=0 stir=24M", .host = {.dirty = DirtyTracking::ring}});
+    std::array<int, 2> over{};  // a pipe: at its end, the stopper ends, in a moment at which this process runs
+    ASSERT_EQ(::pipe2(over.data(), O_CLOEXEC | O_NONBLOCK), 0);
+    const UniqueFd read_end(over[0]);
+    UniqueFd write_end(over[1]);
+    const pid_t us = ::getpid();
+    const pid_t stopper = ::fork();
+    ASSERT_GE(stopper, 0);
+    if (stopper == 0) {
+        write_end.reset();
+        char none = 0;
+        while (::read(read_end.get(), &none, 1) != 0) {
+            ::kill(us, SIGSTOP);
+            ::usleep(20);
+            ::kill(us, SIGCONT);
+            ::usleep(50);
+        }
+        ::_exit(0);
+    }
+    DirtyFeed& feed = *machine->dirty();
+    const auto subscription = need(feed.subscribe());
+    feed.all_armed();
+    Mirror mirror(machine->memory().blocks());
+    std::string lost;
+    for (int moment = 0; moment < 40 && lost.empty(); ++moment) {
+        for (int round = 0; round < 5; ++round) {
+            run_a_while(6ms);
+            need(feed.collect());
+            mirror.update(subscription->pages());
+        }
+        need(machine->freeze());
+        need(feed.collect());
+        mirror.update(subscription->pages());
+        lost = mirror.difference();
+        machine->thaw();
+    }
+    write_end.reset();
+    ASSERT_EQ(::waitpid(stopper, nullptr, 0), stopper);
+    EXPECT_EQ(lost, "");
     expect_sound_end(*machine);
 }
 

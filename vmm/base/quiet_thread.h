@@ -13,7 +13,8 @@
 namespace snapvm {
 
 /// A thread to which nothing comes but what `run` gives it: every signal is blocked, and it has never used an io_uring, whose work would
-/// interrupt it as a signal does (TWA_SIGNAL). Calls of `run` come one at a time.
+/// interrupt it as a signal does (TWA_SIGNAL). What stops the whole process (SIGSTOP, a debugger, the cgroup's freezer) stops it, too, and
+/// interrupts calls. Calls of `run` come one at a time.
 class QuietThread {
 public:
     static Result<std::unique_ptr<QuietThread>> start();

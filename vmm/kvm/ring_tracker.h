@@ -19,7 +19,8 @@ public:
     /// Entries a vCPU: 256 MiB of guest memory between two harvests.
     static constexpr std::uint32_t kEntries = 65536;
 
-    RingTracker(Vm& vm, std::span<VcpuFd> vcpus, std::span<const MemoryBlock> blocks) : vm_(vm), vcpus_(vcpus), pending_(blocks) {}
+    RingTracker(Vm& vm, std::span<VcpuFd> vcpus, std::span<const MemoryBlock> blocks)
+        : vm_(vm), vcpus_(vcpus), pending_(blocks), unprotected_(blocks), suspects_(blocks) {}
     [[nodiscard]] std::string_view name() const override { return "ring"; }
     /// Protects everything.
     Status start() override;
@@ -34,11 +35,15 @@ public:
 private:
     void take_entries();
     Status harvest();
+    Status reset_rings();
 
     Vm& vm_;
     std::span<VcpuFd> vcpus_;
     std::mutex mutex_;   ///< guards the harvest; innermost
     DirtySet pending_;   ///< harvested, not yet collected
+    DirtySet unprotected_;  ///< harvested since the last reset that went through
+    DirtySet suspects_;     ///< of resets that did not: maybe writable without being logged, so reported each time
+    bool suspicious_ = false;  ///< there are such
     std::unique_ptr<QuietThread> quiet_;  ///< while it is on
 };
 

@@ -81,6 +81,15 @@ public:
         }
     }
 
+    /// After a KVM_RESET_DIRTY_RINGS: whether it has not come to all that was taken out. KVM clears the flags as it goes.
+    [[nodiscard]] bool dirty_ring_reset_fell_short() const {
+        if (ring_next_ == 0) {
+            return false;
+        }
+        const std::atomic_ref<std::uint32_t> flags(ring()[(ring_next_ - 1) % ring_entries_].flags);
+        return (flags.load(std::memory_order_acquire) & KVM_DIRTY_GFN_F_RESET) != 0;
+    }
+
 private:
     VcpuFd(UniqueFd fd, Mapping run, std::uint32_t index)
         : fd_(std::move(fd)), run_(std::move(run)), index_(index), name_("vCPU " + std::to_string(index)) {}

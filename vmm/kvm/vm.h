@@ -23,7 +23,8 @@ struct Msi {
     std::uint32_t data = 0;
 };
 
-/// Owns a VM descriptor. Interrupt delivery may be called from any thread; the rest during assembly or while the vCPUs are parked.
+/// Owns a VM descriptor. Interrupt delivery may be called from any thread, what is about tracked writes from one at a time while the vCPUs
+/// run; the rest during assembly or while they are parked.
 class Vm {
 public:
     /// KVM_CREATE_VM, then the addresses that Intel hosts without unrestricted guests need before the first vCPU.
@@ -50,7 +51,8 @@ public:
     Status clear_dirty_log(std::size_t slot, std::uint64_t first, std::uint64_t count, std::span<const std::uint64_t> words);
     /// Protects the pages whose ring entries were harvested. What they hold may be read after this, not before (KVM api.rst, 8.29). Linux 6.16
     /// and newer leave it early when the calling thread has a signal or io_uring's work pending, and forget the up to 64 pages they were at:
-    /// those stay writable without being logged, and the count returned need not show it. So from a QuietThread only.
+    /// those stay writable without being logged, and the count returned need not show it. So from a QuietThread only, and with a look at
+    /// VcpuFd::dirty_ring_reset_fell_short.
     Status reset_dirty_rings();
 
     Result<VcpuFd> create_vcpu(const System& system, std::uint32_t index);
