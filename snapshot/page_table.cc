@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "snapshot/page_table.h"
 
+#include <sys/random.h>
+
 #include <algorithm>
+#include <array>
 #include <bit>
+#include <cerrno>
 
 #include "snapshot/runs.h"
 #include "vmm/base/try.h"
@@ -27,6 +31,10 @@ class FirstPages {
 public:
     static Result<FirstPages> of(std::uint64_t pages) {
         FirstPages table;
+        // Where a hash goes is nobody's to know: pages made to meet in one place would make this take hours.
+        if (::getrandom(table.secret_.data(), sizeof table.secret_, 0) != static_cast<ssize_t>(sizeof table.secret_)) {
+            return fail(Error::system("getrandom", "page hashes", errno));
+        }
         const std::uint64_t size = std::bit_ceil(std::max<std::uint64_t>(pages * 2, 2));
         table.slots_ = TRY(PageArray<Slot>::of(size));
         table.mask_ = size - 1;
@@ -34,7 +42,7 @@ public:
     }
     /// `page`, or the one that came with this hash before.
     std::uint64_t first_with(const PageHash& hash, std::uint64_t page) {
-        for (std::uint64_t at = hash.low & mask_;; at = (at + 1) & mask_) {
+        for (std::uint64_t at = place_of(hash) & mask_;; at = (at + 1) & mask_) {
             Slot& slot = slots_[at];
             if (slot.page_plus_one == 0) {
                 slot = {hash, page + 1};
@@ -51,6 +59,12 @@ private:
         PageHash hash;
         std::uint64_t page_plus_one = 0;  // 0: free
     };
+    [[nodiscard]] std::uint64_t place_of(const PageHash& hash) const {
+        __extension__ using Wide = unsigned __int128;
+        const Wide product = Wide{hash.low ^ secret_[0]} * (hash.high ^ secret_[1]);
+        return static_cast<std::uint64_t>(product) ^ static_cast<std::uint64_t>(product >> 64);
+    }
+    std::array<std::uint64_t, 2> secret_{};
     PageArray<Slot> slots_;
     std::uint64_t mask_ = 0;
 };
