@@ -23,11 +23,12 @@ std::uint64_t now_us() {
     return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(now).count());
 }
 
-bool is_same_file(const UniqueFd& fd, const std::string& path) {
+// A link counts for what it names, unless it is about the name itself.
+bool is_same_file(const UniqueFd& fd, const std::string& path, bool follow) {
     struct stat by_fd{};
     struct stat by_path{};
-    return ::fstat(fd.get(), &by_fd) == 0 && ::lstat(path.c_str(), &by_path) == 0 && by_fd.st_dev == by_path.st_dev &&
-           by_fd.st_ino == by_path.st_ino;
+    return ::fstat(fd.get(), &by_fd) == 0 && (follow ? ::stat : ::lstat)(path.c_str(), &by_path) == 0 &&
+           by_fd.st_dev == by_path.st_dev && by_fd.st_ino == by_path.st_ino;
 }
 
 // The name of a new file lasts only once its directory is on the disk too.
@@ -83,7 +84,12 @@ Result<AreaWriter> AreaWriter::open(const AreaPath& path, const AreaShape& shape
     writer.remove_ = created;
     writer.names_ = std::move(names);
     const AreaFile& area = writer.file_;
-    TRY(area.lock(true, 0, kSlotsStart, "another snapshot is being written into it"));
+    constexpr std::string_view kBusy = "another snapshot is being written into it";
+    TRY(area.lock(true, 0, kSlotsStart, kBusy));
+    if (!area.device && !is_same_file(area.fd, area.opened_path, true)) {
+        // The writer that made it has failed and removed it, between our opening and our lock.
+        return fail(ErrorKind::busy, area.name + " is in use: " + std::string(kBusy), "try again");
+    }
     const SuperblockPair pair = TRY(SuperblockPair::read(area));
     if (pair.blank()) {
         TRY(check_empty(area, writer.layout_.size));
@@ -170,15 +176,16 @@ Status AreaWriter::lock_slot(const SuperblockPair& pair) {
 }
 
 AreaWriter::~AreaWriter() {
+    // While it is locked: whoever opens it meanwhile finds, once it has the lock, that it has gone.
+    if (remove_ && file_.fd.valid() && is_same_file(file_.fd, file_.opened_path, false)) {
+        (void)::unlink(file_.opened_path.c_str());
+    }
     if (file_.fd.valid()) {
         // By hand, since the kernel's io_uring may hold on to the descriptors a little longer than its last write; that is done by now.
         (void)file_.unlock(0, layout_.size);
         if (direct_.valid()) {
             (void)unlock_range(direct_.get(), file_.base, layout_.size, file_.name);
         }
-    }
-    if (remove_ && file_.fd.valid() && is_same_file(file_.fd, file_.opened_path)) {
-        (void)::unlink(file_.opened_path.c_str());
     }
 }
 
