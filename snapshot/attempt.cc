@@ -74,8 +74,9 @@ Result<Attempt> Attempt::open(SnapshotSource& source, const AreaPath& path, cons
     const bool known = options.history != nullptr && previous != nullptr && options.history->knows(previous->snapshot_id);
     attempt.diff_ = known && options.type != SnapshotType::full;
     if (options.type == SnapshotType::diff && !known) {
-        return fail(ErrorKind::usage, attempt.area_.file().name + ": what changed since the snapshot in it is not known",
-                    "make one with --track first, by this machine and into this area");
+        return fail(
+            ErrorKind::usage, attempt.area_.file().name + ": what changed since the snapshot in it is not known",
+            "make one with --track first, by this machine and into this area; one without --track, into any, ends the tracking");
     }
     const bool cached = choose_cached(options.cache, source.memory(), scanner);
     const int direct = cached ? -1 : TRY(attempt.area_.open_direct());

@@ -28,8 +28,8 @@ public:
     /// Waits for what is in flight: until then the kernel may read the data.
     virtual ~PageSink() = default;
 
-    /// Queues a write of at most kMaxPageWrite bytes at `offset` in the file; waits while too many are in flight. The data must stay
-    /// as it is until drain(), and no two writes between drains may overlap (their order is undefined).
+    /// Queues a write of at most kMaxPageWrite bytes at `offset` in the file; waits while too many are in flight. It is read
+    /// until drain(): what is written to it meanwhile may get there or not. No two writes between drains may overlap (their order is undefined).
     virtual Status write(std::span<const std::byte> data, std::uint64_t offset) = 0;
     /// Waits for all writes, short ones continued to their end.
     virtual Status drain() = 0;
