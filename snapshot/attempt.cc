@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "snapshot/attempt.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
 
 #include "snapshot/cache_policy.h"
@@ -14,6 +16,7 @@ namespace snapvm {
 namespace {
 
 constexpr std::uint64_t kChunkPages = 4096;
+constexpr std::uint64_t kWriteBackBytes = 8ULL << 20;
 constexpr std::uint64_t kMaxWritePages = kMaxPageWrite / kPageSize;
 
 AreaShape shape_of(const SnapshotSource& source) {
@@ -138,13 +141,25 @@ Status Attempt::note(std::size_t block, std::uint64_t page, const PageFacts& fac
     return {};
 }
 
+Status Attempt::write(std::span<const std::byte> data, std::uint64_t offset) {
+    data_bytes_ += data.size();
+    TRY(sink_->write(data, offset));
+    unsynced_ += data.size();
+    if (cached_ && unsynced_ >= kWriteBackBytes) {
+        // The kernel begins to write what is in the page cache by now; left to itself it waits for the flush, and the disk idles until then.
+        // Only a hint: errors come with the flush.
+        (void)::sync_file_range(area_.file().fd.get(), 0, 0, SYNC_FILE_RANGE_WRITE);
+        unsynced_ = 0;
+    }
+    return {};
+}
+
 Status Attempt::stream(std::size_t index, std::uint64_t first, std::uint64_t count) {
     const MemoryBlock& block = source_->memory().blocks()[index];
     const std::uint64_t data_at = area_.file().base + area_.slot().data_offsets[index];
     RunJoiner data(
         [&](std::uint64_t from, std::uint64_t pages) {
-            data_bytes_ += pages * kPageSize;
-            return sink_->write({block.host() + from * kPageSize, pages * kPageSize}, data_at + from * kPageSize);
+            return write({block.host() + from * kPageSize, pages * kPageSize}, data_at + from * kPageSize);
         },
         kMaxWritePages);
     for (const std::uint64_t end = first + count; first < end;) {
@@ -171,10 +186,7 @@ Status Attempt::write_staged(const Staging& staging) {
     // Pages that were staged one after the other lie side by side, so most runs of the guest are runs of the store.
     std::span<const std::byte> run;
     std::uint64_t run_at = 0;
-    const auto flush = [&]() -> Status {
-        data_bytes_ += run.size();
-        return run.empty() ? Status{} : sink_->write(std::exchange(run, {}), run_at);
-    };
+    const auto flush = [&]() -> Status { return run.empty() ? Status{} : write(std::exchange(run, {}), run_at); };
     TRY(staging.for_each([&](std::size_t index, std::uint64_t page, std::span<const std::byte> bytes, PageType type) -> Status {
         const PageFacts facts = classify_page(shape_.blocks[index].id, page, bytes, type);
         TRY(note(index, page, facts));

@@ -66,6 +66,7 @@ public:
 
 private:
     Attempt(SnapshotSource& source, AreaShape shape, AreaWriter area, const WriteOptions& options);
+    Status write(std::span<const std::byte> data, std::uint64_t offset);
     Status note(std::size_t block, std::uint64_t page, const PageFacts& facts);
     Status zero_stale();
     Status write_entries(const PageTable::Settled& settled, std::vector<std::uint32_t>& crcs);
@@ -86,6 +87,7 @@ private:
     DirtySet wrote_;  ///< pages whose data this try has put into the area, whatever they are by now
     std::array<std::uint64_t, kPageClassCount> counts_{};
     std::uint64_t data_bytes_ = 0;
+    std::uint64_t unsynced_ = 0;  ///< of them since the kernel was last told to begin
     std::vector<PageFacts> facts_;
 };
 
