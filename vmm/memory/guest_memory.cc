@@ -31,6 +31,11 @@ std::span<std::byte> tail_of_block(std::span<const MemoryBlock> blocks, Gpa at) 
     return {};
 }
 
+// After the bytes are there (write_marks.h).
+void mark_bytes(MemoryBlock& block, std::uint64_t offset, std::uint64_t count) {
+    block.marks().mark(offset / kPageSize, (offset + count - 1) / kPageSize - offset / kPageSize + 1);
+}
+
 }  // namespace
 
 Result<GuestMemory> GuestMemory::of(std::vector<MemoryBlock> blocks) {
@@ -99,12 +104,21 @@ Status GuestMemory::write(Gpa at, std::span<const std::byte> data) {
         const std::uint64_t offset = at - block.spec().base;
         const std::size_t count = std::min<std::uint64_t>(block.spec().size - offset, data.size());
         std::memcpy(block.host() + offset, data.data(), count);
-        // After the bytes are there (write_marks.h).
-        block.marks().mark(offset / kPageSize, (offset + count - 1) / kPageSize - offset / kPageSize + 1);
+        mark_bytes(block, offset, count);
         data = data.subspan(count);
         at = at + count;
     }
     return {};
+}
+
+void GuestMemory::mark_written(Gpa at, std::uint64_t size) {
+    for (MemoryBlock& block : blocks_) {
+        const BlockSpec& spec = block.spec();
+        if (size > 0 && at >= spec.base && at - spec.base < spec.size) {
+            const std::uint64_t offset = at - spec.base;
+            mark_bytes(block, offset, std::min(spec.size - offset, size));
+        }
+    }
 }
 
 }  // namespace snapvm

@@ -32,6 +32,9 @@ public:
     Status read(Gpa at, std::span<std::byte> out) const;
     /// Copies into guest memory, all or nothing: every write of the VMM goes through here, so that it can be recorded.
     Status write(Gpa at, std::span<const std::byte> data);
+    /// Records what came into a `span` by another way (a disk's read, a store of its own order): once it is there (traps.md: marked at
+    /// submission, the data arrives after the copy). Bytes outside of memory are nobody's.
+    void mark_written(Gpa at, std::uint64_t size);
 
     template <class T>
         requires std::is_trivially_copyable_v<T>
