@@ -36,6 +36,8 @@ public:
     virtual void mark(std::uint32_t value) = 0;
 };
 
+class EventLoop;
+
 /// Everything a device may need from outside. References outlive every device.
 struct DeviceHost {
     InterruptSink* interrupts = nullptr;  ///< null only while the interrupt controller itself is built
@@ -43,6 +45,7 @@ struct DeviceHost {
     OutputSink& serial_output;
     GuestEvents& events;
     GuestMemory& memory;
+    EventLoop* loop = nullptr;  ///< null where no device needs one (DeviceConfig::virtio_devices)
 };
 
 /// A device. Its state is saved by construction: `save` is pure virtual, and a device is built from a saved record as readily as

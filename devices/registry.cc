@@ -7,7 +7,10 @@
 #include "devices/reset/reset.h"
 #include "devices/serial/serial.h"
 #include "devices/test_port/test_port.h"
+#include "devices/virtio/mmio/mmio.h"
+#include "devices/virtio/rng/rng.h"
 #include "devices/vmgenid/vmgenid.h"
+#include "vmm/base/bytes.h"
 #include "vmm/base/try.h"
 #include "vmm/platform/platform.h"
 
@@ -17,16 +20,18 @@ namespace {
 BusRange port(std::uint16_t base, std::uint64_t size, BusDevice& device) { return {BusRange::Kind::port, base, size, &device}; }
 
 AttachedDevice attach(std::unique_ptr<Device> device, std::vector<BusRange> ranges) {
-    return {std::move(device), std::move(ranges)};
+    return {std::move(device), std::move(ranges), {}};
 }
 
-Result<AttachedDevice> build_ioapic(const DeviceHost& host, const StateRecord* record) {
+Result<AttachedDevice> build_ioapic(const DeviceHost& host, const DeviceConfig& /*config*/, std::uint32_t /*instance*/,
+                                    const StateRecord* record) {
     std::unique_ptr<IoApic> device = record == nullptr ? std::make_unique<IoApic>(host) : TRY(IoApic::restore(host, *record));
     BusDevice& on_bus = *device;
     return attach(std::move(device), {{BusRange::Kind::mmio, platform::kIoApicBase.value, kPageSize, &on_bus}});
 }
 
-Result<AttachedDevice> build_serial(const DeviceHost& host, const StateRecord* record) {
+Result<AttachedDevice> build_serial(const DeviceHost& host, const DeviceConfig& /*config*/, std::uint32_t /*instance*/,
+                                    const StateRecord* record) {
     constexpr std::uint32_t kGsi = platform::kSerialGsi;
     std::unique_ptr<Serial> device =
         record == nullptr ? std::make_unique<Serial>(host, kGsi) : TRY(Serial::restore(host, kGsi, *record));
@@ -34,7 +39,8 @@ Result<AttachedDevice> build_serial(const DeviceHost& host, const StateRecord* r
     return attach(std::move(device), {port(platform::kSerialPort, 8, on_bus)});
 }
 
-Result<AttachedDevice> build_reset(const DeviceHost& host, const StateRecord* record) {
+Result<AttachedDevice> build_reset(const DeviceHost& host, const DeviceConfig& /*config*/, std::uint32_t /*instance*/,
+                                   const StateRecord* record) {
     std::unique_ptr<Reset> device = record == nullptr ? std::make_unique<Reset>(host) : TRY(Reset::restore(host, *record));
     Reset& reset = *device;
     return attach(std::move(device),
@@ -42,14 +48,16 @@ Result<AttachedDevice> build_reset(const DeviceHost& host, const StateRecord* re
                    port(platform::kSleepControlPort, 1, reset.sleep())});
 }
 
-Result<AttachedDevice> build_test_port(const DeviceHost& host, const StateRecord* record) {
+Result<AttachedDevice> build_test_port(const DeviceHost& host, const DeviceConfig& /*config*/, std::uint32_t /*instance*/,
+                                       const StateRecord* record) {
     std::unique_ptr<TestPort> device = record == nullptr ? std::make_unique<TestPort>(host) : TRY(TestPort::restore(host, *record));
     TestPort& test_port = *device;
     return attach(std::move(device),
                   {port(platform::kTestPort, 12, test_port), port(platform::kExitPort, 4, test_port.exit_port())});
 }
 
-Result<AttachedDevice> build_vmgenid(const DeviceHost& host, const StateRecord* record) {
+Result<AttachedDevice> build_vmgenid(const DeviceHost& host, const DeviceConfig& /*config*/, std::uint32_t /*instance*/,
+                                     const StateRecord* record) {
     constexpr Gpa kAt = platform::kVmGenIdBase;
     constexpr std::uint32_t kGsi = platform::kVmGenIdGsi;
     std::unique_ptr<VmGenId> device =
@@ -57,13 +65,61 @@ Result<AttachedDevice> build_vmgenid(const DeviceHost& host, const StateRecord* 
     return attach(std::move(device), {});
 }
 
-constexpr std::array<DeviceFactory, 5> kFactories = {{
-    {RecordKind::ioapic, IoApicStateV1::kVersion, build_ioapic},
-    {RecordKind::serial, SerialStateV1::kVersion, build_serial},
-    {RecordKind::reset, ResetStateV1::kVersion, build_reset},
-    {RecordKind::test_port, TestPortStateV1::kVersion, build_test_port},
-    {RecordKind::vmgenid, VmGenIdStateV1::kVersion, build_vmgenid},
+// The registers come first in a record, then what the device has of its own, from which `make` builds it; fresh without.
+template <class Make>
+Result<AttachedDevice> build_virtio(const DeviceHost& host, const virtio::Place& place, const StateRecord* record, Make make) {
+    std::unique_ptr<virtio::Mmio> transport;
+    if (record == nullptr) {
+        transport = TRY(virtio::Mmio::build(host, place, TRY(make(nullptr)), nullptr));
+    } else {
+        Decoder in(record->bytes);
+        virtio::MmioStateV1 registers = virtio::MmioStateV1::decode(in);
+        std::unique_ptr<virtio::Device> device = TRY(make(&in));
+        TRY(in.finish(std::string(name_of(place.kind)) + "'s state"));
+        transport = TRY(virtio::Mmio::build(host, place, std::move(device), &registers));
+    }
+    BusDevice& on_bus = *transport;
+    const Doorbell doorbell = transport->doorbell();
+    AttachedDevice attached = attach(std::move(transport), {{BusRange::Kind::mmio, place.base.value, virtio::kMmioSize, &on_bus}});
+    attached.doorbells = {doorbell};
+    return attached;
+}
+
+virtio::Place place_of(RecordKind kind, const DeviceConfig& config, std::uint32_t instance);
+
+Result<AttachedDevice> build_rng(const DeviceHost& host, const DeviceConfig& config, std::uint32_t instance,
+                                 const StateRecord* record) {
+    return build_virtio(
+        host, place_of(RecordKind::virtio_rng, config, instance), record,
+        [](Decoder* /*saved*/) -> Result<std::unique_ptr<virtio::Device>> { return std::make_unique<virtio::Rng>(); });
+}
+
+std::uint32_t always_one(const DeviceConfig& /*config*/) { return 1; }
+
+constexpr std::array<DeviceFactory, 6> kFactories = {{
+    {RecordKind::ioapic, IoApicStateV1::kVersion, always_one, build_ioapic},
+    {RecordKind::serial, SerialStateV1::kVersion, always_one, build_serial},
+    {RecordKind::reset, ResetStateV1::kVersion, always_one, build_reset},
+    {RecordKind::test_port, TestPortStateV1::kVersion, always_one, build_test_port},
+    {RecordKind::vmgenid, VmGenIdStateV1::kVersion, always_one, build_vmgenid},
+    // Virtio devices, in the order of their places on the bus (PLATFORM.md).
+    {RecordKind::virtio_rng, virtio::MmioStateV1::kVersion, [](const DeviceConfig& config) { return config.rng ? 1U : 0U; },
+     build_rng},
 }};
+
+bool is_virtio(RecordKind kind) { return static_cast<std::uint16_t>(kind) >= 64 && static_cast<std::uint16_t>(kind) < 96; }
+
+// The places are handed out in the list's order, and so fixed by the configuration.
+virtio::Place place_of(RecordKind kind, const DeviceConfig& config, std::uint32_t instance) {
+    std::uint32_t number = instance;
+    for (const DeviceFactory& factory : kFactories) {
+        if (factory.kind == kind) {
+            break;
+        }
+        number += is_virtio(factory.kind) ? factory.count(config) : 0;
+    }
+    return {kind, instance, platform::kVirtioBase + number * platform::kVirtioStride, platform::kVirtioGsi + number};
+}
 
 }  // namespace
 

@@ -11,6 +11,7 @@
 namespace snapvm {
 namespace {
 
+using test::all_devices;
 using test::fails;
 using test::FakeHost;
 using test::ok;
@@ -28,7 +29,7 @@ struct Rig {
 
 Result<Rig> build(const DeviceFactory& factory, const StateRecord* record = nullptr) {
     Rig rig;
-    auto attached = factory.build(rig.host->host(), record);
+    auto attached = factory.build(rig.host->host(), all_devices(), 0, record);
     if (!attached) {
         return fail(attached.error());
     }
@@ -61,6 +62,8 @@ std::vector<std::byte> drive(Rig& rig, std::uint32_t seed, int accesses) {
             seen.insert(seen.end(), data.begin(), data.begin() + static_cast<std::ptrdiff_t>(size));
         } else {
             range.device->write(offset, std::span(data).first(size));
+        }
+        while (rig.host->loop->run_pending()) {
         }
     }
     rig.host->sometimes_full.reset();
@@ -262,7 +265,7 @@ TEST(DeviceRegistry, BuildsTheInterruptControllerFirst) {
     FakeHost fake;
     DeviceHost host = fake.host();
     host.interrupts = nullptr;
-    const auto first = device_factories().front().build(host, nullptr);
+    const auto first = device_factories().front().build(host, {}, 0, nullptr);
     ASSERT_TRUE(ok(first));
     EXPECT_NE(dynamic_cast<InterruptSink*>(first->device.get()), nullptr);
 }
@@ -275,7 +278,7 @@ TEST(DeviceRegistry, RangesOverlapNeitherEachOtherNorMemory) {
     Bus memory(std::uint64_t{1} << 52);
     std::vector<AttachedDevice> devices;
     for (const DeviceFactory& factory : device_factories()) {
-        devices.push_back(*factory.build(fake.host(), nullptr));
+        devices.push_back(*factory.build(fake.host(), all_devices(), 0, nullptr));
         for (const BusRange& range : devices.back().ranges) {
             const std::string name(name_of(factory.kind));
             EXPECT_TRUE(ok((range.kind == BusRange::Kind::port ? ports : mmio).add(range.base, range.size, *range.device, name)));

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "devices/device.h"
+#include "devices/event_loop/event_loop.h"
 #include "devices/registry.h"
 #include "vmm/platform/platform.h"
 
@@ -27,10 +28,11 @@ public:
         blocks.push_back(
             *MemoryBlock::anonymous({BlockId::vmgenid, platform::kVmGenIdBase, platform::kVmGenIdSize}, PagePolicy::small_pages));
         memory = *GuestMemory::of(std::move(blocks));
+        loop = *EventLoop::create();
     }
 
     [[nodiscard]] DeviceHost host() {
-        return {.interrupts = this, .msi = *this, .serial_output = *this, .events = *this, .memory = memory};
+        return {.interrupts = this, .msi = *this, .serial_output = *this, .events = *this, .memory = memory, .loop = loop.get()};
     }
 
     void set_level(std::uint32_t gsi, bool high) override {
@@ -72,6 +74,7 @@ public:
     [[nodiscard]] bool high(std::uint32_t gsi) const { return gsi < levels.size() && levels[gsi]; }
 
     GuestMemory memory;
+    std::unique_ptr<EventLoop> loop;  ///< not started: tests say when it works
     std::vector<std::string> log;
     std::vector<bool> levels;
     int edges = 0;
@@ -84,6 +87,13 @@ public:
     std::vector<std::uint32_t> ready_values;
     std::vector<std::uint32_t> marks;
 };
+
+/// A machine with one of each.
+inline DeviceConfig all_devices() {
+    DeviceConfig config;
+    config.rng = true;
+    return config;
+}
 
 /// The value of `size` bytes read from a device, as a driver sees it.
 inline std::uint64_t read_device(BusDevice& device, std::uint64_t offset, std::size_t size = 1) {

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the seeds of corpus/elf and corpus/state_record: small good inputs, from which the fuzzer departs. Run by hand when a format
+"""Writes the seeds of corpus/elf, corpus/virtio_queue and corpus/state_record: small good inputs, from which the fuzzer departs. Run by hand when a format
 changes; findings of the fuzzer are added to the same folders under names of their own."""
 import pathlib
 import struct
@@ -44,14 +44,30 @@ save("elf", "wraps", elf([(2**64 - 16, b"a" * 8, 16)], entry=2**64 - 16))
 save("elf", "i386", elf([(0x200000, b"a" * 8, 16)], machine=3, elf_class=1))
 
 
+def rings(descriptors, heads, index=None, settings=0):
+    """descriptors: (address, size, flags, next); the available ring names `heads`."""
+    table = b"".join(struct.pack("<QIHH", *one) for one in descriptors)
+    available = struct.pack("<HH", 0, len(heads) if index is None else index) + b"".join(struct.pack("<H", head) for head in heads)
+    return bytes([settings]) + table + bytes(4096 - len(table)) + available
+
+
+NEXT, WRITE, INDIRECT = 1, 2, 4
+save("virtio_queue", "chain", rings([(0x4000, 16, NEXT, 1), (0x5000, 512, NEXT | WRITE, 2), (0x6000, 1, WRITE, 0)], [0]))
+save("virtio_queue", "event-index", rings([(0x4000, 16, 0, 0)], [0, 0, 0], settings=1))
+save("virtio_queue", "ring", rings([(0x4000, 16, NEXT, 1), (0x4000, 16, NEXT, 0)], [0]))
+save("virtio_queue", "indirect", rings([(0x10, 16, INDIRECT, 0), (0x4000, 8, 0, 0)], [0]))
+save("virtio_queue", "outside", rings([(2**64 - 8, 16, 0, 0)], [0]))
+save("virtio_queue", "ahead", rings([], [], index=17))
+
+
 def text(value):
     return struct.pack("<I", len(value)) + value
 
 
-def config(memory=256 << 20, cpus=1, initrds=(), version=1, count=None):
+def config(memory=256 << 20, cpus=1, initrds=(), version=2, count=None, devices=bytes(12)):
     out = struct.pack("<HQIBB", version, memory, cpus, 0, 0) + bytes(range(16)) + text(b"builtin:ledger")
     out += struct.pack("<I", len(initrds) if count is None else count)
-    return out + b"".join(text(path) for path in initrds) + text(b"ws=1M")
+    return out + b"".join(text(path) for path in initrds) + text(b"ws=1M") + devices
 
 
 def vcpu(cpuid=2, msrs=2, cpuid_count=None):
@@ -72,7 +88,7 @@ def record(choice, name, data):
 
 record(0, "config", config())
 record(0, "config-initrds", config(5 << 30, 4, [b"/a", b"/b"]))
-record(0, "config-newer", config(version=2))
+record(0, "config-newer", config(version=3))
 record(0, "config-absurd-count", config(initrds=[b"x"] * 16, count=0xFFFFFFFF))
 record(1, "vcpu", vcpu())
 record(1, "vcpu-absurd-count", vcpu(cpuid=0, cpuid_count=0xFFFFFFFF))

@@ -26,7 +26,7 @@ void try_device(const DeviceFactory& factory, const std::vector<std::byte>& byte
     static test::FakeHost host;
     host.log.clear();
     const StateRecord record{factory.kind, factory.state_version, 0, bytes};
-    auto attached = factory.build(host.host(), &record);
+    auto attached = factory.build(host.host(), test::all_devices(), 0, &record);
     if (!attached) {
         return;
     }
@@ -40,7 +40,7 @@ void try_device(const DeviceFactory& factory, const std::vector<std::byte>& byte
         }
     }
     const StateRecord after = attached->device->save();
-    require(factory.build(host.host(), &after).has_value());
+    require(factory.build(host.host(), test::all_devices(), 0, &after).has_value());
 }
 
 }  // namespace

@@ -24,6 +24,11 @@ MachineConfig full_config() {
     config.kernel = "/boot/vmlinux";
     config.initrds = {"/a", "", "/c"};
     config.cmdline = "console=ttyS0 quiet";
+    config.devices.disks = {{.id = "root", .path = "/disk", .read_only = true}, {.id = "data", .path = "/dev/vdb", .read_only = false}};
+    config.devices.nets = {{.id = "eth0", .tap = "tap0", .mac = {2, 0, 0, 0, 0, 1}}};
+    config.devices.vsock = VsockConfig{.cid = 7, .socket = "/run/vsock"};
+    config.devices.balloon = BalloonConfig{.bytes = 64 * kMiB};
+    config.devices.rng = true;
     for (std::uint8_t i = 0; i < 16; ++i) {
         config.machine_id.bytes[i] = static_cast<std::uint8_t>(0xF0 + i);
     }
@@ -41,7 +46,7 @@ TEST(MachineConfig, RoundTrip) {
 TEST(MachineConfig, NewerVersionIsNamedWithOurs) {
     auto bytes = full_config().encode();
     bytes[0] = std::byte{7};
-    EXPECT_TRUE(fails(MachineConfig::decode(bytes), ErrorKind::unsupported, "has version 7, this program reads version 1"));
+    EXPECT_TRUE(fails(MachineConfig::decode(bytes), ErrorKind::unsupported, "has version 7, this program reads version 2"));
     // Whatever follows: the version is looked at first.
     EXPECT_TRUE(fails(MachineConfig::decode(std::span(bytes).first(2)), ErrorKind::unsupported, "version 7"));
 }
@@ -74,7 +79,8 @@ TEST(MachineConfig, InitrdCountIsNotTrusted) {
     config.initrds.assign(16, "x");
     auto bytes = config.encode();
     ASSERT_TRUE(ok(MachineConfig::decode(bytes)));
-    const std::size_t count_at = bytes.size() - 4 - 16 * 5 - 4;
+    constexpr std::size_t kNoDevices = 12;
+    const std::size_t count_at = bytes.size() - kNoDevices - 4 - 16 * 5 - 4;
     ASSERT_EQ(bytes[count_at], std::byte{16});
     for (const auto& [low, high] : {std::pair{0, 0}, {15, 0}, {17, 0}, {0xFF, 0xFF}, {0, 0x80}}) {
         bytes[count_at] = static_cast<std::byte>(low);
@@ -100,6 +106,20 @@ TEST(MachineConfig, ExtremesAreRefusedWithWhatIsAllowed) {
         {"NUL in the command line", [](auto& c) { c.cmdline = std::string("a\0b", 3); }},
         {"too many initrds", [](auto& c) { c.initrds.assign(17, "x"); }},
         {"long kernel path", [](auto& c) { c.kernel.assign(4097, 'x'); }},
+        {"an id twice", [](auto& c) { c.devices.nets[0].id = "root"; }},
+        {"no id", [](auto& c) { c.devices.disks[0].id.clear(); }},
+        {"long id", [](auto& c) { c.devices.disks[0].id.assign(21, 'x'); }},
+        {"no disk path", [](auto& c) { c.devices.disks[0].path.clear(); }},
+        {"long disk path", [](auto& c) { c.devices.disks[0].path.assign(4097, 'x'); }},
+        {"no tap", [](auto& c) { c.devices.nets[0].tap.clear(); }},
+        {"reserved cid", [](auto& c) { c.devices.vsock->cid = 2; }},
+        {"no vsock socket", [](auto& c) { c.devices.vsock->socket.clear(); }},
+        {"too many devices",
+         [](auto& c) {
+             for (int i = 0; i < 12; ++i) {
+                 c.devices.disks.push_back({.id = std::to_string(i), .path = "/x", .read_only = false});
+             }
+         }},
         {"long initrd path", [](auto& c) { c.initrds = {std::string(4097, 'x')}; }},
     };
     for (const auto& [name, change] : rows) {

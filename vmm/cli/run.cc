@@ -20,6 +20,7 @@ struct RunOptions {
     std::string memory = "256M";
     std::uint32_t cpus = 1;
     std::string pages = "auto";
+    bool rng = false;
     HostOptions host;
 };
 
@@ -36,6 +37,7 @@ Result<MachineConfig> config_of(const RunOptions& options) {
     config.kernel = options.kernel;
     config.initrds = options.initrds;
     config.cmdline = options.cmdline;
+    config.devices.rng = options.rng;
     config.machine_id = TRY(Uuid::random());
     TRY(config.validate());
     return config;
@@ -76,6 +78,7 @@ void add_run(CLI::App& app, Globals& globals, Action& chosen) {
     command->add_option("--mem", options->memory, "guest memory, a multiple of 2M (default: 256M)");
     command->add_option("--cpus", options->cpus, "vCPUs, 1 to 64 (default: 1)");
     command->add_option("--pages", options->pages, "pages behind guest memory")->check(CLI::IsMember({"auto", "4k", "thp"}));
+    command->add_flag("--rng", options->rng, "a virtio device of random numbers");
     options->host.add_to(*command);
     command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return run(*options, globals); }; });
 }

@@ -130,6 +130,15 @@ Status Vm::set_msi_routes(std::span<const Msi> routes) {
     return {};
 }
 
+Status Vm::add_doorbell(Gpa address, std::uint32_t size, int eventfd) {
+    kvm_ioeventfd bell{};
+    bell.addr = address.value;
+    bell.len = size;
+    bell.fd = eventfd;
+    TRY(KVM_IOCTL(fd(), KVM_IOEVENTFD, &bell, kObject));
+    return {};
+}
+
 Result<kvm_clock_data> Vm::clock() const {
     kvm_clock_data clock{};
     TRY(KVM_IOCTL(fd(), KVM_GET_CLOCK, &clock, kObject));

@@ -62,6 +62,10 @@ public:
     /// Replaces the GSI routing: entry i routes GSI i. KVM needs it to tell which vectors want an EOI exit (level-triggered pins).
     Status set_msi_routes(std::span<const Msi> routes);
 
+    /// A write of `size` bytes to guest-physical `address`, whatever the value, signals `eventfd` and does not leave the guest for long.
+    /// Source: api.rst, KVM_IOEVENTFD.
+    Status add_doorbell(Gpa address, std::uint32_t size, int eventfd);
+
     Result<kvm_clock_data> clock() const;
     Status set_clock(const kvm_clock_data& clock);
 

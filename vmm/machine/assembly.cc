@@ -158,26 +158,44 @@ Status Machine::map_memory() {
 }
 
 Status Machine::build_devices(RecordReader* records) {
-    DeviceHost host{.interrupts = nullptr, .msi = *this, .serial_output = console_, .events = *this, .memory = memory_};
+    if (config_.devices.virtio_devices() > 0) {
+        loop_ = TRY(EventLoop::create());
+    }
+    DeviceHost host{
+        .interrupts = nullptr, .msi = *this, .serial_output = console_, .events = *this, .memory = memory_, .loop = loop_.get()};
     for (const DeviceFactory& factory : device_factories()) {
-        const StateRecord* record = records == nullptr ? nullptr : TRY(records->take(factory.kind, 0, factory.state_version));
-        AttachedDevice attached = TRY(factory.build(host, record));
-        for (const BusRange& range : attached.ranges) {
-            Bus& bus = range.kind == BusRange::Kind::port ? ports_ : mmio_;
-            TRY(bus.add(range.base, range.size, *range.device, std::string(name_of(factory.kind))));
+        for (std::uint32_t instance = 0; instance < factory.count(config_.devices); ++instance) {
+            const StateRecord* record =
+                records == nullptr ? nullptr : TRY(records->take(factory.kind, instance, factory.state_version));
+            AttachedDevice attached = TRY(factory.build(host, config_.devices, instance, record));
+            // The few that the machine itself talks to.
+            if (auto* ioapic = dynamic_cast<IoApic*>(attached.device.get()); ioapic != nullptr) {
+                ioapic_ = ioapic;
+                host.interrupts = ioapic;
+            }
+            if (auto* serial = dynamic_cast<Serial*>(attached.device.get()); serial != nullptr) {
+                serial_ = serial;
+            }
+            if (auto* test_port = dynamic_cast<TestPort*>(attached.device.get()); test_port != nullptr) {
+                test_port_ = test_port;
+            }
+            TRY(put_on_bus(attached, name_of(factory.kind)));
+            devices_.push_back(std::move(attached));
         }
-        // The few that the machine itself talks to.
-        if (auto* ioapic = dynamic_cast<IoApic*>(attached.device.get()); ioapic != nullptr) {
-            ioapic_ = ioapic;
-            host.interrupts = ioapic;
+    }
+    return {};
+}
+
+Status Machine::put_on_bus(const AttachedDevice& attached, std::string_view name) {
+    for (const BusRange& range : attached.ranges) {
+        Bus& bus = range.kind == BusRange::Kind::port ? ports_ : mmio_;
+        TRY(bus.add(range.base, range.size, *range.device, std::string(name)));
+    }
+    // Without it the bus does the same, a return from the guest later.
+    for (const Doorbell& bell : attached.doorbells) {
+        if (system_.capabilities().ioeventfd != 0) {
+            TRY(vm_.add_doorbell(Gpa{bell.address}, bell.size, bell.eventfd));
         }
-        if (auto* serial = dynamic_cast<Serial*>(attached.device.get()); serial != nullptr) {
-            serial_ = serial;
-        }
-        if (auto* test_port = dynamic_cast<TestPort*>(attached.device.get()); test_port != nullptr) {
-            test_port_ = test_port;
-        }
-        devices_.push_back(std::move(attached));
     }
     return {};
 }

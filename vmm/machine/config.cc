@@ -14,7 +14,7 @@
 namespace snapvm {
 namespace {
 
-constexpr std::uint16_t kVersion = 1;
+constexpr std::uint16_t kVersion = 2;
 constexpr std::size_t kMaxText = 4096;
 constexpr std::uint32_t kMaxInitrds = 16;
 
@@ -60,7 +60,7 @@ Status MachineConfig::validate() const {
         std::ranges::any_of(initrds, [](const std::string& path) { return path.size() > kMaxText; })) {
         return fail(ErrorKind::usage, "too many initrds, or too long a path", "at most 16 initrds, 4096 bytes a path");
     }
-    return {};
+    return devices.validate();
 }
 
 std::vector<BlockSpec> MachineConfig::blocks() const {
@@ -89,6 +89,7 @@ std::vector<std::byte> MachineConfig::encode() const {
         out.text(path);
     }
     out.text(cmdline);
+    devices.encode(out);
     return out.take();
 }
 
@@ -116,6 +117,7 @@ Result<MachineConfig> MachineConfig::decode(std::span<const std::byte> bytes) {
         config.initrds.push_back(in.text(kMaxText));
     }
     config.cmdline = in.text(kMaxText);
+    config.devices = DeviceConfig::decode(in);
     TRY(in.finish("machine configuration"));
     if (pages > static_cast<std::uint8_t>(PagePolicy::huge_pages) || boot > static_cast<std::uint8_t>(BootProtocol::linux64)) {
         return fail(ErrorKind::invalid, "machine configuration has an unknown page policy or boot protocol");

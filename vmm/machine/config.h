@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "devices/device_config.h"
 #include "vmm/base/error.h"
 #include "vmm/memory/block.h"
 
@@ -36,6 +37,7 @@ struct MachineConfig {
     std::string kernel;   ///< path, or "builtin:ledger"; in a snapshot only a note of where it came from
     std::vector<std::string> initrds;
     std::string cmdline;
+    DeviceConfig devices;
     Uuid machine_id;      ///< chosen at creation, kept by snapshots and restores
 
     friend bool operator==(const MachineConfig&, const MachineConfig&) = default;

@@ -34,6 +34,9 @@ Machine::~Machine() {
         // Joined while everything they use is still there, vcpus_ itself included.
         vcpus_->stop();
     }
+    if (loop_) {
+        loop_->stop();
+    }
 }
 
 Machine::State Machine::state() const {
@@ -66,6 +69,9 @@ Status Machine::start_first_time() {
             // Of the pause that the machine was saved in only its new vCPUs can tell the guest (traps.md: no KVM_KVMCLOCK_CTRL).
             TRY(vcpu.notify_paused());
         }
+    }
+    if (loop_) {
+        TRY(loop_->start());
     }
     TRY(vcpus_->start());
     started_ = true;
@@ -103,7 +109,7 @@ Status Machine::resume() {
     if (!started_) {
         TRY(start_first_time());
     } else {
-        vcpus_->resume();
+        run_again();
     }
     paused_ = false;
     return {};
@@ -112,10 +118,26 @@ Status Machine::resume() {
 Status Machine::pause() {
     const std::lock_guard control(control_);
     paused_ = true;
-    if (started_) {
-        vcpus_->pause();
-    }
+    stand_still();
     return {};
+}
+
+// Devices first: what they have begun ends while the guest runs, so that a slow disk lengthens no pause (design.md, "Taking it live").
+void Machine::stand_still() {
+    if (!started_) {
+        return;
+    }
+    if (loop_) {
+        loop_->hold();
+    }
+    vcpus_->pause();
+}
+
+void Machine::run_again() {
+    vcpus_->resume();
+    if (loop_) {
+        loop_->release();
+    }
 }
 
 Status Machine::freeze() {
@@ -135,9 +157,7 @@ Status Machine::freeze() {
         input_held_ = true;
     }
     frozen_ = true;
-    if (started_) {
-        vcpus_->pause();
-    }
+    stand_still();
     bool ended = false;
     {
         // Completing the last exits can end the run. Saved after that, the machine would come back as one that asked in vain.
@@ -186,7 +206,7 @@ void Machine::thaw_locked() {
         }
         return;
     }
-    vcpus_->resume();
+    run_again();
 }
 
 Result<SavedMachine> Machine::save() const {

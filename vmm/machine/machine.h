@@ -11,6 +11,7 @@
 #include <span>
 #include <vector>
 
+#include "devices/event_loop/event_loop.h"
 #include "devices/registry.h"
 #include "vmm/base/error.h"
 #include "vmm/boot/loader.h"
@@ -123,10 +124,13 @@ private:
     void build_tracker();
     Status map_memory();
     Status build_devices(RecordReader* records);
+    Status put_on_bus(const AttachedDevice& attached, std::string_view name);
     Status build_vcpus();
     Status load_vcpus(RecordReader& records);
     Status check_features(const CpuidTable& saved);
     Status start_first_time();
+    void stand_still();
+    void run_again();
     Status set_guest_time();
     Status finish_lost_eois();
     void thaw_locked();
@@ -157,6 +161,7 @@ private:
     std::optional<bool> tsc_was_set_;
     bool restored_ = false;
     Console console_;
+    std::unique_ptr<EventLoop> loop_;  ///< of the virtio devices; null where there are none
     std::vector<AttachedDevice> devices_;
     IoApic* ioapic_ = nullptr;
     Serial* serial_ = nullptr;

@@ -15,6 +15,8 @@ inline constexpr Gpa kFirmwareBase{0xE0000000};
 inline constexpr std::uint64_t kFirmwareSize = 64ULL << 10;
 inline constexpr Gpa kVmGenIdBase{0xE0010000};
 inline constexpr std::uint64_t kVmGenIdSize = kPageSize;
+inline constexpr Gpa kVirtioBase{0xD0000000};
+inline constexpr std::uint64_t kVirtioStride = kPageSize;  ///< from one virtio device's registers to the next one's
 inline constexpr Gpa kIoApicBase{0xFEC00000};
 inline constexpr Gpa kLapicBase{0xFEE00000};
 
@@ -41,6 +43,7 @@ inline constexpr std::uint16_t kTestPort = 0x5F0;
 // Interrupts (GSIs, which are IOAPIC pins).
 inline constexpr std::uint32_t kSerialGsi = 4;
 inline constexpr std::uint32_t kVmGenIdGsi = 5;
+inline constexpr std::uint32_t kVirtioGsi = 8;  ///< of the first virtio device
 inline constexpr std::uint32_t kIoApicPins = 24;
 
 // Limits. KVM takes more vCPUs; the area layout and the MADT are sized for these.
