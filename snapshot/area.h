@@ -10,6 +10,7 @@
 #include "snapshot/io.h"
 #include "snapshot/layout.h"
 #include "snapshot/pins.h"
+#include "snapshot/progress.h"
 #include "snapshot/superblock_pair.h"
 #include "vmm/base/error.h"
 
@@ -25,6 +26,7 @@ struct CreateOptions {
     std::uint32_t slots = 1;
     bool force = false;  ///< overwrite what is there: another area, a file system. Never one that is mounted or mapped by a machine
     MachineNames names = {};  ///< for the refusal
+    Progress progress = {};  ///< in bytes zeroed
 };
 
 /// `snapvm area create`: makes an empty area of a file or a block device, zeroing a device's range once. Refuses (busy) what is mounted

@@ -15,7 +15,7 @@
 namespace snapvm {
 namespace {
 
-constexpr std::uint64_t kZeroStep = 1ULL << 30;
+constexpr std::uint64_t kZeroStep = 256ULL << 20;
 
 struct FreeProbe {
     void operator()(blkid_probe probe) const { ::blkid_free_probe(probe); }
@@ -122,7 +122,11 @@ Result<std::uint64_t> create_area(const AreaPath& path, const AreaShape& shape, 
     TRY(io.zero(0, kSlotsStart));
     TRY(io.flush());
     for (std::uint64_t at = kSlotsStart; at < layout.size; at += kZeroStep) {
-        TRY(io.zero(at, std::min(kZeroStep, layout.size - at)));
+        const std::uint64_t part = std::min(kZeroStep, layout.size - at);
+        TRY(io.zero(at, part));
+        if (options.progress) {
+            options.progress(at + part, layout.size);
+        }
     }
     TRY(io.flush());
     TRY(write_empty_superblocks(io, layout));

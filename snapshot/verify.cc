@@ -51,7 +51,7 @@ bool is_hole(const AreaFile& file, std::uint64_t offset, std::uint64_t size) {
 
 class SnapshotVerifier {
 public:
-    SnapshotVerifier(const PinnedSnapshot& snapshot, VerifyReport& report, const VerifyProgress& progress)
+    SnapshotVerifier(const PinnedSnapshot& snapshot, VerifyReport& report, const Progress& progress)
         : snapshot_(snapshot), report_(report), progress_(progress) {}
 
     Status run() {
@@ -174,7 +174,7 @@ private:
 
     const PinnedSnapshot& snapshot_;
     VerifyReport& report_;
-    const VerifyProgress& progress_;
+    const Progress& progress_;
     std::vector<BlockPlaces> places_;
 };
 
@@ -187,7 +187,7 @@ void VerifyReport::add(std::string fault) {
     }
 }
 
-Result<VerifyReport> verify_area(const AreaPath& path, const VerifyProgress& progress) {
+Result<VerifyReport> verify_area(const AreaPath& path, const Progress& progress) {
     VerifyReport report;
     const AreaFile file = TRY(AreaFile::open(path, O_RDONLY));
     const SuperblockPair pair = TRY(SuperblockPair::read(file));

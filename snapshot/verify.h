@@ -3,11 +3,11 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "snapshot/area_path.h"
+#include "snapshot/progress.h"
 #include "vmm/base/error.h"
 
 namespace snapvm {
@@ -24,13 +24,10 @@ struct VerifyReport {
     void add(std::string fault);
 };
 
-/// Called now and then with the pages done and the pages in all.
-using VerifyProgress = std::function<void(std::uint64_t done, std::uint64_t total)>;
-
 /// Recomputes every checksum of every complete snapshot in the area: superblocks, sections, state records, pages; pages without data
 /// must read as zeros, shared ones like the page they name, and the map plan must cover no data. Damage is reported, not an error; errors
 /// are what leaves nothing to check (not an area, incomplete, busy, unreadable).
-Result<VerifyReport> verify_area(const AreaPath& path, const VerifyProgress& progress = {});
+Result<VerifyReport> verify_area(const AreaPath& path, const Progress& progress = {});
 
 /// A line for each thing in which two snapshots differ but for their ids, times and places: configuration, records, classes, pages.
 /// At most VerifyReport::kMaxFaults lines.

@@ -128,6 +128,17 @@ TEST_F(Area, CreateMakesRefusesAndForces) {
     EXPECT_EQ(*read_file(area("text").path, 100), "precious");
 }
 
+TEST_F(Area, CreationTellsHowFarItIs) {
+    FakeMachine machine;
+    std::vector<std::pair<std::uint64_t, std::uint64_t>> calls;
+    CreateOptions options;
+    options.progress = [&](std::uint64_t done, std::uint64_t total) { calls.emplace_back(done, total); };
+    const auto size = create_area(area(), shape(machine), options);
+    ASSERT_OK(size);
+    ASSERT_FALSE(calls.empty());
+    EXPECT_EQ(calls.back(), std::pair(*size, *size));
+}
+
 TEST_F(Area, PinnedIsNotOverwritten) {
     FakeMachine machine;
     machine.fill(BlockId::ram_low, 1, 1);

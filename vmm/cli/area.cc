@@ -49,6 +49,17 @@ struct CreateCommand {
     bool force = false;
 };
 
+// A line on a terminal's stderr, rewritten; nothing in a pipe.
+Progress progress_on_terminal(const char* what) {
+    if (::isatty(STDERR_FILENO) == 0) {
+        return {};
+    }
+    return [what](std::uint64_t done, std::uint64_t total) {
+        std::fprintf(stderr, "\r%s: %3llu %%%s", what, static_cast<unsigned long long>(total == 0 ? 100 : done * 100 / total),
+                     done == total ? "\n" : "");
+    };
+}
+
 std::string name_of(int pid, const Globals& globals) {
     const auto dir = RunDir::find(globals.run_dir);
     return dir ? dir->machine_of(pid) : std::string();
@@ -63,9 +74,11 @@ Result<int> create(const CreateCommand& options, const Globals& globals) {
         config = TRY(query_config(globals, options.machine));
     }
     const AreaShape shape{.blocks = config.blocks(), .cpus = config.cpus};
-    const std::uint64_t size = TRY(create_area(
-        area, shape,
-        {.slots = options.shape.slots, .force = options.force, .names = [&](int pid) { return name_of(pid, globals); }}));
+    const std::uint64_t size = TRY(create_area(area, shape,
+                                               {.slots = options.shape.slots,
+                                                .force = options.force,
+                                                .names = [&](int pid) { return name_of(pid, globals); },
+                                                .progress = progress_on_terminal("zeroing")}));
     if (globals.json) {
         std::printf(
             "%s\n",
@@ -93,20 +106,9 @@ Result<int> inspect(const std::string& text, const Globals& globals) {
     return info.problem.empty() ? 0 : kExitFailure;
 }
 
-// A line on a terminal's stderr, rewritten; nothing in a pipe.
-VerifyProgress progress_on_terminal() {
-    if (::isatty(STDERR_FILENO) == 0) {
-        return {};
-    }
-    return [](std::uint64_t done, std::uint64_t total) {
-        std::fprintf(stderr, "\rverifying: %3llu %%%s", static_cast<unsigned long long>(total == 0 ? 100 : done * 100 / total),
-                     done == total ? "\n" : "");
-    };
-}
-
 Result<int> verify(const std::string& text, const Globals& globals) {
     const AreaPath area = TRY(AreaPath::parse(text));
-    const VerifyReport report = TRY(verify_area(area, progress_on_terminal()));
+    const VerifyReport report = TRY(verify_area(area, progress_on_terminal("verifying")));
     if (globals.json) {
         std::printf("%s\n", nlohmann::ordered_json{{"area", area.text()},
                                                    {"ok", report.fault_count == 0},
