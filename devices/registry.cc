@@ -107,8 +107,6 @@ constexpr std::array<DeviceFactory, 6> kFactories = {{
      build_rng},
 }};
 
-bool is_virtio(RecordKind kind) { return static_cast<std::uint16_t>(kind) >= 64 && static_cast<std::uint16_t>(kind) < 96; }
-
 // The places are handed out in the list's order, and so fixed by the configuration.
 virtio::Place place_of(RecordKind kind, const DeviceConfig& config, std::uint32_t instance) {
     std::uint32_t number = instance;
@@ -122,6 +120,8 @@ virtio::Place place_of(RecordKind kind, const DeviceConfig& config, std::uint32_
 }
 
 }  // namespace
+
+bool is_virtio(RecordKind kind) { return static_cast<std::uint16_t>(kind) >= 64 && static_cast<std::uint16_t>(kind) < 96; }
 
 std::span<const DeviceFactory> device_factories() { return kFactories; }
 

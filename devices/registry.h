@@ -45,6 +45,9 @@ struct DeviceFactory {
                                     const StateRecord* record);
 };
 
+/// Whether it is one of DeviceConfig's.
+[[nodiscard]] bool is_virtio(RecordKind kind);
+
 /// In the order in which a machine builds them; the first is the interrupt controller, which all others need.
 [[nodiscard]] std::span<const DeviceFactory> device_factories();
 

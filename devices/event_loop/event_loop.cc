@@ -136,12 +136,12 @@ void EventLoop::end_work() {
     }
 }
 
-// Cannot fail: both are ours, and adding again what was there needs no new memory but an entry of the kernel's, without which nothing works.
+// Cannot fail, as adding it anew could: an entry that is there is changed.
 void EventLoop::admit_intake(bool admit) {
     epoll_event event{};
-    event.events = EPOLLIN;
+    event.events = admit ? EPOLLIN : 0U;
     event.data.u64 = kIntakeId;
-    (void)::epoll_ctl(all_.get(), admit ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, intake_.get(), &event);
+    (void)::epoll_ctl(all_.get(), EPOLL_CTL_MOD, intake_.get(), &event);
 }
 
 void EventLoop::hold() {

@@ -63,10 +63,12 @@ public:
     void begin_work() { ++busy_; }
     void end_work();
 
-    /// Returns when no callback runs, none of the intake will before `release`, and all work has ended. Not on the loop's thread.
+    /// Returns when no callback runs, none of the intake will before `release`, and all work has ended. Both idempotent. Not on the loop's
+    /// thread.
     void hold();
     void release();
-    /// Returns when `done` does, which callbacks bring about; looked at after each of them. Not on the loop's thread.
+    /// Returns when `done` does, which callbacks bring about; looked at after each of them, under the loop's lock: it takes no other. Not on
+    /// the loop's thread.
     void wait(const std::function<bool()>& done);
 
 private:

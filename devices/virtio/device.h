@@ -67,13 +67,15 @@ public:
 
     /// Once, before anything else. Nothing has run yet: here watches may be set up.
     virtual Status attach(Port& port) = 0;
-    /// The driver is there (DRIVER_OK), or is there still, where the machine was restored: both before its first `notified`.
+    /// The driver is there (DRIVER_OK), or is there still, where the machine was restored: both before its first `notified`. On a vCPU's thread:
+    /// begins no work (EventLoop::begin_work), which is for `notified`.
     virtual void activate() {}
     /// The driver may have put something into this queue. An error is the driver's fault and makes the device need a reset.
     virtual Status notified(std::size_t queue) = 0;
     /// Returns when nothing that was begun can touch guest memory any more. Without the lock; nothing new begins meanwhile.
     virtual void drain() {}
-    /// The driver starts over. After `drain`.
+    /// The driver starts over. After `drain`. What was watched on the driver's behalf is no more: a source that nobody empties would be called for
+    /// ever.
     virtual void reset() {}
     /// Before the vCPUs of a restored machine first run.
     virtual Status restored() { return {}; }

@@ -102,6 +102,17 @@ TEST_F(VirtioMmio, KeepsTheOrderOfInitialization) {
     EXPECT_EQ(driver_->read(0x70), 15U);
     driver_->write(0x38, 4);
     EXPECT_EQ(driver_->read(0x44), 1U) << "a ready queue is fixed";
+    driver_->write(0x44, 0);
+    EXPECT_EQ(driver_->read(0x44), 0U) << "but the driver may be done with it";
+    const std::vector<std::byte> zeros(0x4000);
+    ASSERT_TRUE(ok(host_.memory.write(Gpa{0x1000}, zeros)));
+    queue_ = DriverQueue(host_.memory, Gpa{0x1000}, 16);
+    driver_->set_queue(0, queue_);
+    EXPECT_EQ(driver_->read(0x44), 1U);
+    queue_.add({{kData, 8, true}});
+    driver_->notify(0);
+    work();
+    EXPECT_TRUE(queue_.take().has_value());
     driver_->write(0x70, 0);
     EXPECT_EQ(driver_->read(0x70), 0U);
     EXPECT_EQ(driver_->read(0x44), 0U);

@@ -163,7 +163,9 @@ Status Machine::build_devices(RecordReader* records) {
     }
     DeviceHost host{
         .interrupts = nullptr, .msi = *this, .serial_output = console_, .events = *this, .memory = memory_, .loop = loop_.get()};
+    std::size_t virtio = 0;
     for (const DeviceFactory& factory : device_factories()) {
+        virtio += is_virtio(factory.kind) ? factory.count(config_.devices) : 0;
         for (std::uint32_t instance = 0; instance < factory.count(config_.devices); ++instance) {
             const StateRecord* record =
                 records == nullptr ? nullptr : TRY(records->take(factory.kind, instance, factory.state_version));
@@ -182,6 +184,9 @@ Status Machine::build_devices(RecordReader* records) {
             TRY(put_on_bus(attached, name_of(factory.kind)));
             devices_.push_back(std::move(attached));
         }
+    }
+    if (virtio != config_.devices.virtio_devices()) {
+        return fail(ErrorKind::unsupported, "the configuration has devices that this version does not");
     }
     return {};
 }

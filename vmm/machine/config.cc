@@ -17,6 +17,7 @@ namespace {
 constexpr std::uint16_t kVersion = 2;
 constexpr std::size_t kMaxText = 4096;
 constexpr std::uint32_t kMaxInitrds = 16;
+constexpr std::size_t kMaxEncoded = 92ULL << 10;  // what a snapshot has room for, beside its list of blocks
 
 }  // namespace
 
@@ -60,7 +61,11 @@ Status MachineConfig::validate() const {
         std::ranges::any_of(initrds, [](const std::string& path) { return path.size() > kMaxText; })) {
         return fail(ErrorKind::usage, "too many initrds, or too long a path", "at most 16 initrds, 4096 bytes a path");
     }
-    return devices.validate();
+    TRY(devices.validate());
+    if (encode().size() > kMaxEncoded) {
+        return fail(ErrorKind::usage, "the paths and texts of this machine are too long together", "give shorter ones");
+    }
+    return {};
 }
 
 std::vector<BlockSpec> MachineConfig::blocks() const {

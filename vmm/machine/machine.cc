@@ -72,6 +72,7 @@ Status Machine::start_first_time() {
     }
     if (loop_) {
         TRY(loop_->start());
+        loop_->release();  // it may have been paused before it ever ran
     }
     TRY(vcpus_->start());
     started_ = true;
@@ -124,13 +125,12 @@ Status Machine::pause() {
 
 // Devices first: what they have begun ends while the guest runs, so that a slow disk lengthens no pause (design.md, "Taking it live").
 void Machine::stand_still() {
-    if (!started_) {
-        return;
-    }
     if (loop_) {
         loop_->hold();
     }
-    vcpus_->pause();
+    if (started_) {
+        vcpus_->pause();
+    }
 }
 
 void Machine::run_again() {

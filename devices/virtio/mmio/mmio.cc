@@ -135,7 +135,8 @@ Status Mmio::take_over(const MmioStateV1& saved) {
     if ((saved.status & ~kStatusBits) != 0 || (saved.interrupt_status & ~(kUsedBuffer | kConfigChange)) != 0) {
         return fail(ErrorKind::invalid, name + ": a saved register has bits that it cannot have");
     }
-    if ((saved.status & kDriverOk) != 0 && (saved.driver_features & kFeatureVersion1) == 0) {
+    const bool agreed = (saved.status & kFeaturesOk) != 0;
+    if (((saved.status & kDriverOk) != 0 && !agreed) || (agreed && (saved.driver_features & kFeatureVersion1) == 0)) {
         return fail(ErrorKind::invalid, name + ": its driver runs without having agreed on features");
     }
     if (saved.queues.size() != queues_.size()) {
@@ -153,7 +154,7 @@ Status Mmio::take_over(const MmioStateV1& saved) {
 
 std::uint64_t Mmio::offered() const { return device_->features() | kFeatureIndirect | kFeatureEventIndex | kFeatureVersion1; }
 
-bool Mmio::running() const { return (state_.status & (kDriverOk | kNeedsReset)) == kDriverOk && !starting_over_; }
+bool Mmio::running() const { return (state_.status & (kDriverOk | kNeedsReset)) == kDriverOk && !stopping_; }
 
 void Mmio::read(std::uint64_t offset, std::span<std::byte> data) {
     std::ranges::fill(data, std::byte{0});
@@ -188,7 +189,9 @@ std::uint32_t Mmio::read_register(std::uint64_t offset) const {
 void Mmio::write(std::uint64_t offset, std::span<const std::byte> data) {
     if (offset >= kConfig) {
         const std::lock_guard lock(mutex_);
-        device_->write_config(offset - kConfig, data);
+        if (!stopping_) {
+            device_->write_config(offset - kConfig, data);
+        }
         return;
     }
     if (data.size() != sizeof(std::uint32_t) || offset % sizeof(std::uint32_t) != 0) {
@@ -200,8 +203,14 @@ void Mmio::write(std::uint64_t offset, std::span<const std::byte> data) {
         start_over();
         return;
     }
+    if (offset == kQueueReady && value == 0) {
+        stop_queue();
+        return;
+    }
     const std::lock_guard lock(mutex_);
-    write_register(offset, value);
+    if (!stopping_) {
+        write_register(offset, value);
+    }
 }
 
 void Mmio::write_register(std::uint64_t offset, std::uint32_t value) {
@@ -266,21 +275,40 @@ void Mmio::write_status(std::uint32_t value) {
     }
 }
 
-void Mmio::start_over() {
+// What was begun still writes into memory that the driver takes for its own once this write is done (2.4: the reset is complete then, since
+// drivers over MMIO do not ask). Its end takes the lock, so that is free meanwhile; what other vCPUs write to the registers is lost.
+template <class Then>
+void Mmio::stop_and(Then then) {
+    const std::lock_guard one(stopper_);
     {
         const std::lock_guard lock(mutex_);
-        starting_over_ = true;
+        stopping_ = true;
     }
-    // What was begun still writes into memory that the driver takes for its own once this write is done (2.4: the reset is complete then,
-    // since drivers over MMIO do not ask). Its end takes the lock.
     device_->drain();
     const std::lock_guard lock(mutex_);
-    device_->reset();
-    state_ = {};
-    for (Queue& queue : queues_) {
-        queue.reset();
-    }
-    starting_over_ = false;
+    then();
+    stopping_ = false;
+}
+
+void Mmio::start_over() {
+    stop_and([this] {
+        device_->reset();
+        state_ = {};
+        for (Queue& queue : queues_) {
+            queue.reset();
+        }
+    });
+}
+
+// 4.2.2.2: a driver that is done with a queue writes 0 and reads it back.
+void Mmio::stop_queue() {
+    stop_and([this] {
+        if (state_.queue_select < queues_.size()) {
+            queues_[state_.queue_select].reset();
+        }
+    });
+    const std::lock_guard lock(mutex_);
+    ring();  // for the other queues
 }
 
 void Mmio::serve_queues() {

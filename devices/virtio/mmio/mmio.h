@@ -76,6 +76,9 @@ private:
     void write_queue_register(std::uint64_t offset, std::uint32_t value);
     void write_status(std::uint32_t value);
     void start_over();
+    void stop_queue();
+    template <class Then>
+    void stop_and(Then then);
     void serve_queues();
     void need_reset();
     void raise(std::uint32_t cause);
@@ -96,10 +99,11 @@ private:
     const Place place_;
     UniqueFd bell_;  ///< eventfd
 
+    std::mutex stopper_;  ///< one vCPU at a time stops what is under way; taken before mutex_
     mutable std::mutex mutex_;  // guards all below; taken before the interrupt controller's and the loop's
     MmioStateV1 state_;  ///< its queues' part is in queues_
     std::vector<Queue> queues_;
-    bool starting_over_ = false;
+    bool stopping_ = false;  ///< a vCPU resets it, or a queue of it
     std::unique_ptr<virtio::Device> device_;
     std::unique_ptr<EventLoop::Watch> watch_;  ///< of the bell; the first to go
 };

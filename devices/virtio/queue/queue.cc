@@ -107,6 +107,9 @@ Status Queue::set_ready() {
 void Queue::reset() { *this = Queue(*memory_, max_size_); }
 
 Status Queue::restore(const QueueStateV1& state) {
+    if (!state.ready && (state.next_available != 0 || state.next_used != 0 || state.signalled != 0)) {
+        return fault("one that is not ready has come along");
+    }
     state_ = state;
     return state.ready ? map() : Status{};
 }
