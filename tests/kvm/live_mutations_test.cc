@@ -99,16 +99,20 @@ protected:
         LossySource source(*machine_, std::move(mutation));
         return need(write_snapshot(source, area(), {}));
     }
-    /// Moments until the ledger in the snapshot contradicts itself; as many as `most`: it never did.
-    int moments_until_found(const Mutation& mutation, int most) {
-        for (int moment = 0; moment < most; ++moment) {
-            run_a_while(10ms);
-            (void)take(mutation);
-            if (!check_ledger(need(open_snapshot(area())).memory).empty()) {
-                return moment;
+    /// Whether the ledger in the snapshot of a random moment contradicts itself.
+    bool found_at_a_moment(const Mutation& mutation) {
+        run_a_while(10ms);
+        (void)take(mutation);
+        return !check_ledger(need(open_snapshot(area())).memory).empty();
+    }
+    /// Whether it does at some moment. A guest that gets little of a busy host's processors leaves nothing to lose at many of them.
+    bool found(const Mutation& mutation) {
+        for (const auto until = soon(); SteadyClock::now() < until;) {
+            if (found_at_a_moment(mutation)) {
+                return true;
             }
         }
-        return most;
+        return false;
     }
     /// Of the stirred pages in a set one in the middle: not the newest, since a last write that is missing is a moment that was, too
     /// (ledger_format.h).
@@ -131,7 +135,9 @@ protected:
 };
 
 TEST_P(LiveMutations, WithoutOneEveryMomentIsWhole) {
-    EXPECT_EQ(moments_until_found({}, 6), 6);
+    for (int moment = 0; moment < 6; ++moment) {
+        EXPECT_FALSE(found_at_a_moment({})) << moment;
+    }
     expect_sound_end(*machine_);
 }
 
@@ -148,7 +154,7 @@ TEST_P(LiveMutations, APageThatTheTrackerNeverReportsIsFound) {
             forget(found, *lost);
         }
     };
-    EXPECT_LT(moments_until_found(mutation, 20), 20);
+    EXPECT_TRUE(found(mutation));
     expect_sound_end(*machine_);
 }
 
@@ -160,7 +166,7 @@ TEST_P(LiveMutations, APageLostOnceInThePauseIsFound) {
             forget(found, *lost);
         }
     };
-    EXPECT_LT(moments_until_found(mutation, 50), 50);
+    EXPECT_TRUE(found(mutation));
     expect_sound_end(*machine_);
 }
 
