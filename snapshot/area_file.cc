@@ -2,10 +2,7 @@
 #include "snapshot/area_file.h"
 
 #include <fcntl.h>
-#include <linux/fs.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -21,29 +18,6 @@ Result<struct stat> stat_of(int fd, std::string_view name) {
         return fail(Error::system("fstat", name, errno));
     }
     return info;
-}
-
-Result<std::uint64_t> device_size(int fd, std::string_view name) {
-    std::uint64_t size = 0;
-    if (::ioctl(fd, BLKGETSIZE64, &size) != 0) {
-        return fail(Error::system("BLKGETSIZE64", name, errno));
-    }
-    return size;
-}
-
-std::string device_number_text(dev_t number) { return std::to_string(major(number)) + ":" + std::to_string(minor(number)); }
-
-Result<UniqueFd> open_lock_file(dev_t number) {
-    const std::string path = "/dev/shm/snapvm-block-" + device_number_text(number) + ".lock";
-    // First without O_CREAT: fs.protected_regular forbids that on another user's file in a sticky directory.
-    if (auto fd = open_file(path, O_RDWR | O_NOFOLLOW); fd) {
-        return fd;
-    }
-    UniqueFd fd = TRY(open_file(path, O_RDWR | O_CREAT | O_NOFOLLOW, 0666));
-    if (::fchmod(fd.get(), 0666) != 0 && errno != EPERM) {
-        return fail(Error::system("fchmod", path, errno));
-    }
-    return fd;
 }
 
 // Replaces the descriptor of a device by one of its canonical node, or else gives it a lock file.
@@ -77,17 +51,6 @@ std::string advice_for(int error, int flags) {
 }
 
 }  // namespace
-
-std::string canonical_device_node(std::uint64_t device_number) {
-    const auto uevent = read_file("/sys/dev/block/" + device_number_text(device_number) + "/uevent", 65536);
-    constexpr std::string_view kKey = "DEVNAME=";
-    const std::size_t at = uevent ? uevent->find(kKey) : std::string::npos;
-    if (at == std::string::npos) {
-        return {};
-    }
-    const std::size_t start = at + kKey.size();
-    return "/dev/" + uevent->substr(start, uevent->find('\n', start) - start);
-}
 
 Result<AreaFile> AreaFile::open(const AreaPath& area, int flags) {
     // O_NONBLOCK so that a FIFO is refused below instead of waited for; it means nothing to files and disks.
@@ -127,39 +90,12 @@ Result<AreaFile> AreaFile::open(const AreaPath& area, int flags) {
     return file;
 }
 
-Status lock_range(int fd, bool exclusive, std::uint64_t offset, std::uint64_t size, const std::string& name, std::string_view who) {
-    struct flock range{};
-    range.l_type = exclusive ? F_WRLCK : F_RDLCK;
-    range.l_whence = SEEK_SET;
-    range.l_start = static_cast<off_t>(offset);
-    range.l_len = static_cast<off_t>(size);
-    if (::fcntl(fd, F_OFD_SETLK, &range) == 0) {
-        return {};
-    }
-    if (errno == EAGAIN || errno == EACCES) {
-        return fail(ErrorKind::busy, name + " is in use: " + std::string(who), "stop it first, or use another area");
-    }
-    return fail(Error::system("F_OFD_SETLK", name, errno));
-}
-
 Status AreaFile::lock(bool exclusive, std::uint64_t offset, std::uint64_t size, std::string_view who) const {
     return lock_range(lock_descriptor(), exclusive, base + offset, size, name, who);
 }
 
 Status AreaFile::unlock(std::uint64_t offset, std::uint64_t size) const {
     return unlock_range(lock_descriptor(), base + offset, size, name);
-}
-
-Status unlock_range(int fd, std::uint64_t offset, std::uint64_t size, const std::string& name) {
-    struct flock range{};
-    range.l_type = F_UNLCK;
-    range.l_whence = SEEK_SET;
-    range.l_start = static_cast<off_t>(offset);
-    range.l_len = static_cast<off_t>(size);
-    if (::fcntl(fd, F_OFD_SETLK, &range) != 0) {
-        return fail(Error::system("F_OFD_SETLK", name, errno));
-    }
-    return {};
 }
 
 Status AreaFile::read(std::span<std::byte> out, std::uint64_t offset) const {

@@ -8,6 +8,7 @@
 #include "snapshot/area_path.h"
 #include "vmm/base/error.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/file_lock.h"
 
 namespace snapvm {
 
@@ -38,14 +39,5 @@ struct AreaFile {
     /// Reads exactly, or says that the area is truncated.
     Status read(std::span<std::byte> out, std::uint64_t offset) const;
 };
-
-/// The OFD lock behind AreaFile::lock, on any descriptor; `offset` in the file, `name` for messages.
-Status lock_range(int fd, bool exclusive, std::uint64_t offset, std::uint64_t size, const std::string& name, std::string_view who);
-
-/// Gives it back before the descriptor is closed.
-Status unlock_range(int fd, std::uint64_t offset, std::uint64_t size, const std::string& name);
-
-/// The kernel's name of a block device ("/dev/loop0"), from /sys/dev/block; empty when unknown.
-[[nodiscard]] std::string canonical_device_node(std::uint64_t device_number);
 
 }  // namespace snapvm
