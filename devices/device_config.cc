@@ -19,6 +19,10 @@ Status check_id(const std::string& id, std::vector<std::string_view>& seen) {
         return fail(ErrorKind::usage, "a device's id is empty or has more than 20 characters: '" + id + "'",
                     "give 1 to 20 characters");
     }
+    if (!std::ranges::all_of(id, [](char c) { return c > ' ' && c <= '~'; })) {
+        return fail(ErrorKind::usage, "a device's id has characters that are not for names: '" + id + "'",
+                    "use letters, digits and signs of ASCII");
+    }
     if (std::ranges::find(seen, id) != seen.end()) {
         return fail(ErrorKind::usage, "two devices have the id " + id, "give each its own");
     }

@@ -3,10 +3,12 @@
 
 #include <array>
 
+#include "devices/disk/disk.h"
 #include "devices/ioapic/ioapic.h"
 #include "devices/reset/reset.h"
 #include "devices/serial/serial.h"
 #include "devices/test_port/test_port.h"
+#include "devices/virtio/blk/blk.h"
 #include "devices/virtio/mmio/mmio.h"
 #include "devices/virtio/rng/rng.h"
 #include "devices/vmgenid/vmgenid.h"
@@ -87,6 +89,21 @@ Result<AttachedDevice> build_virtio(const DeviceHost& host, const virtio::Place&
 
 virtio::Place place_of(RecordKind kind, const DeviceConfig& config, std::uint32_t instance);
 
+Result<AttachedDevice> build_blk(const DeviceHost& host, const DeviceConfig& config, std::uint32_t instance,
+                                 const StateRecord* record) {
+    const DiskConfig& disk = config.disks[instance];
+    return build_virtio(host, place_of(RecordKind::virtio_blk, config, instance), record,
+                        [&](Decoder* saved) -> Result<std::unique_ptr<virtio::Device>> {
+                            DiskOptions options;
+                            options.read_only = disk.read_only;
+                            std::unique_ptr<Disk> opened = TRY(open_disk(disk.id, disk.path, std::move(options)));
+                            if (saved == nullptr) {
+                                return std::make_unique<virtio::Blk>(disk.id, std::move(opened));
+                            }
+                            return TRY(virtio::Blk::restore(disk.id, std::move(opened), virtio::BlkStateV1::decode(*saved)));
+                        });
+}
+
 Result<AttachedDevice> build_rng(const DeviceHost& host, const DeviceConfig& config, std::uint32_t instance,
                                  const StateRecord* record) {
     return build_virtio(
@@ -96,13 +113,15 @@ Result<AttachedDevice> build_rng(const DeviceHost& host, const DeviceConfig& con
 
 std::uint32_t always_one(const DeviceConfig& /*config*/) { return 1; }
 
-constexpr std::array<DeviceFactory, 6> kFactories = {{
+constexpr std::array<DeviceFactory, 7> kFactories = {{
     {RecordKind::ioapic, IoApicStateV1::kVersion, always_one, build_ioapic},
     {RecordKind::serial, SerialStateV1::kVersion, always_one, build_serial},
     {RecordKind::reset, ResetStateV1::kVersion, always_one, build_reset},
     {RecordKind::test_port, TestPortStateV1::kVersion, always_one, build_test_port},
     {RecordKind::vmgenid, VmGenIdStateV1::kVersion, always_one, build_vmgenid},
     // Virtio devices, in the order of their places on the bus (PLATFORM.md).
+    {RecordKind::virtio_blk, virtio::MmioStateV1::kVersion,
+     [](const DeviceConfig& config) { return static_cast<std::uint32_t>(config.disks.size()); }, build_blk},
     {RecordKind::virtio_rng, virtio::MmioStateV1::kVersion, [](const DeviceConfig& config) { return config.rng ? 1U : 0U; },
      build_rng},
 }};

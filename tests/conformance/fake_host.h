@@ -3,6 +3,8 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstdint>
 #include <deque>
@@ -88,9 +90,20 @@ public:
     std::vector<std::uint32_t> marks;
 };
 
-/// A machine with one of each.
+/// The path of a disk in memory, of this process and all zeros.
+inline std::string memory_disk() {
+    constexpr off_t kSize = 1 << 20;
+    static const int fd = [] {
+        const int made = ::memfd_create("disk", MFD_CLOEXEC);
+        return ::ftruncate(made, kSize) == 0 ? made : -1;
+    }();
+    return "/proc/self/fd/" + std::to_string(fd);
+}
+
+/// A machine with one of each. The disk is read-only: several of the device at once is what the tests want, and only one may write.
 inline DeviceConfig all_devices() {
     DeviceConfig config;
+    config.disks = {{.id = "root", .path = memory_disk(), .read_only = true}};
     config.rng = true;
     return config;
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the seeds of corpus/elf, corpus/virtio_queue and corpus/state_record: small good inputs, from which the fuzzer departs. Run by hand when a format
+"""Writes the seeds of all folders of corpus/ but api_body and snapshot_reader: small good inputs, from which the fuzzer departs. Run by hand when a format
 changes; findings of the fuzzer are added to the same folders under names of their own."""
 import pathlib
 import struct
@@ -100,3 +100,32 @@ record(3, "serial-in-flight", struct.pack("<H5B3BBB", 12, 3, 1, 3, 8, 0xA5, 1, 0
 record(4, "reset", b"\x02")
 record(5, "test-port", struct.pack("<BIIQ", 1, 42, 7, 3))
 record(6, "vmgenid", struct.pack("<Q", 2))
+
+
+# virtio_blk_fuzz.cc: a first byte of flags, then steps.
+def descriptor(index, at, size, flags=0, following=0):
+    return struct.pack("<BBIIBB", 1, index, at, size, flags, following)
+
+
+def blk_header(index, kind, sector):
+    return struct.pack("<BBIQ", 3, index, kind, sector)
+
+
+def blk_request(index, kind, sector, at=0x10000, size=512, flags=1):
+    return (blk_header(index, kind, sector) + descriptor(3 * index, 0x8000 + 16 * index, 16, 1, 3 * index + 1) +
+            descriptor(3 * index + 1, at, size, flags, 3 * index + 2) + descriptor(3 * index + 2, 0xC000 + index, 1, 2) +
+            bytes([2, 3 * index]))
+
+
+NOTIFY = bytes([4])
+save("virtio_blk", "read", bytes([0]) + blk_request(0, 0, 3, flags=3) + NOTIFY)
+save("virtio_blk", "write-two", bytes([1]) + blk_request(0, 1, 3) + blk_request(1, 1, 2047) + NOTIFY)
+save("virtio_blk", "unaligned", bytes([0]) + blk_request(0, 0, 1, at=0x10003, size=4096, flags=3) + NOTIFY)
+save("virtio_blk", "read-only", bytes([2]) + blk_request(0, 1, 3) + NOTIFY)
+save("virtio_blk", "discard", bytes([0]) + struct.pack("<BIQ", 0, 0x10000, 4) + struct.pack("<BIQ", 0, 0x10008, 8) +
+     blk_request(0, 11, 0, size=16) + blk_request(1, 13, 0, size=16) + NOTIFY)
+save("virtio_blk", "flush-get-id", bytes([0]) + blk_request(0, 4, 0) + blk_request(1, 8, 0, size=20, flags=3) + NOTIFY)
+save("virtio_blk", "wraps", bytes([0]) + blk_request(0, 0, 2**64 - 1, flags=3) + NOTIFY)
+save("virtio_blk", "ring", bytes([0]) + descriptor(0, 0x8000, 16, 1, 0) + bytes([2, 0]) + NOTIFY + bytes([5]) +
+     blk_request(0, 0, 0, flags=3) + NOTIFY)
+save("virtio_blk", "registers", bytes([0]) + struct.pack("<BBI", 6, 0x70 // 4, 128) + struct.pack("<BBI", 6, 0x44 // 4, 0) + NOTIFY)

@@ -37,6 +37,11 @@ TEST(CliUsage, UnknownCommandsFlagsAndValues) {
     expect_refused({"run", "--kernel", "builtin:ledger", "--serial", "tcp"}, 2, "stdio");
     expect_refused({"run", "--kernel", "builtin:ledger", "--console", "stdio"}, 2, "virtio console");
     expect_refused({"run", "--kernel", "builtin:ledger", "-d", "--serial", "stdio"}, 2, "detached");
+    for (const char* disk : {"root", "id=root", "path=/x", "id=root,path=", "id=root,path=/x,readonly=maybe",
+                             "id=root,path=/x,size=3", "id=root,path=/x,id=data", "id=root,path=/x,", ""}) {
+        expect_refused({"run", "--kernel", "builtin:ledger", "--disk", disk}, 2, "write --disk id=ID,path=FILE");
+    }
+    expect_refused({"run", "--kernel", "builtin:ledger", "--disk", "id=a,path=/x", "--disk", "id=a,path=/y"}, 2, "two devices");
     expect_refused({"restore", "/nonexistent", "--clock", "stop"}, 2, "--clock");
     expect_refused({"area", "create", "/tmp/x", "--mem", "64M", "--slots", "3"}, 2, "--slots");
     expect_refused({"snapshot", "nobody"}, 2, "AREA");

@@ -24,7 +24,8 @@ MachineConfig full_config() {
     config.kernel = "/boot/vmlinux";
     config.initrds = {"/a", "", "/c"};
     config.cmdline = "console=ttyS0 quiet";
-    config.devices.disks = {{.id = "root", .path = "/disk", .read_only = true}, {.id = "data", .path = "/dev/vdb", .read_only = false}};
+    config.devices.disks = {{.id = "root", .path = "/disk", .read_only = true},
+                            {.id = "data", .path = "/dev/vdb", .read_only = false}};
     config.devices.nets = {{.id = "eth0", .tap = "tap0", .mac = {2, 0, 0, 0, 0, 1}}};
     config.devices.vsock = VsockConfig{.cid = 7, .socket = "/run/vsock"};
     config.devices.balloon = BalloonConfig{.bytes = 64 * kMiB};
@@ -109,6 +110,9 @@ TEST(MachineConfig, ExtremesAreRefusedWithWhatIsAllowed) {
         {"an id twice", [](auto& c) { c.devices.nets[0].id = "root"; }},
         {"no id", [](auto& c) { c.devices.disks[0].id.clear(); }},
         {"long id", [](auto& c) { c.devices.disks[0].id.assign(21, 'x'); }},
+        {"NUL in an id", [](auto& c) { c.devices.disks[0].id = std::string("a\0b", 3); }},
+        {"space in an id", [](auto& c) { c.devices.disks[1].id = "my disk"; }},
+        {"NUL in a disk path", [](auto& c) { c.devices.disks[0].path = std::string("/a\0b", 4); }},
         {"no disk path", [](auto& c) { c.devices.disks[0].path.clear(); }},
         {"long disk path", [](auto& c) { c.devices.disks[0].path.assign(4097, 'x'); }},
         {"no tap", [](auto& c) { c.devices.nets[0].tap.clear(); }},

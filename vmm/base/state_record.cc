@@ -22,6 +22,7 @@ std::string_view name_of(RecordKind kind) {
         case RecordKind::reset: return "reset";
         case RecordKind::test_port: return "test-port";
         case RecordKind::vmgenid: return "vmgenid";
+        case RecordKind::virtio_blk: return "virtio-blk";
         case RecordKind::virtio_rng: return "virtio-rng";
     }
     return "unknown";

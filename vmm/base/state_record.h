@@ -22,7 +22,8 @@ enum class RecordKind : std::uint16_t {
     reset = 34,
     test_port = 35,
     vmgenid = 36,
-    virtio_rng = 68,  ///< virtio devices have 64 to 95; instance = which of its kind
+    virtio_blk = 64,  ///< virtio devices have 64 to 95; instance = which of its kind
+    virtio_rng = 68,
 };
 [[nodiscard]] std::string_view name_of(RecordKind kind);
 

@@ -6,6 +6,7 @@
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 #include "vmm/cli/commands.h"
+#include "vmm/cli/device_options.h"
 #include "vmm/cli/guest_files.h"
 #include "vmm/cli/hosted_run.h"
 
@@ -20,6 +21,7 @@ struct RunOptions {
     std::string memory = "256M";
     std::uint32_t cpus = 1;
     std::string pages = "auto";
+    std::vector<std::string> disks;
     bool rng = false;
     HostOptions host;
 };
@@ -37,6 +39,9 @@ Result<MachineConfig> config_of(const RunOptions& options) {
     config.kernel = options.kernel;
     config.initrds = options.initrds;
     config.cmdline = options.cmdline;
+    for (const std::string& disk : options.disks) {
+        config.devices.disks.push_back(TRY(parse_disk(disk)));
+    }
     config.devices.rng = options.rng;
     config.machine_id = TRY(Uuid::random());
     TRY(config.validate());
@@ -78,6 +83,11 @@ void add_run(CLI::App& app, Globals& globals, Action& chosen) {
     command->add_option("--mem", options->memory, "guest memory, a multiple of 2M (default: 256M)");
     command->add_option("--cpus", options->cpus, "vCPUs, 1 to 64 (default: 1)");
     command->add_option("--pages", options->pages, "pages behind guest memory")->check(CLI::IsMember({"auto", "4k", "thp"}));
+    command
+        ->add_option("--disk", options->disks,
+                     "id=ID,path=FILE[,readonly=on]: a raw file or block device; may be given several times")
+        ->expected(1)
+        ->take_all();
     command->add_flag("--rng", options->rng, "a virtio device of random numbers");
     options->host.add_to(*command);
     command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return run(*options, globals); }; });

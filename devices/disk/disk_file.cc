@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/disk/disk_file.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+
+#include <bit>
+#include <cerrno>
+#include <string_view>
+
+#include "vmm/base/file_lock.h"
+#include "vmm/base/try.h"
+
+namespace snapvm {
+namespace {
+
+constexpr std::uint64_t kSector = 512;
+
+std::string advice_for(int error, bool read_only) {
+    switch (error) {
+        case ENOENT:
+        case ENOTDIR: return "check the path, or make the file: truncate -s 1G FILE";
+        case EACCES:
+        case EPERM:
+            return read_only ? "you need permission to read it" : "you need permission to write it, or attach it with readonly=on";
+        case EROFS: return "attach it with readonly=on";
+        case EISDIR: return "give a file or a block device";
+        default: return {};
+    }
+}
+
+Error open_error(const std::string& name, int error, bool read_only) {
+    if (error == EBUSY) {
+        return {ErrorKind::busy, name + " is mounted or otherwise in use", "unmount it, or attach it with readonly=on"};
+    }
+    return Error::system("open", name, error, advice_for(error, read_only));
+}
+
+Result<struct stat> stat_of(int fd, const std::string& name) {
+    struct stat info{};
+    if (::fstat(fd, &info) != 0) {
+        return fail(Error::system("fstat", name, errno));
+    }
+    return info;
+}
+
+bool sane(std::uint32_t alignment) { return std::has_single_bit(alignment) && alignment <= 65536; }
+
+DirectAlignment alignment_of(int fd, bool device) {
+    DirectAlignment found;
+#ifdef STATX_DIOALIGN
+    struct statx info{};
+    if (::statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &info) == 0 && (info.stx_mask & STATX_DIOALIGN) != 0 &&
+        sane(info.stx_dio_mem_align) && sane(info.stx_dio_offset_align)) {
+        // Each buffer is a part of the disk, so a smaller memory alignment than that of sizes is of use only for its start.
+        return {info.stx_dio_mem_align, info.stx_dio_offset_align};
+    }
+#endif
+    // Older kernels do not say. A file that wants more refuses with EINVAL, and is then asked through the page cache.
+    if (int block = 0; device && ::ioctl(fd, BLKSSZGET, &block) == 0 && block > 0 && sane(static_cast<std::uint32_t>(block))) {
+        found.memory = found.offset = static_cast<std::uint32_t>(block);
+    }
+    return found;
+}
+
+// The device's own node instead of the one that was given, claimed where it is to be written: so a mounted one is refused.
+Status settle_device(DiskFile& file, std::string& path, std::uint64_t number, int flags, bool read_only) {
+    file.device = true;
+    if (!read_only) {
+        flags |= O_EXCL;
+    }
+    const std::string canonical = canonical_device_node(number);
+    for (const std::string& node : {canonical, path}) {
+        auto fd = open_file(node, flags);
+        if (!fd) {
+            if (fd.error().code() == EBUSY) {
+                return fail(open_error(file.name, EBUSY, read_only));
+            }
+            continue;
+        }
+        const struct stat info = TRY(stat_of(fd->get(), file.name));
+        if (!S_ISBLK(info.st_mode) || info.st_rdev != number) {
+            continue;
+        }
+        file.fd = *std::move(fd);
+        if (node != canonical) {
+            file.lock_fd = TRY(open_lock_file(number));
+        }
+        path = node;
+        return {};
+    }
+    return fail(ErrorKind::system, file.name + " cannot be opened again", "is it being removed?");
+}
+
+// A second way to the same file. Where there is none, what is there already will do.
+UniqueFd open_direct(const std::string& path, int flags, int like) {
+    auto fd = open_file(path, flags | O_DIRECT);
+    struct stat one{};
+    struct stat other{};
+    if (!fd || ::fstat(fd->get(), &one) != 0 || ::fstat(like, &other) != 0 || one.st_dev != other.st_dev ||
+        one.st_ino != other.st_ino) {
+        return {};
+    }
+    return *std::move(fd);
+}
+
+}  // namespace
+
+Result<DiskFile> DiskFile::open(const std::string& id, const std::string& path, bool read_only, bool direct) {
+    DiskFile file;
+    file.name = "disk " + id + " (" + path + ")";
+    const int flags = read_only ? O_RDONLY : O_RDWR;
+    // O_NONBLOCK so that a FIFO is refused below instead of waited for.
+    auto fd = open_file(path, flags | O_NONBLOCK);
+    if (!fd) {
+        return fail(open_error(file.name, fd.error().code(), read_only));
+    }
+    file.fd = *std::move(fd);
+    const struct stat info = TRY(stat_of(file.fd.get(), file.name));
+    std::string opened = path;
+    if (S_ISBLK(info.st_mode)) {
+        TRY(settle_device(file, opened, info.st_rdev, flags, read_only));
+        file.size = TRY(device_size(file.fd.get(), file.name));
+    } else if (S_ISREG(info.st_mode)) {
+        file.size = static_cast<std::uint64_t>(info.st_size);
+        // io_uring takes it for a wish to fail rather than to wait for the disk.
+        if (::fcntl(file.fd.get(), F_SETFL, 0) != 0) {
+            return fail(Error::system("F_SETFL", file.name, errno));
+        }
+    } else {
+        return fail(ErrorKind::invalid,
+                    file.name + (S_ISDIR(info.st_mode) ? " is a directory" : " is neither a file nor a block device"),
+                    "give a file or a block device");
+    }
+    file.size = file.size / kSector * kSector;
+    if (file.size == 0) {
+        return fail(ErrorKind::invalid, file.name + " is empty", "give it a size: truncate -s 1G FILE");
+    }
+    TRY(lock_range(
+        file.lock_fd.valid() ? file.lock_fd.get() : file.fd.get(), !read_only, 0, 0, file.name,
+        read_only ? "another machine writes it" : "another machine has it",
+        read_only ? "stop that one first, or give this one a copy" : "stop that one first, or attach it with readonly=on to both"));
+    if (direct) {
+        file.direct_fd = open_direct(opened, flags, file.fd.get());
+        file.alignment = alignment_of(file.direct_fd.valid() ? file.direct_fd.get() : file.fd.get(), file.device);
+    }
+    return file;
+}
+
+}  // namespace snapvm

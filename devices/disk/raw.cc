@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/disk/raw.h"
+
+#include <fcntl.h>
+#include <sys/eventfd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "vmm/base/try.h"
+
+namespace snapvm {
+namespace {
+
+// So much of a request goes through a buffer of our own at once: a guest can make them all need one.
+constexpr std::uint64_t kBounceBytes = 256ULL << 10;
+
+// Calls visit(iovec) for the pieces of bytes [offset, offset + size).
+template <class Visit>
+void for_each_part(std::span<const iovec> buffers, std::uint64_t offset, std::uint64_t size, Visit visit) {
+    for (const iovec& buffer : buffers) {
+        if (size == 0) {
+            return;
+        }
+        if (offset >= buffer.iov_len) {
+            offset -= buffer.iov_len;
+            continue;
+        }
+        const std::uint64_t part = std::min<std::uint64_t>(buffer.iov_len - offset, size);
+        visit(iovec{static_cast<std::byte*>(buffer.iov_base) + offset, part});
+        offset = 0;
+        size -= part;
+    }
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Disk>> open_disk(const std::string& id, const std::string& path, DiskOptions options) {
+    DiskFile file = TRY(DiskFile::open(id, path, options.read_only, options.direct));
+    return std::make_unique<RawDisk>(std::move(file), std::move(options));
+}
+
+RawDisk::RawDisk(DiskFile file, DiskOptions options) : file_(std::move(file)), options_(std::move(options)) {
+    if (!file_.device) {
+        lacking_[static_cast<std::size_t>(Way::discard)] = true;
+    }
+}
+
+RawDisk::~RawDisk() = default;
+
+std::uint32_t RawDisk::block_size() const {
+    return file_.direct_fd.valid() ? std::clamp<std::uint32_t>(file_.alignment.offset, 512, 4096) : 512;
+}
+
+Status RawDisk::start() {
+    event_ = UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!event_.valid()) {
+        return fail(Error::system("eventfd", file_.name, errno, "raise the limit of open files (ulimit -n)"));
+    }
+    ops_.resize(kMaxInFlight);
+    for (Op& op : ops_) {
+        free_.push_back(&op);
+    }
+    engine_ = TRY(make_disk_engine(options_.engine, event_.get(), kMaxInFlight));
+    return {};
+}
+
+void RawDisk::add(DiskRequest& request) {
+    Op& op = *free_.back();
+    free_.pop_back();
+    op.request = &request;
+    op.done = 0;
+    op.buffered = op.bounced = op.flushing = false;
+    op.way = next_way(request, Way::nothing);
+    begin(op);
+}
+
+void RawDisk::submit() {
+    engine_->submit();
+    if (helper_) {
+        helper_->submit();
+    }
+}
+
+void RawDisk::reap(const Ended& ended) {
+    eventfd_t count = 0;
+    (void)::eventfd_read(event_.get(), &count);
+    const auto advance_one = [this](DiskCall& call, std::int64_t result) { advance(static_cast<Op&>(call), result); };
+    engine_->reap(advance_one);
+    if (helper_) {
+        helper_->reap(advance_one);
+    }
+    std::vector<std::pair<Op*, int>> faults;
+    faults.swap(faults_);
+    for (const auto& [op, error] : faults) {
+        advance(*op, -error);
+    }
+    submit();
+    std::vector<std::pair<Op*, int>> over;
+    over.swap(ended_);
+    for (const auto& [op, error] : over) {
+        DiskRequest& request = *op->request;
+        free_.push_back(op);  // before it is told: more may be added then
+        ended(request, error);
+    }
+}
+
+void RawDisk::begin(Op& op) {
+    switch (op.request->kind) {
+        case DiskRequest::Kind::read:
+        case DiskRequest::Kind::write: begin_transfer(op); break;
+        case DiskRequest::Kind::discard:
+        case DiskRequest::Kind::write_zeroes: begin_clearing(op); break;
+        case DiskRequest::Kind::flush:
+            op.kind = DiskCall::Kind::flush;
+            op.fd = file_.fd.get();
+            send(op);
+            break;
+    }
+}
+
+bool RawDisk::offset_aligned(const Op& op) const { return (op.offset | op.size) % file_.alignment.offset == 0; }
+
+bool RawDisk::buffers_aligned(const Op& op) const {
+    return std::ranges::all_of(op.buffers, [this](const iovec& part) {
+        return reinterpret_cast<std::uintptr_t>(part.iov_base) % file_.alignment.memory == 0 &&
+               part.iov_len % file_.alignment.offset == 0;
+    });
+}
+
+// False where there is no memory for it.
+bool RawDisk::make_bounce(Op& op) {
+    op.size = std::min(op.size, kBounceBytes);
+    op.bounce.reset(static_cast<std::byte*>(std::aligned_alloc(65536, kBounceBytes)));
+    if (!op.bounce) {
+        return false;
+    }
+    if (op.kind == DiskCall::Kind::write) {
+        std::byte* to = op.bounce.get();
+        for_each_part(op.request->buffers, op.done, op.size, [&](const iovec& part) {
+            std::memcpy(to, part.iov_base, part.iov_len);
+            to += part.iov_len;
+        });
+    }
+    op.buffers.assign(1, {op.bounce.get(), op.size});
+    op.bounced = true;
+    return true;
+}
+
+void RawDisk::begin_transfer(Op& op) {
+    const DiskRequest& request = *op.request;
+    op.kind = request.kind == DiskRequest::Kind::read ? DiskCall::Kind::read : DiskCall::Kind::write;
+    op.flags = op.kind == DiskCall::Kind::write && request.durable ? RWF_DSYNC : 0;
+    op.offset = request.offset + op.done;
+    op.size = request.size - op.done;
+    op.bounced = false;
+    op.buffers.clear();
+    for_each_part(request.buffers, op.done, op.size, [&](const iovec& part) { op.buffers.push_back(part); });
+    // Buffers that O_DIRECT does not take are bounced, not sent through the page cache: that writes whole pages, and another sector of one
+    // may be on its way past it. What is odd on the disk itself has no other way; the block size asks the guest not to do it.
+    const bool direct = file_.direct_fd.valid() && !op.buffered && offset_aligned(op) && (buffers_aligned(op) || make_bounce(op));
+    op.fd = direct ? file_.direct_fd.get() : file_.fd.get();
+    send(op);
+}
+
+void RawDisk::send(Op& op) {
+    if (options_.hook) {
+        const DiskFault fault = options_.hook(op);
+        if (fault.error != 0) {
+            faults_.emplace_back(&op, fault.error);
+            wake();
+            return;
+        }
+        const bool transfers = op.kind == DiskCall::Kind::read || op.kind == DiskCall::Kind::write;
+        if (transfers && fault.short_to != 0 && fault.short_to < op.size) {
+            std::vector<iovec> fewer;
+            for_each_part(op.buffers, 0, fault.short_to, [&](const iovec& part) { fewer.push_back(part); });
+            op.buffers = std::move(fewer);
+            op.size = fault.short_to;
+        }
+    }
+    if (op.kind == DiskCall::Kind::discard && !helper_) {
+        auto helper = make_thread_engine(event_.get(), 1);
+        if (!helper) {
+            end(op, helper.error().code());
+            return;
+        }
+        helper_ = *std::move(helper);
+    }
+    (op.kind == DiskCall::Kind::discard ? helper_ : engine_)->add(op);
+}
+
+void RawDisk::advance(Op& op, std::int64_t result) {
+    if (result == -EINTR || result == -EAGAIN) {
+        op.flushing ? send(op) : begin(op);
+    } else if (op.flushing || op.request->kind == DiskRequest::Kind::flush) {
+        end(op, static_cast<int>(-result));
+    } else if (result == -EINVAL && !op.buffered && file_.direct_fd.valid() && op.fd == file_.direct_fd.get()) {
+        op.buffered = true;  // it wants more of a call than it said
+        begin(op);
+    } else if (op.kind == DiskCall::Kind::read || op.kind == DiskCall::Kind::write) {
+        advance_transfer(op, result);
+    } else {
+        advance_clearing(op, result);
+    }
+}
+
+void RawDisk::advance_transfer(Op& op, std::int64_t result) {
+    const DiskRequest& request = *op.request;
+    if (result <= 0) {
+        // The file ends here: it has become shorter under the guest.
+        end(op, result < 0 ? static_cast<int>(-result) : op.kind == DiskCall::Kind::read ? EIO : ENOSPC);
+        return;
+    }
+    if (op.bounced && op.kind == DiskCall::Kind::read) {
+        const std::byte* from = op.bounce.get();
+        for_each_part(request.buffers, op.done, static_cast<std::uint64_t>(result), [&](const iovec& part) {
+            std::memcpy(part.iov_base, from, part.iov_len);
+            from += part.iov_len;
+        });
+    }
+    op.done += static_cast<std::uint64_t>(result);
+    if (op.done < request.size) {
+        begin(op);
+    } else if (request.kind == DiskRequest::Kind::write_zeroes) {
+        advance_clearing(op, 0);
+    } else {
+        end(op, 0);
+    }
+}
+
+void RawDisk::end(Op& op, int error) {
+    op.bounce.reset();
+    ended_.emplace_back(&op, error);
+    wake();
+}
+
+void RawDisk::wake() { (void)::eventfd_write(event_.get(), 1); }
+
+}  // namespace snapvm

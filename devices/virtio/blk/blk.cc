@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/virtio/blk/blk.h"
+
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+
+#include "vmm/base/try.h"
+
+namespace snapvm::virtio {
+namespace {
+
+constexpr std::array<std::uint16_t, 1> kQueueSizes = {Disk::kMaxInFlight};
+constexpr std::size_t kIdSize = 20;
+
+}  // namespace
+
+Blk::Blk(std::string id, std::unique_ptr<Disk> disk)
+    : id_(std::move(id)),
+      state_{.sectors = disk->size() / kSectorSize, .block_size = disk->block_size()},
+      slots_(Disk::kMaxInFlight),
+      disk_(std::move(disk)) {
+    for (Slot& slot : slots_) {
+        free_.push_back(&slot);
+    }
+}
+
+Result<std::unique_ptr<Blk>> Blk::restore(std::string id, std::unique_ptr<Disk> disk, const BlkStateV1& state) {
+    if (state.sectors != disk->size() / kSectorSize) {
+        return fail(ErrorKind::invalid,
+                    disk->name() + " has " + std::to_string(disk->size() / kSectorSize) + " sectors, and the saved machine's had " +
+                        std::to_string(state.sectors),
+                    "put the disk back that it was saved with");
+    }
+    if (!std::has_single_bit(state.block_size) || state.block_size < kSectorSize || state.block_size > kPageSize) {
+        return fail(ErrorKind::invalid, "virtio-blk: a saved block size of " + std::to_string(state.block_size));
+    }
+    auto blk = std::make_unique<Blk>(std::move(id), std::move(disk));
+    blk->state_ = state;  // of another file system's blocks the guest knows nothing
+    return blk;
+}
+
+Blk::~Blk() {
+    watch_.reset();
+    disk_.reset();
+    if (in_flight_ > 0) {
+        port_->loop().end_work();
+    }
+}
+
+std::span<const std::uint16_t> Blk::queue_sizes() const { return kQueueSizes; }
+
+Status Blk::attach(Port& port) {
+    port_ = &port;
+    TRY(disk_->start());
+    watch_ = TRY(port.watch(EventLoop::Kind::completion, disk_->event(), EPOLLIN, [this] { completions(); }));
+    return {};
+}
+
+Status Blk::notified(std::size_t queue_index) {
+    Queue& queue = port_->queue(queue_index);
+    queue.suppress_notifications();
+    Status taken;
+    for (unsigned budget = queue.state().size; taken; --budget) {
+        if (free_.empty()) {
+            full_ = true;  // a driver that keeps to the queue's length does not get here
+            break;
+        }
+        if (budget == 0) {
+            port_->ring();
+            break;
+        }
+        Slot& slot = *free_.back();
+        const auto popped = queue.pop(slot.chain);
+        if (popped && *popped) {
+            free_.pop_back();
+            taken = take(slot);
+            continue;
+        }
+        const auto more = popped ? queue.resume_notifications() : popped;
+        if (!more) {
+            taken = fail(more.error());
+        } else if (!*more) {
+            break;
+        }
+    }
+    // What was begun goes on whatever came behind it.
+    disk_->submit();
+    port_->signal_used(queue_index);
+    return taken;
+}
+
+Status Blk::take(Slot& slot) {
+    const BlkLimits limits{state_.sectors, disk_->read_only(), port_->features()};
+    if (Status parsed = parse_request(port_->memory(), slot.chain, limits, slot.request); !parsed) {
+        free_.push_back(&slot);
+        return parsed;
+    }
+    begin(slot);
+    return {};
+}
+
+void Blk::begin(Slot& slot) {
+    const BlkRequest& request = slot.request;
+    slot.offset = request.offset;
+    slot.size = request.size;
+    slot.buffers.clear();
+    slot.ranges_left = 0;
+    // Who has not agreed on flushes never asks for one: its writes are on the disk when they are done (5.2.5.2).
+    slot.durable = (port_->features() & kBlkFlush) == 0;
+    if (request.status != kBlkOk) {
+        answer(slot, request.status);
+        return;
+    }
+    switch (request.type) {
+        case BlkType::get_id: {
+            std::array<std::byte, kIdSize> id{};
+            std::memcpy(id.data(), id_.data(), std::min(id_.size(), id.size()));
+            const auto part = std::span(id).first(std::min<std::uint64_t>(request.size, id.size()));
+            answer(slot, write_chain(port_->memory(), slot.chain, 0, part) ? kBlkOk : kBlkIoError);
+            return;
+        }
+        case BlkType::flush:
+            slot.kind = DiskRequest::Kind::flush;
+            if (disk_->read_only()) {
+                answer(slot, kBlkOk);
+            } else {
+                send(slot);
+            }
+            return;
+        case BlkType::discard:
+        case BlkType::write_zeroes:
+            slot.kind = request.type == BlkType::discard ? DiskRequest::Kind::discard : DiskRequest::Kind::write_zeroes;
+            if (request.ranges.empty()) {
+                answer(slot, kBlkOk);
+                return;
+            }
+            slot.ranges_left = request.ranges.size();
+            set_range(slot);
+            send(slot);
+            return;
+        case BlkType::in:
+        case BlkType::out: break;
+    }
+    const bool in = request.type == BlkType::in;
+    slot.kind = in ? DiskRequest::Kind::read : DiskRequest::Kind::write;
+    const std::uint64_t header = slot.chain.readable_bytes - request.size;
+    const Status mapped = for_each_piece(in ? slot.chain.writable : slot.chain.readable, in ? 0 : header, request.size,
+                                         [&](Gpa at, std::uint64_t size) -> Status {
+                                             const auto bytes = TRY(port_->memory().span(at, size));
+                                             slot.buffers.push_back({bytes.data(), bytes.size()});
+                                             return {};
+                                         });
+    if (!mapped || request.size == 0) {
+        answer(slot, mapped ? kBlkOk : kBlkIoError);
+        return;
+    }
+    send(slot);
+}
+
+void Blk::set_range(Slot& slot) {
+    const BlkRange& range = slot.request.ranges[slot.request.ranges.size() - slot.ranges_left--];
+    slot.offset = range.offset;
+    slot.size = range.size;
+    slot.unmap = range.unmap;
+}
+
+void Blk::send(Slot& slot) {
+    if (in_flight_++ == 0) {
+        port_->loop().begin_work();
+    }
+    disk_->add(slot);
+}
+
+void Blk::completions() {
+    const unsigned before = in_flight_;
+    disk_->reap([this](DiskRequest& request, int error) { ended(static_cast<Slot&>(request), error); });
+    disk_->submit();
+    port_->signal_used(0);
+    // Not from here: a hold may have begun, in which nothing new is taken.
+    if (full_ && !free_.empty()) {
+        full_ = false;
+        port_->ring();
+    }
+    if (before > 0 && in_flight_ == 0) {
+        port_->loop().end_work();
+    }
+}
+
+void Blk::ended(Slot& slot, int error) {
+    if (error == 0 && slot.ranges_left > 0) {
+        set_range(slot);
+        disk_->add(slot);
+        return;
+    }
+    answer(slot, error == 0 ? kBlkOk : kBlkIoError);
+    --in_flight_;
+}
+
+void Blk::answer(Slot& slot, std::uint8_t status) {
+    const Chain& chain = slot.chain;
+    GuestMemory& memory = port_->memory();
+    const bool in = slot.request.type == BlkType::in;
+    // Here, where the data is there, and not when the disk was asked for it. What a read that failed has brought in counts as well.
+    if (in && !slot.buffers.empty()) {
+        (void)for_each_piece(chain.writable, 0, slot.request.size, [&](Gpa at, std::uint64_t size) -> Status {
+            memory.mark_written(at, size);
+            return {};
+        });
+    }
+    const std::array<std::byte, 1> last = {static_cast<std::byte>(status)};
+    (void)write_chain(memory, chain, chain.writable_bytes - 1, last);
+    // As many as were written from the first on (2.7.8.2); the status is behind all the rest.
+    const bool all = chain.writable_bytes == 1 || (in && status == kBlkOk) ||
+                     (slot.request.type == BlkType::get_id && chain.writable_bytes - 1 <= kIdSize);
+    port_->queue(0).push(chain.head, all ? static_cast<std::uint32_t>(chain.writable_bytes) : 0);
+    free_.push_back(&slot);
+}
+
+void Blk::drain() {
+    port_->loop().wait([this] { return in_flight_ == 0; });
+}
+
+}  // namespace snapvm::virtio

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/cli/device_options.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <initializer_list>
+#include <map>
+#include <string_view>
+#include <system_error>
+
+#include "vmm/base/try.h"
+
+namespace snapvm::cli {
+namespace {
+
+using Fields = std::map<std::string_view, std::string, std::less<>>;
+
+// Takes `option`'s text apart. Each key is one of `known`, once, with a value.
+Result<Fields> parse_fields(std::string_view option, std::string_view text, std::initializer_list<std::string_view> known,
+                            const std::string& advice) {
+    Fields fields;
+    std::string_view rest = text;
+    while (true) {
+        const std::string_view field = rest.substr(0, rest.find(','));
+        const std::size_t equals = field.find('=');
+        const auto key = std::ranges::find(known, field.substr(0, equals));
+        if (equals == std::string_view::npos || equals + 1 == field.size() || key == known.end()) {
+            return fail(ErrorKind::usage,
+                        std::string(option) + " " + std::string(text) + ": \"" + std::string(field) + "\" is not for it", advice);
+        }
+        if (!fields.emplace(*key, field.substr(equals + 1)).second) {
+            return fail(ErrorKind::usage, std::string(option) + " " + std::string(text) + " says " + std::string(*key) + " twice",
+                        advice);
+        }
+        if (field.size() == rest.size()) {
+            return fields;
+        }
+        rest.remove_prefix(field.size() + 1);
+    }
+}
+
+}  // namespace
+
+Result<DiskConfig> parse_disk(const std::string& text) {
+    const std::string advice = "write --disk id=ID,path=FILE[,readonly=on]";
+    Fields fields = TRY(parse_fields("--disk", text, {"id", "path", "readonly"}, advice));
+    if (!fields.contains("id") || !fields.contains("path")) {
+        return fail(ErrorKind::usage, "--disk " + text + " lacks " + (fields.contains("id") ? "a path" : "an id"), advice);
+    }
+    const std::string read_only = fields.contains("readonly") ? fields["readonly"] : "off";
+    if (read_only != "on" && read_only != "off") {
+        return fail(ErrorKind::usage, "--disk " + text + ": readonly is on or off", advice);
+    }
+    std::error_code error;
+    const std::filesystem::path path = std::filesystem::absolute(fields["path"], error);
+    if (error) {
+        return fail(Error::system("getcwd", fields["path"], error.value()));
+    }
+    return DiskConfig{.id = fields["id"], .path = path.string(), .read_only = read_only == "on"};
+}
+
+}  // namespace snapvm::cli
