@@ -13,13 +13,14 @@
 namespace snapvm {
 namespace {
 
-// What the page-type table settles without a look at the page.
+// What a page without contents is by the page-type table.
 std::optional<PageClass> class_by_type(PageType type) {
     switch (type) {
         case PageType::balloon: return PageClass::balloon;
         case PageType::free: return PageClass::free;
         case PageType::normal:
-        case PageType::swapped: break;
+        case PageType::swapped:
+        case PageType::returned: break;
     }
     return std::nullopt;
 }
@@ -32,11 +33,8 @@ PageHash hash_of(std::span<const std::byte> bytes) {
 }  // namespace
 
 PageFacts classify_page(BlockId block, std::uint64_t page, std::span<const std::byte> bytes, PageType type) {
-    if (const auto known = class_by_type(type)) {
-        return {{*known}, {}};
-    }
     if (is_all_zero(bytes)) {
-        return {{PageClass::zero}, {}};
+        return {{class_by_type(type).value_or(PageClass::zero)}, {}};
     }
     return {{PageClass::common, page_checksum(block, page, bytes)}, hash_of(bytes)};
 }
@@ -54,12 +52,13 @@ Status Classifier::classify(const MemoryBlock& block, std::uint64_t first, std::
     for (std::size_t i = 0; i < out.size(); ++i) {
         const std::uint64_t page = first + i;
         const PageType type = typed ? block.types().get(page) : PageType::normal;
+        const bool inherited = inherits && !block.emptied(page);
         // A shared entry of the origin carries no checksum of its own to hand on.
-        const bool look =
-            population_[i] == Population::own || class_by_type(type) || (inherits && origin_[i].page_class == PageClass::shared);
-        if (look) {
+        if (population_[i] == Population::own || (inherited && origin_[i].page_class == PageClass::shared)) {
             out[i] = classify_page(id, page, block.page(page), type);
-        } else if (!inherits) {
+        } else if (const auto known = class_by_type(type)) {
+            out[i] = {{*known}, {}};
+        } else if (!inherited || (type == PageType::returned && !has_data(origin_[i].page_class))) {
             out[i] = {};
         } else {
             out[i].entry = {origin_[i].page_class, origin_[i].checksum};

@@ -26,7 +26,8 @@ struct PageFacts {
     PageHash hash;  ///< of classes with data
 };
 
-/// Of bytes that stand still. `type` is what the VMM knew of the page when they were taken.
+/// Of bytes that stand still. `type` is what the VMM knew of the page when they were taken. What it says of a page given up counts only
+/// while the bytes are zeros: a guest uses what it has reported, and some what is in the balloon, without a word, and its contents go before.
 [[nodiscard]] PageFacts classify_page(BlockId block, std::uint64_t page, std::span<const std::byte> bytes, PageType type);
 
 /// Classifies block after block, a range at a time, without populating anything: pages never touched are not read, and those that a

@@ -26,31 +26,48 @@ public:
         const std::uint64_t pages = block_.spec().pages();
         for (std::uint64_t first = 0; first < pages; first += kUnitPages) {
             const std::uint64_t count = std::min(kUnitPages, pages - first);
-            if (!block_.overlaid(first, count)) {
-                TRY(inherit(first, count));
-                TRY(take_over(first, count));
+            TRY(block_.origin()->read_entries(block_.spec().id, first, std::span(entries_).first(count)));
+            if (without_data(first, count)) {
+                for (std::uint64_t i = 0; i < count; ++i) {
+                    keep_type(first + i, entries_[i].page_class);
+                }
+                continue;
             }
+            TRY(inherit(first, count));
+            TRY(take_over(first, count));
         }
         return {};
     }
 
 private:
+    [[nodiscard]] bool without_data(std::uint64_t first, std::uint64_t count) const {
+        return block_.emptied(first) || block_.overlaid(first, count);
+    }
     std::byte* copy_of(std::uint64_t page) { return copy_.data() + page * kPageSize; }
 
     // What the guest has not written, from the snapshot; of the rest only the pages are made ready, to spare the freeze the faults.
     Status inherit(std::uint64_t first, std::uint64_t count) {
         const auto own = std::span(own_).first(count);
         TRY(scanner_.scan(block_, first, own));
-        TRY(block_.origin()->read_entries(block_.spec().id, first, std::span(entries_).first(count)));
         RunJoiner runs([&](std::uint64_t page, std::uint64_t run) { return read(page, run, first); });
         for (std::uint64_t i = 0; i < count; ++i) {
             if (own[i] == Population::own) {
                 *copy_of(first + i) = std::byte{0};
             } else if (has_data(entries_[i].page_class)) {
                 TRY(runs.add(first + i));
+            } else {
+                keep_type(first + i, entries_[i].page_class);
             }
         }
         return runs.flush();
+    }
+
+    // What was given up before the snapshot is given up still, and soon nobody else will know.
+    void keep_type(std::uint64_t page, PageClass page_class) {
+        const bool given_up = page_class == PageClass::balloon || page_class == PageClass::free;
+        if (given_up && block_.types().get(page) == PageType::normal) {
+            block_.set_type(page, page_class == PageClass::balloon ? PageType::balloon : PageType::free);
+        }
     }
 
     Status read(std::uint64_t page, std::uint64_t count, std::uint64_t unit) {
@@ -73,6 +90,9 @@ private:
     Status take_over(std::uint64_t first, std::uint64_t count) {
         FreezeGuard frozen = TRY(FreezeGuard::freeze(machine_));
         const Stopwatch watch;
+        if (without_data(first, count)) {
+            return {};  // given up meanwhile, and what was read of it is nobody's
+        }
         // Again: the guest has gone on writing.
         const auto own = std::span(own_).first(count);
         TRY(scanner_.scan(block_, first, own));

@@ -33,8 +33,8 @@ TEST_F(RoundTrip, EveryClassComesBack) {
     FakeMachine machine;
     populate(machine);
     machine.fill(BlockId::ram_low, 500, 1);
-    machine.block(BlockId::ram_low).set_type(500, PageType::balloon);
-    machine.block(BlockId::ram_low).set_type(501, PageType::free);
+    ASSERT_OK(machine.block(BlockId::ram_low).give_up(500, 1, PageType::balloon));
+    ASSERT_OK(machine.block(BlockId::ram_low).give_up(501, 1, PageType::free));
     const auto report = write_snapshot(machine, area(), {});
     ASSERT_OK(report);
     EXPECT_EQ(machine.frozen, 0);

@@ -71,6 +71,7 @@ Result<MemoryBlock> MemoryBlock::snapshot(const BlockSpec& spec, int fd, std::ui
     Mapping mapping = TRY(Mapping::of_file(fd, offset, spec.size, host_alignment(spec), /*shared=*/false));
     MemoryBlock block = TRY(of(spec, Backing::snapshot, std::move(mapping)));
     block.origin_ = std::move(origin);
+    block.emptied_ = std::make_unique<std::atomic<bool>[]>((spec.pages() + kUnitPages - 1) / kUnitPages);
     return block;
 }
 
@@ -157,6 +158,7 @@ Status MemoryBlock::replace(std::uint64_t first, std::uint64_t count, const Mapp
 }
 
 void MemoryBlock::let_go_of_origin(PagePolicy policy) {
+    const DiscardGate::Hold hold(gate_);  // who gives pages back looks at the origin
     if (origin_) {
         advise(mapping_, policy);
         origin_.reset();

@@ -3,6 +3,7 @@
 // pages counts them within a block (traps.md: several memory slots).
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -11,6 +12,7 @@
 
 #include "vmm/base/error.h"
 #include "vmm/base/fd.h"
+#include "vmm/memory/discard_gate.h"
 #include "vmm/memory/gpa.h"
 #include "vmm/memory/mapping.h"
 #include "vmm/memory/page_class.h"
@@ -102,6 +104,16 @@ public:
         types_.set(page, type);
         marks_.mark(page, 1);
     }
+    /// Gives pages [first, first + count) back to the host and notes as what: they read as zeros from here on, until somebody writes there.
+    /// How depends on what stands behind them (give_up.cc). Counts as a write. For whoever holds a pass of the gate.
+    Status give_up(std::uint64_t first, std::uint64_t count, PageType type);
+    /// They are the guest's again; nothing else changes.
+    void take_back(std::uint64_t first, std::uint64_t count);
+    [[nodiscard]] const DiscardGate& discards() const { return gate_; }
+    /// Whether the 2 MiB around a page of a restored block were given up as one: untouched it is zeros, and not the origin's.
+    [[nodiscard]] bool emptied(std::uint64_t page) const {
+        return emptied_ && emptied_[page / kUnitPages].load(std::memory_order_acquire);
+    }
     /// What the VMM writes, it marks here, after the bytes are there.
     [[nodiscard]] WriteMarks& marks() { return marks_; }
 
@@ -127,6 +139,13 @@ private:
     MemoryBlock(BlockSpec spec, Backing backing, Mapping mapping, PageTypes types, WriteMarks marks);
     static Result<MemoryBlock> of(const BlockSpec& spec, Backing backing, Mapping mapping);
 
+    static constexpr std::uint64_t kUnitPages = kHugePageSize / kPageSize;
+    Status discard(std::uint64_t first, std::uint64_t count);
+    Status discard_of_snapshot(std::uint64_t first, std::uint64_t count);
+    Status drop_or_zero(std::uint64_t first, std::uint64_t count);
+    bool empty_units(std::uint64_t first, std::uint64_t count);
+    Status drop(std::uint64_t first, std::uint64_t count);
+
     BlockSpec spec_;
     Backing backing_;
     UniqueFd memfd_;
@@ -141,6 +160,8 @@ private:
     };
     std::vector<Overlay> overlays_;
     std::vector<SharedRun> shared_;  // by first page; none over another
+    DiscardGate gate_;
+    std::unique_ptr<std::atomic<bool>[]> emptied_;  // by 2 MiB, of a restored block; a snapshot reads while a device writes
 };
 
 }  // namespace snapvm

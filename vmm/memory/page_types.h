@@ -11,12 +11,15 @@
 
 namespace snapvm {
 
-/// What the VMM knows of a page beside its contents.
+/// What the VMM knows of a page beside its contents. balloon and free are claims: the guest may use a page that it has reported, or that is
+/// in its balloon, without a word. So they hold for a snapshot only where the page's bytes are zeros, as they were when it was given up
+/// (snapshot/classify.h).
 enum class PageType : std::uint8_t {
-    normal = 0,   ///< the guest's own
+    normal = 0,  ///< the guest's own
     balloon = 1,  ///< inflated into the balloon
-    free = 2,     ///< reported or hinted free
+    free = 2,  ///< reported free
     swapped = 3,  ///< evicted to the swap file
+    returned = 4,  ///< the guest's own again, though the snapshot behind this machine may have it as given up
 };
 
 /// The page-type table of one memory block. Page numbers are the block's own. Each page is one atomic byte, so devices (vCPU threads)

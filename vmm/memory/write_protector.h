@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "vmm/base/error.h"
 #include "vmm/base/fd.h"
@@ -15,7 +16,7 @@ namespace snapvm {
 
 /// userfaultfd's write protection over all blocks. KVM's mappings of protected pages go with the host's (its MMU notifier), so guests
 /// are held as everybody else is. Blocks are named by their place in block-list order, and must outlive it. `protect` and `release` from
-/// any thread; `next_fault` from one.
+/// any thread; `next_fault` from one. As long as it is there, no page is given up (DiscardGate).
 class WriteProtector {
 public:
     /// Nothing is protected yet. ErrorKind::unsupported where the kernel refuses: memory that is not anonymous (a machine restored by
@@ -41,10 +42,15 @@ public:
     Result<std::optional<Fault>> next_fault(int stop);
 
 private:
-    WriteProtector(std::span<const MemoryBlock> blocks, UniqueFd fd) : blocks_(blocks), fd_(std::move(fd)) {}
+    WriteProtector(std::span<const MemoryBlock> blocks, UniqueFd fd) : blocks_(blocks), fd_(std::move(fd)) {
+        for (const MemoryBlock& block : blocks) {
+            holds_.emplace_back(block.discards());
+        }
+    }
     Status set(std::size_t block, std::uint64_t first, std::uint64_t count, std::uint64_t mode);
 
     std::span<const MemoryBlock> blocks_;
+    std::vector<DiscardGate::Hold> holds_;  ///< a page given up here would be protected no more (traps.md); ends after `lift`
     UniqueFd fd_;
 };
 
