@@ -8,6 +8,7 @@
 #include "devices/reset/reset.h"
 #include "devices/serial/serial.h"
 #include "devices/test_port/test_port.h"
+#include "devices/virtio/balloon/balloon.h"
 #include "devices/virtio/blk/blk.h"
 #include "devices/virtio/mmio/mmio.h"
 #include "devices/virtio/rng/rng.h"
@@ -104,6 +105,20 @@ Result<AttachedDevice> build_blk(const DeviceHost& host, const DeviceConfig& con
                         });
 }
 
+Result<AttachedDevice> build_balloon(const DeviceHost& host, const DeviceConfig& config, std::uint32_t instance,
+                                     const StateRecord* record) {
+    return build_virtio(host, place_of(RecordKind::virtio_balloon, config, instance), record,
+                        [&](Decoder* saved) -> Result<std::unique_ptr<virtio::Device>> {
+                            virtio::BalloonStateV1 state;
+                            if (saved != nullptr) {
+                                state = virtio::BalloonStateV1::decode(*saved);
+                            } else if (config.balloon) {
+                                state.target_pages = static_cast<std::uint32_t>(config.balloon->bytes / kPageSize);
+                            }
+                            return TRY(virtio::Balloon::build(state));
+                        });
+}
+
 Result<AttachedDevice> build_rng(const DeviceHost& host, const DeviceConfig& config, std::uint32_t instance,
                                  const StateRecord* record) {
     return build_virtio(
@@ -113,7 +128,7 @@ Result<AttachedDevice> build_rng(const DeviceHost& host, const DeviceConfig& con
 
 std::uint32_t always_one(const DeviceConfig& /*config*/) { return 1; }
 
-constexpr std::array<DeviceFactory, 7> kFactories = {{
+constexpr std::array<DeviceFactory, 8> kFactories = {{
     {RecordKind::ioapic, IoApicStateV1::kVersion, always_one, build_ioapic},
     {RecordKind::serial, SerialStateV1::kVersion, always_one, build_serial},
     {RecordKind::reset, ResetStateV1::kVersion, always_one, build_reset},
@@ -122,6 +137,8 @@ constexpr std::array<DeviceFactory, 7> kFactories = {{
     // Virtio devices, in the order of their places on the bus (PLATFORM.md).
     {RecordKind::virtio_blk, virtio::MmioStateV1::kVersion,
      [](const DeviceConfig& config) { return static_cast<std::uint32_t>(config.disks.size()); }, build_blk},
+    {RecordKind::virtio_balloon, virtio::MmioStateV1::kVersion, [](const DeviceConfig& config) { return config.balloon ? 1U : 0U; },
+     build_balloon},
     {RecordKind::virtio_rng, virtio::MmioStateV1::kVersion, [](const DeviceConfig& config) { return config.rng ? 1U : 0U; },
      build_rng},
 }};

@@ -104,6 +104,7 @@ inline std::string memory_disk() {
 inline DeviceConfig all_devices() {
     DeviceConfig config;
     config.disks = {{.id = "root", .path = memory_disk(), .read_only = true}};
+    config.balloon.emplace();
     config.rng = true;
     return config;
 }

@@ -129,3 +129,17 @@ save("virtio_blk", "wraps", bytes([0]) + blk_request(0, 0, 2**64 - 1, flags=3) +
 save("virtio_blk", "ring", bytes([0]) + descriptor(0, 0x8000, 16, 1, 0) + bytes([2, 0]) + NOTIFY + bytes([5]) +
      blk_request(0, 0, 0, flags=3) + NOTIFY)
 save("virtio_blk", "registers", bytes([0]) + struct.pack("<BBI", 6, 0x70 // 4, 128) + struct.pack("<BBI", 6, 0x44 // 4, 0) + NOTIFY)
+# A move of virtio_balloon_fuzz.cc: what, queue, two numbers.
+def moves(*list_of_moves):
+    return b"".join(struct.pack("<BBIH", *one) for one in list_of_moves)
+
+
+INFLATE, DEFLATE, STATISTICS, HINTS, REPORTS = range(5)
+numbers = [(0, 0, 0x80, 0), (0, 0, 0x82, 4), (0, 0, 0xFFFFFFFF, 8), (0, 0, 0xE0010, 12)]
+save("virtio_balloon", "inflate-deflate", moves(*numbers, (1, INFLATE, 0, 16), (1, DEFLATE, 0, 16), (6, 0, 7, 0)))
+save("virtio_balloon", "own-rings", moves(*[(0, 0, page, 4 * page) for page in range(32)], (1, INFLATE, 0, 128), (1, REPORTS, 0, 4)))
+save("virtio_balloon", "reports", moves((2, REPORTS, 0x8000, 0x3000), (2, REPORTS, 0x8001, 0x1FFF), (2, REPORTS, 0xE001000, 4096)))
+save("virtio_balloon", "poison", moves((4, 0, 0x10C, 0xAA), (2, REPORTS, 0x8000, 0x3000)))
+save("virtio_balloon", "statistics", moves((0, 0, 4, 0), (1, STATISTICS, 0, 20), (1, STATISTICS, 0, 10), (7, 0, 0, 0), (7, 0, 0, 0)))
+save("virtio_balloon", "hints", moves((8, 0, 0, 0), (0, 0, 2, 0), (1, HINTS, 0, 4), (2, HINTS, 0x8000, 0x2000), (0, 0, 0, 0), (1, HINTS, 0, 4), (9, 0, 0, 0)))
+save("virtio_balloon", "starts-over", moves((1, STATISTICS, 0, 20), (4, 0, 0x70, 0), (7, 0, 0, 0), (5, 0, 0xFFFFFFFF, 0), (1, INFLATE, 0, 64)))

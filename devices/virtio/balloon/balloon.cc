@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/virtio/balloon/balloon.h"
+
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "devices/virtio/balloon/numbers.h"
+#include "vmm/base/try.h"
+
+namespace snapvm::virtio {
+namespace {
+
+constexpr std::array<std::uint16_t, kBalloonQueues> kQueueSizes = {128, 128, 8, 128, 128};
+
+// struct virtio_balloon_config, 5.5.4.
+constexpr std::size_t kActualAt = 4;
+constexpr std::size_t kPoisonAt = 12;
+constexpr std::size_t kConfigSize = 16;
+using ConfigBytes = std::array<std::byte, kConfigSize>;
+
+constexpr long kRetryNanoseconds = 10'000'000;
+
+ConfigBytes config_bytes(const BalloonStateV1& state) {
+    const std::array<std::uint32_t, 4> words = {state.target_pages, state.actual_pages, state.hint_id, state.poison};
+    ConfigBytes bytes;
+    std::memcpy(bytes.data(), words.data(), bytes.size());
+    return bytes;
+}
+
+std::uint32_t word_of(const ConfigBytes& bytes, std::size_t at) {
+    std::uint32_t word = 0;
+    std::memcpy(&word, bytes.data() + at, sizeof word);
+    return word;
+}
+
+}  // namespace
+
+void BalloonStateV1::encode(Encoder& out) const {
+    for (const std::uint32_t value : {target_pages, actual_pages, hint_id, poison}) {
+        out.u32(value);
+    }
+    out.boolean(hinting);
+    out.boolean(held.has_value());
+    if (held) {
+        out.u16(*held);
+    }
+}
+
+BalloonStateV1 BalloonStateV1::decode(Decoder& in) {
+    BalloonStateV1 state;
+    for (std::uint32_t* value : {&state.target_pages, &state.actual_pages, &state.hint_id, &state.poison}) {
+        *value = in.u32();
+    }
+    state.hinting = in.boolean();
+    if (in.boolean()) {
+        state.held = in.u16();
+    }
+    return state;
+}
+
+Result<std::unique_ptr<Balloon>> Balloon::build(const BalloonStateV1& state) {
+    UniqueFd retry(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
+    if (!retry.valid()) {
+        return fail(Error::system("timerfd_create", "virtio-balloon", errno, "raise the limit of open files (ulimit -n)"));
+    }
+    return std::unique_ptr<Balloon>(new Balloon(state, std::move(retry)));
+}
+
+std::uint64_t Balloon::features() const {
+    return kMustTellHost | kStatisticsQueue | kDeflateOnOom | kFreePageHint | kPagePoison | kPageReporting;
+}
+
+std::span<const std::uint16_t> Balloon::queue_sizes() const { return kQueueSizes; }
+
+void Balloon::read_config(std::uint64_t offset, std::span<std::byte> data) const {
+    const ConfigBytes bytes = config_bytes(state_);
+    if (offset < bytes.size()) {
+        std::memcpy(data.data(), bytes.data() + offset, std::min(data.size(), bytes.size() - offset));
+    }
+}
+
+void Balloon::write_config(std::uint64_t offset, std::span<const std::byte> data) {
+    ConfigBytes bytes = config_bytes(state_);
+    if (offset < bytes.size()) {
+        std::memcpy(bytes.data() + offset, data.data(), std::min(data.size(), bytes.size() - offset));
+        state_.actual_pages = word_of(bytes, kActualAt);  // the others are the device's
+        state_.poison = word_of(bytes, kPoisonAt);
+    }
+}
+
+Status Balloon::attach(Port& port) {
+    port_ = &port;
+    watch_ = TRY(port.watch(EventLoop::Kind::intake, retry_.get(), EPOLLIN, [this] {
+        std::uint64_t times = 0;
+        (void)!::read(retry_.get(), &times, sizeof times);
+        port_->ring();
+    }));
+    return {};
+}
+
+void Balloon::look_again_soon() {
+    itimerspec soon{};
+    soon.it_value.tv_nsec = kRetryNanoseconds;
+    (void)::timerfd_settime(retry_.get(), 0, &soon, nullptr);  // cannot fail with these values
+}
+
+void Balloon::activate() {
+    active_ = true;
+    // A target set before the driver was there, or before a restored machine ran, it was told nothing of.
+    if (state_.target_pages != state_.actual_pages || state_.hint_id != kHintStop) {
+        port_->signal_config();
+    }
+}
+
+void Balloon::reset() {
+    // The host's wish outlives the driver; what that had said is over. Pages of the balloon are not the new one's to take back: those that
+    // it uses are populated again, and so lose their type.
+    const std::uint32_t target = state_.target_pages;
+    state_ = {};
+    state_.target_pages = target;
+    active_ = false;
+    hints_ = {};
+    hinting_done_ = true;
+}
+
+// Who had asked for hints is not there any more, and the driver keeps all it has named from being used.
+Status Balloon::restored() {
+    if (state_.hint_id != kHintStop) {
+        finish_hinting();
+    }
+    return {};
+}
+
+bool Balloon::request_statistics() {
+    if (!negotiated(kStatisticsQueue) || !port_->queue(kStatistics).ready() || !state_.held) {
+        return false;
+    }
+    port_->queue(kStatistics).push(*std::exchange(state_.held, std::nullopt), 0);
+    port_->signal_used(kStatistics);
+    return true;
+}
+
+bool Balloon::start_hinting(HintSink sink) {
+    if (!negotiated(kFreePageHint)) {
+        return false;
+    }
+    hints_ = std::move(sink);
+    hinting_done_ = false;
+    state_.hinting = false;
+    last_hint_id_ = std::max(last_hint_id_, state_.hint_id);
+    last_hint_id_ = last_hint_id_ == ~0U ? kHintDone + 1 : last_hint_id_ + 1;
+    state_.hint_id = last_hint_id_;
+    port_->signal_config();
+    return true;
+}
+
+void Balloon::finish_hinting() {
+    hints_ = {};
+    hinting_done_ = true;
+    state_.hinting = false;
+    state_.hint_id = kHintDone;
+    if (active_) {
+        port_->signal_config();
+    }
+}
+
+void Balloon::set_target(std::uint64_t bytes) {
+    state_.target_pages = static_cast<std::uint32_t>(std::min<std::uint64_t>(bytes / kPageSize, ~0U));
+    if (active_) {
+        port_->signal_config();
+    }
+}
+
+}  // namespace snapvm::virtio

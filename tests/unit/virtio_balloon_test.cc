@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: Apache-2.0
+// The balloon against drivers that keep the rules, and against those that keep none.
+#include "devices/virtio/balloon/balloon.h"
+
+#include <chrono>
+#include <random>
+#include <thread>
+
+#include "devices/virtio/mmio/mmio.h"
+#include "tests/conformance/fake_host.h"
+#include "tests/support/virtio_driver.h"
+#include "tests/unit/result_matchers.h"
+
+namespace snapvm::virtio {
+namespace {
+
+using test::DriverQueue;
+using test::FakeHost;
+using test::MmioDriver;
+using test::ok;
+
+enum : std::uint32_t { kInflate, kDeflate, kStatistics, kHints, kReports };
+constexpr std::uint64_t kPoison = 1ULL << 4;
+constexpr std::uint64_t kAll = 0x3F;
+constexpr Gpa kData{0x20000};
+constexpr std::uint64_t kPage = 0x80;  // a page that is the guest's to give
+
+class VirtioBalloon : public ::testing::Test {
+protected:
+    VirtioBalloon() { build(); }
+
+    void build(const StateRecord* record = nullptr) {
+        for (const DeviceFactory& factory : device_factories()) {
+            if (factory.kind == RecordKind::virtio_balloon) {
+                auto built = factory.build(host_.host(), test::all_devices(), 0, record);
+                ASSERT_TRUE(ok(built));
+                attached_ = *std::move(built);
+            }
+        }
+        driver_.emplace(*attached_.device);
+        mmio_ = dynamic_cast<Mmio*>(attached_.device.get());
+        balloon_ = dynamic_cast<Balloon*>(&mmio_->device());
+    }
+    void start(std::uint64_t features = kAll & ~kPoison) {
+        ASSERT_TRUE(driver_->negotiate(features));
+        queues_.clear();
+        ASSERT_TRUE(ok(host_.memory.write(Gpa{0x1000}, std::vector<std::byte>(0x10000))));  // a driver clears its rings
+        Gpa base{0x1000};
+        for (std::uint32_t i = 0; i < 5; ++i) {
+            queues_.emplace_back(host_.memory, base, 8);
+            driver_->set_queue(i, queues_.back());
+            base = queues_.back().end();
+        }
+        driver_->start();
+        run();
+        (void)driver_->acknowledge();
+    }
+    void run() const {
+        while (host_.loop->run_pending()) {
+        }
+    }
+    void notify(std::uint32_t queue) {
+        driver_->notify(queue);
+        run();
+    }
+    void send(std::uint32_t queue, std::initializer_list<DriverQueue::Buffer> buffers) {
+        queues_[queue].add(buffers);
+        notify(queue);
+    }
+    void send_numbers(std::uint32_t queue, const std::vector<std::uint32_t>& numbers) {
+        ASSERT_TRUE(ok(host_.memory.write(kData, std::as_bytes(std::span(numbers)))));
+        send(queue, {{kData, static_cast<std::uint32_t>(4 * numbers.size()), false}});
+    }
+    void touch(std::uint64_t page) { ASSERT_TRUE(ok(host_.memory.store<std::uint64_t>(Gpa{page * kPageSize + 8}, page))); }
+    [[nodiscard]] std::uint64_t value(std::uint64_t page) const {
+        return *host_.memory.load<std::uint64_t>(Gpa{page * kPageSize + 8});
+    }
+    [[nodiscard]] PageType type(std::uint64_t page) const { return host_.memory.blocks()[0].types().get(page); }
+    void send_statistics(std::uint16_t tag, std::uint64_t number) {
+        Encoder out;
+        out.u16(tag);
+        out.u64(number);
+        out.u16(4711);  // of a newer driver
+        out.u64(1);
+        ASSERT_TRUE(ok(host_.memory.write(kData, out.bytes())));
+        send(kStatistics, {{kData, 20, false}});
+    }
+
+    FakeHost host_;
+    AttachedDevice attached_;
+    std::optional<MmioDriver> driver_;
+    std::vector<DriverQueue> queues_;
+    Mmio* mmio_ = nullptr;
+    Balloon* balloon_ = nullptr;
+};
+
+TEST_F(VirtioBalloon, InflatedPagesAreGivenBackAtOnce) {
+    start();
+    for (std::uint64_t page = kPage; page < kPage + 4; ++page) {
+        touch(page);
+    }
+    const auto vmgenid = static_cast<std::uint32_t>(platform::kVmGenIdBase.value / kPageSize);
+    ASSERT_TRUE(ok(host_.memory.store<std::uint64_t>(platform::kVmGenIdBase, 9)));
+    // In any order, twice, and some that are not the guest's to give.
+    send_numbers(kInflate, {kPage + 2, kPage, kPage + 1, kPage, 256, 0x00FFFFFF, 0xFFFFFFFF, vmgenid});
+    EXPECT_EQ(value(kPage), 0U);
+    EXPECT_EQ(value(kPage + 2), 0U);
+    EXPECT_EQ(value(kPage + 3), kPage + 3);
+    EXPECT_EQ(type(kPage + 1), PageType::balloon);
+    EXPECT_EQ(type(kPage + 3), PageType::normal);
+    EXPECT_EQ(*host_.memory.load<std::uint64_t>(platform::kVmGenIdBase), 9U);
+    EXPECT_FALSE(host_.memory.blocks()[1].types().touched());
+    EXPECT_TRUE(queues_[kInflate].take().has_value());
+    EXPECT_EQ(driver_->acknowledge(), 1U);
+    EXPECT_FALSE(driver_->needs_reset());
+
+    send_numbers(kDeflate, {kPage + 1, kPage + 9, 0xFFFFFFFF});
+    EXPECT_EQ(type(kPage + 1), PageType::normal);
+    EXPECT_EQ(type(kPage), PageType::balloon);
+    EXPECT_TRUE(queues_[kDeflate].take().has_value());
+}
+
+TEST_F(VirtioBalloon, OddBuffersDoNoHarm) {
+    start();
+    touch(kPage);
+    ASSERT_TRUE(ok(host_.memory.store<std::uint32_t>(kData, kPage)));
+    send(kInflate, {{kData, 7, false}});  // one number and a half
+    EXPECT_EQ(type(kPage), PageType::balloon);
+    send(kInflate, {{kData, 3, false}});
+    send(kInflate, {{kData, 64, true}});  // nothing to read
+    send(kReports, {{kData + 8, 4096, true}, {kData + 1, 1, true}});  // no whole page
+    EXPECT_EQ(type(kData.value / kPageSize), PageType::normal);
+    EXPECT_FALSE(driver_->needs_reset());
+    send(kInflate, {{Gpa{~0ULL - 100}, 64, false}});
+    EXPECT_TRUE(driver_->needs_reset());
+}
+
+TEST_F(VirtioBalloon, ReportedPagesAreGivenBackAndMayBeUsedAgain) {
+    start();
+    touch(kPage);
+    touch(kPage + 3);
+    send(kReports, {{Gpa{kPage * kPageSize}, 3 * kPageSize, true}, {Gpa{(kPage + 3) * kPageSize + 4}, 4096, true}});
+    EXPECT_EQ(type(kPage), PageType::free);
+    EXPECT_EQ(type(kPage + 2), PageType::free);
+    EXPECT_EQ(value(kPage), 0U);
+    EXPECT_EQ(value(kPage + 3), kPage + 3) << "not all of it was reported";
+    EXPECT_EQ(queues_[kReports].take()->written, 0U);
+    touch(kPage);
+    EXPECT_EQ(value(kPage), kPage);
+}
+
+// 5.5.6.7.2: with a poison that is not zero the contents must stay.
+TEST_F(VirtioBalloon, PoisonedPagesStay) {
+    start(kAll);
+    const std::uint32_t poison = 0xAAAAAAAA;
+    attached_.device->write(0x10C, std::as_bytes(std::span(&poison, 1)));
+    EXPECT_EQ(driver_->config<std::uint32_t>(12), poison);
+    touch(kPage);
+    send(kReports, {{Gpa{kPage * kPageSize}, kPageSize, true}});
+    EXPECT_EQ(value(kPage), kPage);
+    EXPECT_EQ(type(kPage), PageType::normal);
+    EXPECT_TRUE(queues_[kReports].take().has_value());
+}
+
+TEST_F(VirtioBalloon, TheTargetIsToldAndTheActualSizeRead) {
+    start();
+    mmio_->locked([&] { balloon_->set_target(64 << 20); });
+    EXPECT_EQ(driver_->acknowledge(), 2U);
+    EXPECT_EQ(driver_->config<std::uint32_t>(0), 16384U);
+    const std::uint32_t actual = 0x01020304;
+    attached_.device->write(0x104, std::as_bytes(std::span(&actual, 1)));
+    EXPECT_EQ(balloon_->actual_bytes(), 0x01020304ULL * kPageSize);
+    const std::uint64_t all_ones = ~0ULL;
+    attached_.device->write(0x100, std::as_bytes(std::span(&all_ones, 1)));
+    EXPECT_EQ(driver_->config<std::uint32_t>(0), 16384U) << "the host's alone";
+    EXPECT_EQ(driver_->config<std::uint32_t>(4), ~0U);
+    attached_.device->write(0x10E, std::as_bytes(std::span(&all_ones, 1)));
+    EXPECT_EQ(driver_->config<std::uint32_t>(12), 0xFFFF0000U);
+    EXPECT_EQ(driver_->config<std::uint64_t>(16), 0U);
+}
+
+TEST_F(VirtioBalloon, StatisticsAreHeldUntilTheyAreAskedFor) {
+    EXPECT_FALSE(balloon_->request_statistics()) << "no driver";
+    start();
+    EXPECT_FALSE(balloon_->request_statistics()) << "nothing to ask with";
+    send_statistics(BalloonStatistics::free_memory, 1234);
+    EXPECT_FALSE(queues_[kStatistics].take().has_value());
+    EXPECT_EQ(balloon_->statistics().values[BalloonStatistics::free_memory], 1234U);
+    EXPECT_FALSE(balloon_->statistics().values[BalloonStatistics::swap_in].has_value());
+    // A machine restored meanwhile asks with the same buffer.
+    const StateRecord record = attached_.device->save();
+    build(&record);
+    ASSERT_TRUE(ok(attached_.device->restored()));
+    run();
+    EXPECT_TRUE(mmio_->locked([&] { return balloon_->request_statistics(); }));
+    EXPECT_TRUE(queues_[kStatistics].take().has_value());
+    EXPECT_FALSE(mmio_->locked([&] { return balloon_->request_statistics(); })) << "it has not answered yet";
+    send_statistics(BalloonStatistics::swap_in, 5);
+    EXPECT_EQ(balloon_->statistics().updates, 1U);
+    EXPECT_EQ(balloon_->statistics().values[BalloonStatistics::swap_in], 5U);
+    EXPECT_FALSE(balloon_->statistics().values[BalloonStatistics::free_memory].has_value());
+    send_statistics(BalloonStatistics::swap_in, 6);  // one too many: the older one comes back
+    EXPECT_TRUE(queues_[kStatistics].take().has_value());
+    EXPECT_FALSE(queues_[kStatistics].take().has_value());
+    driver_->write(0x70, 0);
+    EXPECT_FALSE(mmio_->locked([&] { return balloon_->request_statistics(); })) << "the driver is gone";
+}
+
+// Trap: a free-page hint treated as a discard.
+TEST_F(VirtioBalloon, HintsDiscardNothing) {
+    start();
+    std::vector<std::uint64_t> hinted;
+    touch(kPage);
+    const auto say = [&](std::uint32_t id) {
+        ASSERT_TRUE(ok(host_.memory.store(kData, id)));
+        send(kHints, {{kData, 4, false}});
+    };
+    const auto hint = [&](std::uint64_t page) { send(kHints, {{Gpa{page * kPageSize}, 2 * kPageSize, true}}); };
+    hint(kPage);  // nobody has asked
+    ASSERT_TRUE(mmio_->locked([&] {
+        return balloon_->start_hinting([&](std::size_t block, std::uint64_t first, std::uint64_t count) {
+            EXPECT_EQ(block, 0U);
+            for (std::uint64_t page = first; page < first + count; ++page) {
+                hinted.push_back(page);
+            }
+        });
+    }));
+    EXPECT_EQ(driver_->acknowledge() & 2, 2U);
+    const auto id = driver_->config<std::uint32_t>(8);
+    EXPECT_GT(id, 1U);
+    say(id + 1);  // an answer to something else
+    hint(kPage);
+    EXPECT_TRUE(hinted.empty());
+    say(id);
+    hint(kPage);
+    EXPECT_EQ(hinted, (std::vector<std::uint64_t>{kPage, kPage + 1}));
+    EXPECT_EQ(value(kPage), kPage);
+    EXPECT_EQ(type(kPage), PageType::normal);
+    EXPECT_FALSE(balloon_->hinting_done());
+    // Restored in the middle of it: the driver is told that it may use its pages again.
+    const StateRecord record = attached_.device->save();
+    say(0);
+    EXPECT_TRUE(balloon_->hinting_done());
+    mmio_->locked([&] { balloon_->finish_hinting(); });
+    EXPECT_EQ(driver_->config<std::uint32_t>(8), 1U);
+    build(&record);
+    EXPECT_EQ(driver_->config<std::uint32_t>(8), id);
+    ASSERT_TRUE(ok(attached_.device->restored()));
+    EXPECT_EQ(driver_->config<std::uint32_t>(8), 1U);
+}
+
+// Trap: a balloon change during a write-protect window: it waits, without holding anybody else up.
+TEST_F(VirtioBalloon, GivingUpWaitsWhileItIsHeld) {
+    start();
+    touch(kPage);
+    {
+        const DiscardGate::Hold window(host_.memory.blocks()[0].discards());
+        send_numbers(kInflate, {kPage});
+        EXPECT_EQ(value(kPage), kPage);
+        EXPECT_FALSE(queues_[kInflate].take().has_value());
+        send_numbers(kDeflate, {kPage + 1});
+        EXPECT_TRUE(queues_[kDeflate].take().has_value()) << "taking back needs not wait";
+        ASSERT_TRUE(ok(host_.memory.store<std::uint32_t>(kData, kPage)));
+    }
+    for (int i = 0; i < 1000 && value(kPage) != 0; ++i) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        run();
+    }
+    EXPECT_EQ(type(kPage), PageType::balloon);
+    EXPECT_TRUE(queues_[kInflate].take().has_value());
+}
+
+TEST_F(VirtioBalloon, ADriverThatStartsOverKeepsTheHostsWish) {
+    mmio_->locked([&] { balloon_->set_target(8 << 20); });
+    start();
+    send_statistics(0, 1);
+    driver_->write(0x70, 0);
+    EXPECT_EQ(driver_->config<std::uint32_t>(0), 2048U);
+    start();
+    EXPECT_EQ(driver_->config<std::uint32_t>(0), 2048U);
+    EXPECT_FALSE(balloon_->request_statistics());
+}
+
+TEST_F(VirtioBalloon, AGuestThatGivesUpItsOwnRingsHarmsItselfAlone) {
+    start();
+    std::vector<std::uint32_t> numbers(256);
+    for (std::uint32_t i = 0; i < numbers.size(); ++i) {
+        numbers[i] = 255 - i;
+    }
+    send_numbers(kInflate, numbers);
+    for (std::uint32_t queue = 0; queue < 5; ++queue) {
+        notify(queue);
+    }
+    std::mt19937 random(3);
+    for (int round = 0; round < 300; ++round) {
+        start();
+        for (Gpa at{0x1000}; at < queues_.back().end(); at = at + 4) {
+            queues_[0].store(at, static_cast<std::uint32_t>(random() % 3 == 0 ? random() : random() % 16));
+        }
+        for (std::uint32_t queue = 0; queue < 5; ++queue) {
+            notify(queue);
+        }
+    }
+}
+
+}  // namespace
+}  // namespace snapvm::virtio
