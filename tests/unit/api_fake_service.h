@@ -15,6 +15,7 @@
 #include "vmm/api/line_matcher.h"
 #include "vmm/api/server.h"
 #include "vmm/api/service.h"
+#include "vmm/base/try.h"
 
 namespace snapvm::api::test {
 
@@ -78,6 +79,18 @@ public:
         return DetachReport{
             .mapped = true, .read_pages = 3, .copied_pages = 2, .freezes = 1, .longest_freeze_us = 40, .total_us = 90};
     }
+    [[nodiscard]] Result<BalloonSize> balloon() const override {
+        return no_balloon ? fail(ErrorKind::usage, "this machine has no balloon") : Result<BalloonSize>(size_);
+    }
+    Status set_balloon(std::uint64_t bytes) override {
+        size_.target_bytes = bytes;
+        return {};
+    }
+    Result<BalloonReport> balloon_statistics() override {
+        BalloonReport report{TRY(balloon()), {}};
+        report.statistics.values[virtio::BalloonStatistics::free_memory] = 5;
+        return report;
+    }
     Status cancel_snapshot() override { return no_snapshot ? fail(ErrorKind::usage, "no snapshot is being written") : Status{}; }
     Result<Outcome> stop(const StopRequest& /*request*/) override {
         state_ = ServiceState::ended;
@@ -130,6 +143,8 @@ public:
     std::atomic<bool> deaf = false;  ///< takes no input, like a guest that is paused
     std::atomic<bool> no_snapshot = false;
     std::atomic<int> waiting = 0;
+    std::atomic<bool> no_balloon = false;
+    BalloonSize size_{.target_bytes = 64 << 20, .actual_bytes = 32 << 20};
     SnapshotRequest last_snapshot;
     std::string input;
     Outcome outcome_{.kind = Outcome::Kind::guest_exit, .code = 3, .error = {}};

@@ -83,6 +83,11 @@ TEST_F(ApiContract, AnswersAreAsDocumented) {
         {"PUT", "/snapshot/detach", "", 200},
         {"PUT", "/snapshot/load", R"({"snapshot_path":"/x"})", 400},
         {"PUT", "/snapshot/load", "{}", 400},
+        {"GET", "/balloon", "", 200},
+        {"PATCH", "/balloon", R"({"amount_mib":16})", 204},
+        {"PATCH", "/balloon", "{}", 400},
+        {"PATCH", "/balloon", R"({"amount_mib":-1})", 400},
+        {"GET", "/balloon/statistics", "", 200},
         {"GET", "/wait?for=ready", "", 200},
         {"GET", "/wait?for=serial&regex=hel", "", 200},
         {"GET", "/wait?for=serial&regex=(", "", 400},
@@ -129,6 +134,20 @@ TEST_F(ApiContract, StatsHoldTheLastSnapshotOnceThereIsOne) {
     const auto stats = nlohmann::json::parse(ask("GET", "/stats").body);
     EXPECT_EQ(stats["snapshot"]["pages"]["shared"], 5);
     EXPECT_EQ(stats["snapshot"], nlohmann::json::parse(to_json(*service.stats().snapshot)));
+}
+
+TEST_F(ApiContract, TheBalloonIsFirecrackers) {
+    start();
+    EXPECT_EQ(ask("PATCH", "/balloon", R"({"amount_mib":16})").status, 204U);
+    EXPECT_EQ(nlohmann::json::parse(ask("GET", "/balloon").body)["amount_mib"], 16);
+    const auto statistics = nlohmann::json::parse(ask("GET", "/balloon/statistics").body);
+    EXPECT_EQ(statistics["target_pages"], 4096);
+    EXPECT_EQ(statistics["actual_mib"], 32);
+    EXPECT_EQ(statistics["free_memory"], 5);
+    EXPECT_FALSE(statistics.contains("swap_in"));
+    service.no_balloon = true;
+    EXPECT_EQ(ask("GET", "/balloon").status, 400U);
+    EXPECT_EQ(ask("GET", "/balloon/statistics").status, 400U);
 }
 
 TEST_F(ApiContract, UnknownPathsAndMethods) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/api/answers.h"
 
+#include <array>
 #include <nlohmann/json.hpp>
 
 #include "snapshot/inspect.h"
@@ -121,6 +122,26 @@ std::string stats_json(const ServiceStats& stats) {
     }
     if (stats.outcome) {
         fields.update(outcome_fields(*stats.outcome));
+    }
+    return text_of(fields);
+}
+
+std::string balloon_json(const BalloonSize& size) {
+    return text_of({{"amount_mib", size.target_bytes >> 20}, {"deflate_on_oom", true}, {"stats_polling_interval_s", 0}});
+}
+
+std::string balloon_statistics_json(const BalloonReport& report) {
+    json fields = {{"target_pages", report.size.target_bytes / kPageSize},
+                   {"actual_pages", report.size.actual_bytes / kPageSize},
+                   {"target_mib", report.size.target_bytes >> 20},
+                   {"actual_mib", report.size.actual_bytes >> 20}};
+    constexpr std::array<std::string_view, virtio::BalloonStatistics::tag_count> kNames = {
+        "swap_in",      "swap_out",         "major_faults", "minor_faults",        "free_memory",
+        "total_memory", "available_memory", "disk_caches",  "hugetlb_allocations", "hugetlb_failures"};
+    for (std::size_t tag = 0; tag < kNames.size(); ++tag) {
+        if (report.statistics.values[tag]) {
+            fields[std::string(kNames[tag])] = *report.statistics.values[tag];
+        }
     }
     return text_of(fields);
 }

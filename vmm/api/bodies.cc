@@ -218,6 +218,14 @@ Status check_snapshot_load(std::string_view body) {
     return {};
 }
 
+Result<std::uint64_t> parse_balloon_update(std::string_view body) {
+    const Fields fields = TRY(Fields::parse(body, {"amount_mib"}));
+    if (!fields.has("amount_mib")) {
+        return bad("field \"amount_mib\" is missing");
+    }
+    return TRY(fields.number("amount_mib", 0, kMaxBytes >> 20)) << 20;
+}
+
 Result<StopRequest> parse_stop(std::string_view body) {
     StopRequest stop;
     if (body.empty()) {

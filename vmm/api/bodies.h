@@ -31,6 +31,9 @@ Result<SnapshotCreateBody> parse_snapshot_create(std::string_view body);
 /// PUT /snapshot/load: only whether it is well-formed, since a machine that is there already cannot be loaded over.
 Status check_snapshot_load(std::string_view body);
 
+/// PATCH /balloon: the size in bytes.
+Result<std::uint64_t> parse_balloon_update(std::string_view body);
+
 /// PUT /stop. An empty body means the defaults.
 Result<StopRequest> parse_stop(std::string_view body);
 

@@ -186,6 +186,20 @@ Result<DetachReport> MachineService::detach() {
     return result;
 }
 
+Status MachineService::set_balloon(std::uint64_t bytes) {
+    if (outcome()) {
+        return ended_error("");
+    }
+    return machine_.set_balloon(bytes);
+}
+
+Result<BalloonReport> MachineService::balloon_statistics() {
+    // A guest that runs answers within a few of its interrupts; one that stands does not answer.
+    constexpr auto kPatience = std::chrono::milliseconds(200);
+    virtio::BalloonStatistics statistics = TRY(machine_.balloon_statistics(Clock::now() + kPatience));
+    return BalloonReport{TRY(machine_.balloon()), statistics};
+}
+
 void MachineService::run_ended() {
     const std::lock_guard lock(snapshot_);
     if (job_ && !job_->result && job_->monitor.phase < SnapshotPhase::paused) {

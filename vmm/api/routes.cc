@@ -70,6 +70,21 @@ ApiAnswer put_snapshot_load(Service& /*service*/, const ApiRequest& request) {
     return fault(400, "this process has a machine already, and a snapshot is loaded into a new one; use `snapvm restore`");
 }
 
+ApiAnswer get_balloon(Service& service, const ApiRequest& /*request*/) {
+    const auto size = service.balloon();
+    return size ? ok(balloon_json(*size)) : fault_answer(size.error());
+}
+
+ApiAnswer patch_balloon(Service& service, const ApiRequest& request) {
+    const auto bytes = parse_balloon_update(request.body);
+    return bytes ? done_or_fault(service.set_balloon(*bytes)) : fault_answer(bytes.error());
+}
+
+ApiAnswer get_balloon_statistics(Service& service, const ApiRequest& /*request*/) {
+    const auto report = service.balloon_statistics();
+    return report ? ok(balloon_statistics_json(*report)) : fault_answer(report.error());
+}
+
 ApiAnswer put_stop(Service& service, const ApiRequest& request) {
     const auto stop = parse_stop(request.body);
     if (!stop) {
@@ -104,7 +119,7 @@ ApiAnswer get_console(Service& /*service*/, const ApiRequest& request) {
     return {101, {}, {}};
 }
 
-constexpr std::array<Route, 14> kRoutes = {{
+constexpr std::array<Route, 17> kRoutes = {{
     {"GET", "/", get_instance},
     {"GET", "/version", get_version},
     {"GET", "/machine-config", get_machine_config},
@@ -115,6 +130,9 @@ constexpr std::array<Route, 14> kRoutes = {{
     {"GET", "/snapshot/status", get_snapshot_status},
     {"PUT", "/snapshot/cancel", put_snapshot_cancel},
     {"PUT", "/snapshot/detach", put_snapshot_detach},
+    {"GET", "/balloon", get_balloon},
+    {"PATCH", "/balloon", patch_balloon},
+    {"GET", "/balloon/statistics", get_balloon_statistics},
     {"GET", "/stats", get_stats},
     {"PUT", "/stop", put_stop},
     {"GET", "/wait", get_wait},

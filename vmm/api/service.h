@@ -11,12 +11,14 @@
 #include <string>
 #include <string_view>
 
+#include "devices/virtio/balloon/balloon.h"
 #include "snapshot/area_path.h"
 #include "snapshot/detach.h"
 #include "snapshot/writer.h"
 #include "vmm/base/error.h"
 #include "vmm/machine/config.h"
 #include "vmm/machine/console.h"
+#include "vmm/machine/machine.h"
 #include "vmm/machine/outcome.h"
 
 namespace snapvm::api {
@@ -95,6 +97,12 @@ struct ServiceStats {
     std::optional<Outcome> outcome;
 };
 
+/// The balloon's sizes, and what the guest said last of its memory.
+struct BalloonReport {
+    BalloonSize size;
+    virtio::BalloonStatistics statistics;
+};
+
 /// Asked now and then by calls that wait; true makes them return early.
 using GivenUp = std::function<bool()>;
 
@@ -120,6 +128,11 @@ public:
     virtual Status cancel_snapshot() = 0;
     /// Lets go of the snapshot that this machine was restored from, behind the guest; nothing to do where it maps none. busy while one is made.
     virtual Result<DetachReport> detach() = 0;
+    /// Of a machine with a balloon; usage where there is none.
+    [[nodiscard]] virtual Result<BalloonSize> balloon() const = 0;
+    virtual Status set_balloon(std::uint64_t bytes) = 0;
+    /// Asks the guest for new statistics and waits for them a moment.
+    virtual Result<BalloonReport> balloon_statistics() = 0;
     /// Ends the machine; how it ended (which may have been earlier, by itself).
     virtual Result<Outcome> stop(const StopRequest& request) = 0;
     /// Nothing when the time is over, or `given_up` says so. An error when it cannot come any more: the machine ended first.

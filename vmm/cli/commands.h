@@ -43,6 +43,7 @@ void add_console(CLI::App& app, Globals& globals, Action& chosen);
 void add_snapshot(CLI::App& app, Globals& globals, Action& chosen);
 void add_snapshot_status(CLI::App& app, Globals& globals, Action& chosen);
 void add_snapshot_cancel(CLI::App& app, Globals& globals, Action& chosen);
+void add_balloon(CLI::App& app, Globals& globals, Action& chosen);
 void add_detach(CLI::App& app, Globals& globals, Action& chosen);
 // area.cc: commands on snapshot areas
 void add_area(CLI::App& app, Globals& globals, Action& chosen);

@@ -35,6 +35,7 @@ constexpr std::pair<std::string_view, Adder> kCommands[] = {
     {"snapshot-status", add_snapshot_status},
     {"snapshot-cancel", add_snapshot_cancel},
     {"detach", add_detach},
+    {"balloon", add_balloon},
 };
 
 bool is_command(std::string_view word) {

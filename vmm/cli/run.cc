@@ -22,9 +22,18 @@ struct RunOptions {
     std::uint32_t cpus = 1;
     std::string pages = "auto";
     std::vector<std::string> disks;
+    std::string balloon;
     bool rng = false;
     HostOptions host;
 };
+
+Result<BalloonConfig> parse_balloon(std::string_view text) {
+    constexpr std::string_view kSize = "size=";
+    if (!text.starts_with(kSize)) {
+        return fail(ErrorKind::usage, "--balloon " + std::string(text) + " is not understood", "give size=0, or size=64M");
+    }
+    return BalloonConfig{.bytes = TRY(parse_size(text.substr(kSize.size())))};
+}
 
 Result<MachineConfig> config_of(const RunOptions& options) {
     MachineConfig config;
@@ -41,6 +50,9 @@ Result<MachineConfig> config_of(const RunOptions& options) {
     config.cmdline = options.cmdline;
     for (const std::string& disk : options.disks) {
         config.devices.disks.push_back(TRY(parse_disk(disk)));
+    }
+    if (!options.balloon.empty()) {
+        config.devices.balloon = TRY(parse_balloon(options.balloon));
     }
     config.devices.rng = options.rng;
     config.machine_id = TRY(Uuid::random());
@@ -88,6 +100,7 @@ void add_run(CLI::App& app, Globals& globals, Action& chosen) {
                      "id=ID,path=FILE[,readonly=on]: a raw file or block device; may be given several times")
         ->expected(1)
         ->take_all();
+    command->add_option("--balloon", options->balloon, "a virtio balloon, and what it takes from the guest at first: size=0");
     command->add_flag("--rng", options->rng, "a virtio device of random numbers");
     options->host.add_to(*command);
     command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return run(*options, globals); }; });

@@ -5,6 +5,8 @@
 #include "devices/ioapic/ioapic.h"
 #include "devices/serial/serial.h"
 #include "devices/test_port/test_port.h"
+#include "devices/virtio/balloon/balloon.h"
+#include "devices/virtio/mmio/mmio.h"
 #include "vmm/base/bytes.h"
 #include "vmm/base/try.h"
 #include "vmm/kvm/log_tracker.h"
@@ -180,6 +182,12 @@ Status Machine::build_devices(RecordReader* records) {
             }
             if (auto* test_port = dynamic_cast<TestPort*>(attached.device.get()); test_port != nullptr) {
                 test_port_ = test_port;
+            }
+            if (auto* transport = dynamic_cast<virtio::Mmio*>(attached.device.get()); transport != nullptr) {
+                if (auto* balloon = dynamic_cast<virtio::Balloon*>(&transport->device()); balloon != nullptr) {
+                    balloon_transport_ = transport;
+                    balloon_ = balloon;
+                }
             }
             TRY(put_on_bus(attached, name_of(factory.kind)));
             devices_.push_back(std::move(attached));

@@ -61,6 +61,10 @@ Status MachineConfig::validate() const {
         std::ranges::any_of(initrds, [](const std::string& path) { return path.size() > kMaxText; })) {
         return fail(ErrorKind::usage, "too many initrds, or too long a path", "at most 16 initrds, 4096 bytes a path");
     }
+    if (devices.balloon && (devices.balloon->bytes % kPageSize != 0 || devices.balloon->bytes > memory_bytes)) {
+        return fail(ErrorKind::usage, "a balloon of " + std::to_string(devices.balloon->bytes) + " bytes cannot be had",
+                    "give whole pages, at most the machine's memory");
+    }
     TRY(devices.validate());
     if (encode().size() > kMaxEncoded) {
         return fail(ErrorKind::usage, "the paths and texts of this machine are too long together", "give shorter ones");

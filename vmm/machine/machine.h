@@ -33,6 +33,11 @@ namespace snapvm {
 class Serial;
 class TestPort;
 class IoApic;
+namespace virtio {
+class Balloon;
+class Mmio;
+struct BalloonStatistics;
+}  // namespace virtio
 
 /// How guest writes are tracked when somebody asks for it (`--dirty`). A machine has one or the other, chosen before its first vCPU.
 /// automatic: the log (vmm/DECISIONS.md, "Dirty log or ring").
@@ -54,6 +59,12 @@ struct MachineStats {
     std::uint32_t ready_value = 0;
     std::uint32_t mark = 0;
     std::uint64_t marks = 0;
+};
+
+/// A balloon, as the host and as the guest sees it.
+struct BalloonSize {
+    std::uint64_t target_bytes = 0;
+    std::uint64_t actual_bytes = 0;  ///< what the guest says it holds
 };
 
 /// One machine. Built paused and never run; `start` or `resume` runs it. All public functions may be called from any thread but a vCPU's.
@@ -113,6 +124,13 @@ public:
     void output_ready();
 
     [[nodiscard]] MachineStats stats() const;
+
+    /// usage: the machine has no balloon. Waits while the machine is frozen, as `send_input` does.
+    Result<BalloonSize> balloon() const;
+    Status set_balloon(std::uint64_t bytes);
+    /// The guest is asked for new ones, and what it said last is given when it has not answered by the deadline.
+    Result<virtio::BalloonStatistics> balloon_statistics(std::chrono::steady_clock::time_point deadline);
+
     /// Of a restored machine, once it has run: whether its TSC was set (read back), or is the host's. Nothing before.
     [[nodiscard]] std::optional<bool> tsc_was_set() const;
 
@@ -134,6 +152,9 @@ private:
     Status set_guest_time();
     Status finish_lost_eois();
     void thaw_locked();
+    [[nodiscard]] Status has_balloon() const;
+    template <class What>
+    auto with_balloon(What what);
 
     // GuestEvents
     void request(GuestRequest what, std::uint8_t exit_code) override;
@@ -166,6 +187,8 @@ private:
     IoApic* ioapic_ = nullptr;
     Serial* serial_ = nullptr;
     TestPort* test_port_ = nullptr;
+    virtio::Mmio* balloon_transport_ = nullptr;  ///< null where there is no balloon
+    virtio::Balloon* balloon_ = nullptr;
     Bus ports_{kPortLimit};
     Bus mmio_{~0ULL};
 

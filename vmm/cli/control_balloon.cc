@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// snapvm balloon: how much memory a machine is to be without, and how far it is.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "vmm/base/size_text.h"
+#include "vmm/base/try.h"
+#include "vmm/cli/control.h"
+
+namespace snapvm::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Result<int> balloon(const Globals& globals, const std::string& name, const std::string& size) {
+    constexpr std::uint64_t kMiB = 1 << 20;
+    std::uint64_t bytes = 0;
+    if (!size.empty()) {
+        bytes = TRY(parse_size(size));
+        if (bytes % kMiB != 0) {
+            return fail(ErrorKind::usage, "--size " + size + " is no whole number of MiB");
+        }
+    }
+    api::ApiClient client = TRY(connect_machine(globals, name));
+    if (!size.empty()) {
+        TRY(ask(client, "PATCH", "/balloon", Json{{"amount_mib", bytes / kMiB}}.dump(), kQuickAnswer));
+    }
+    const std::string body = TRY(ask(client, "GET", "/balloon/statistics", {}, kQuickAnswer));
+    if (globals.json) {
+        print_line(body);
+        return 0;
+    }
+    const Json fields = Json::parse(body, nullptr, /*allow_exceptions=*/false);
+    for (const auto& [key, value] : fields.items()) {
+        std::printf("%-28s %s\n", key.c_str(), value.dump().c_str());
+    }
+    return 0;
+}
+
+}  // namespace
+
+void add_balloon(CLI::App& app, Globals& globals, Action& chosen) {
+    CLI::App* command = app.add_subcommand("balloon", "take memory from a running machine, or give some back; its sizes");
+    auto name = std::make_shared<std::string>();
+    auto size = std::make_shared<std::string>();
+    command->add_option("NAME", *name, "the machine")->required();
+    command->add_option("--size", *size, "what the guest is to be without, in whole MiB (default: as it is)");
+    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return balloon(globals, *name, *size); }; });
+}
+
+}  // namespace snapvm::cli

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the host asks of a machine's balloon.
+#include "devices/virtio/balloon/balloon.h"
+
+#include <thread>
+
+#include "devices/virtio/mmio/mmio.h"
+#include "vmm/base/try.h"
+#include "vmm/machine/machine.h"
+
+namespace snapvm {
+
+Status Machine::has_balloon() const {
+    if (balloon_ == nullptr) {
+        return fail(ErrorKind::usage, "this machine has no balloon", "start it with --balloon size=0");
+    }
+    return {};
+}
+
+// Its interrupt would reach the LAPIC after that was saved, and its registers before (the console's trap): not while the machine is frozen.
+template <class What>
+auto Machine::with_balloon(What what) {
+    std::unique_lock input(input_);
+    input_changed_.wait(input, [this] { return !input_held_ || input_over_; });
+    return balloon_transport_->locked(what);
+}
+
+Result<BalloonSize> Machine::balloon() const {
+    TRY(has_balloon());
+    return balloon_transport_->locked([this] { return BalloonSize{balloon_->target_bytes(), balloon_->actual_bytes()}; });
+}
+
+Status Machine::set_balloon(std::uint64_t bytes) {
+    TRY(has_balloon());
+    if (bytes % kPageSize != 0 || bytes > config_.memory_bytes) {
+        return fail(ErrorKind::usage, "a balloon of " + std::to_string(bytes) + " bytes cannot be had",
+                    "give whole pages, at most the machine's memory");
+    }
+    with_balloon([&] { balloon_->set_target(bytes); });
+    return {};
+}
+
+Result<virtio::BalloonStatistics> Machine::balloon_statistics(std::chrono::steady_clock::time_point deadline) {
+    constexpr auto kPoll = std::chrono::milliseconds(1);
+    TRY(has_balloon());
+    std::uint64_t before = 0;
+    const bool asked = with_balloon([&] {
+        before = balloon_->statistics().updates;
+        return balloon_->request_statistics();
+    });
+    while (true) {
+        virtio::BalloonStatistics now = balloon_transport_->locked([this] { return balloon_->statistics(); });
+        if (!asked || now.updates != before || std::chrono::steady_clock::now() >= deadline) {
+            return now;
+        }
+        std::this_thread::sleep_for(kPoll);
+    }
+}
+
+}  // namespace snapvm
