@@ -182,6 +182,27 @@ Status Attempt::stream(std::size_t index, std::uint64_t first, std::uint64_t cou
     return data.flush();
 }
 
+Status Attempt::stream_used(std::size_t index, std::uint64_t first, std::uint64_t count, const DirtySet& unused) {
+    for (const std::uint64_t end = first + count; first < end;) {
+        const bool skip = unused.has(index, first);
+        std::uint64_t run = 1;
+        while (first + run < end && unused.has(index, first + run) == skip) {
+            ++run;
+        }
+        if (!skip) {
+            TRY(stream(index, first, run));
+        }
+        for (std::uint64_t page = first; skip && page < first + run; ++page) {
+            TRY(note(index, page, {{PageClass::free}, {}}));
+        }
+        if (skip && options_.monitor != nullptr) {
+            options_.monitor->round_done += run;
+        }
+        first += run;
+    }
+    return {};
+}
+
 Status Attempt::write_staged(const Staging& staging) {
     // Pages that were staged one after the other lie side by side, so most runs of the guest are runs of the store.
     std::span<const std::byte> run;

@@ -51,6 +51,8 @@ public:
     /// Looks at pages [first, first + count) of a block and queues what has data, straight from guest memory: it is read until
     /// settle_writes. Where the guest runs, the bytes are a moment's, or of several; then the page is dirty and comes again.
     Status stream(std::size_t block, std::uint64_t first, std::uint64_t count);
+    /// The same, but for the pages of `unused`: free, without a look at them.
+    Status stream_used(std::size_t block, std::uint64_t first, std::uint64_t count, const DirtySet& unused);
     /// The same for what was staged.
     Status write_staged(const Staging& staging);
     /// Waits for everything queued.

@@ -93,8 +93,13 @@ private:
             all += block.spec().pages();
         }
         begin_round(all);
+        const std::optional<DirtySet> unused = TRY(ask_for_free_pages());
         for (std::size_t i = 0; i < blocks.size(); ++i) {
             const std::uint64_t pages = blocks[i].spec().pages();
+            if (unused) {
+                TRY(attempt_.stream_used(i, 0, pages, *unused));
+                continue;
+            }
             for (std::uint64_t first = 0; first < pages; first += kArmPages) {
                 const std::uint64_t count = std::min(kArmPages, pages - first);
                 // First armed, then read: what the guest writes in between comes again (traps.md: a bit cleared after the copy).
@@ -108,6 +113,22 @@ private:
         TRY(attempt_.settle_writes());
         report_.rounds.push_back({all, attempt_.data_bytes(), watch.us()});
         return {};
+    }
+
+    // Of pages that the guest has no use for a copy can be left out: a hint, no more (traps.md), so every page is armed before the guest is
+    // asked. What it writes behind its answer then comes with a later round, whatever it said.
+    Result<std::optional<DirtySet>> ask_for_free_pages() {
+        if (!source_.can_tell_free_pages()) {
+            return std::nullopt;
+        }
+        const auto blocks = source_.memory().blocks();
+        for (std::size_t i = 0; i < blocks.size(); ++i) {
+            TRY(feed_.arm(i, 0, blocks[i].spec().pages()));
+        }
+        feed_.all_armed();
+        DirtySet unused(blocks);
+        source_.add_free_pages(unused);
+        return unused;
     }
 
     // Until what is left fits the pause, or until it is plain that it never will.

@@ -9,6 +9,7 @@
 #include "vmm/machine/config.h"
 #include "vmm/machine/saved_state.h"
 #include "vmm/memory/dirty_feed.h"
+#include "vmm/memory/dirty_set.h"
 #include "vmm/memory/guest_memory.h"
 
 namespace snapvm {
@@ -30,6 +31,11 @@ public:
     [[nodiscard]] virtual const GuestMemory& memory() const = 0;
     /// Tells which pages are written while it runs; null where that cannot be known.
     [[nodiscard]] virtual DirtyFeed* dirty() = 0;
+    /// Whether its guest can be asked which pages it has no use for.
+    [[nodiscard]] virtual bool can_tell_free_pages() const { return false; }
+    /// Adds those pages: their contents do not matter until the guest writes there, which it may do at once. Takes as long as the guest
+    /// does to answer, within limits.
+    virtual void add_free_pages(DirtySet& into) { (void)into; }
 };
 
 /// Keeps a machine frozen; thaws it on every way out.

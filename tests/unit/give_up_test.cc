@@ -228,6 +228,37 @@ TEST_F(GiveUpRestored, WhatIsUsedAgainWithoutAWordIsKept) {
     expect_same_memory(machine_, again);
 }
 
+// Trap: a free-page hint treated as a discard. It only ever leaves a copy out, and what the guest writes after it counts.
+TEST_F(GiveUpRestored, AHintLeavesOutACopyAndNothingElse) {
+    machine_.on_asked_for_free_pages = [&](DirtySet& into) {
+        for (std::uint64_t page = 10; page < 20; ++page) {
+            into.add(0, page);
+        }
+        machine_.fill(kLow, 12, 5);  // used again before the first round comes to it
+    };
+    WriteOptions options;
+    bool once = false;
+    options.hook = [&](const IoEvent& event) {
+        if (event.step == IoStep::pages && !std::exchange(once, true)) {
+            machine_.fill(kLow, 15, 6);  // and after
+        }
+        return IoFault{};
+    };
+    for (const char* name : {"area", "fresh"}) {  // over data of these pages, and over nothing
+        const auto report = write_snapshot(machine_, area(name), options);
+        ASSERT_OK(report);
+        EXPECT_EQ(count(*report, PageClass::free), name == std::string("area") ? 8U : 9U);
+        expect_sound(name);
+        FakeMachine again = restored(name);
+        EXPECT_TRUE(reads_zero(again.block(kLow), 10, 2));
+        EXPECT_TRUE(reads_zero(again.block(kLow), 16, 4));
+        for (const std::uint64_t page : {std::uint64_t{9}, std::uint64_t{12}, std::uint64_t{20}}) {
+            EXPECT_TRUE(std::ranges::equal(again.block(kLow).page(page), machine_.block(kLow).page(page))) << page;
+        }
+        EXPECT_FALSE(reads_zero(machine_.block(kLow), 10, 1)) << "the machine's own is as it was";
+    }
+}
+
 // Trap: a balloon change during a write-protect window. None happens in one.
 TEST_F(GiveUpRestored, NoPageIsGivenUpInAProtectWindow) {
     auto guard = CopyBeforeWrite::prepare(machine_.memory().blocks(), 0);

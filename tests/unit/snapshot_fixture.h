@@ -92,6 +92,8 @@ public:
     }
     [[nodiscard]] const GuestMemory& memory() const override { return memory_; }
     [[nodiscard]] DirtyFeed* dirty() override { return &feed_; }
+    [[nodiscard]] bool can_tell_free_pages() const override { return on_asked_for_free_pages != nullptr; }
+    void add_free_pages(DirtySet& into) override { on_asked_for_free_pages(into); }
     GuestMemory& mutable_memory() { return memory_; }
     std::vector<StateRecord>& records() { return records_; }
 
@@ -116,6 +118,7 @@ public:
     std::atomic<int> thaws = 0;
     std::function<void()> on_freeze;  ///< returns when nothing writes any more
     std::function<void()> on_thaw;
+    std::function<void(DirtySet&)> on_asked_for_free_pages;  ///< null: cannot be asked
     bool fail_freeze = false;
     bool fail_save = false;
 

@@ -18,6 +18,8 @@ public:
     Result<SavedMachine> save() override { return machine_.save(); }
     [[nodiscard]] const GuestMemory& memory() const override { return machine_.memory(); }
     [[nodiscard]] DirtyFeed* dirty() override { return machine_.dirty(); }
+    [[nodiscard]] bool can_tell_free_pages() const override { return machine_.can_tell_free_pages(); }
+    void add_free_pages(DirtySet& into) override { machine_.add_free_pages(into); }
 
 private:
     Machine& machine_;

@@ -57,4 +57,31 @@ Result<virtio::BalloonStatistics> Machine::balloon_statistics(std::chrono::stead
     }
 }
 
+bool Machine::can_tell_free_pages() const {
+    return balloon_ != nullptr && state() == State::running && balloon_transport_->locked([this] { return balloon_->can_hint(); });
+}
+
+void Machine::add_free_pages(DirtySet& into) {
+    using Clock = std::chrono::steady_clock;
+    constexpr auto kPoll = std::chrono::milliseconds(1);
+    constexpr auto kForAnAnswer = std::chrono::milliseconds(100);
+    constexpr auto kForAll = std::chrono::seconds(1);
+    // Called with the transport's lock held, on the devices' thread.
+    const auto note = [&into](std::size_t block, std::uint64_t first, std::uint64_t count) {
+        for (std::uint64_t page = first; page < first + count; ++page) {
+            into.add(block, page);
+        }
+    };
+    if (balloon_ == nullptr || !with_balloon([&] { return balloon_->start_hinting(note); })) {
+        return;
+    }
+    const auto began = Clock::now();
+    for (bool over = false; !over;) {
+        std::this_thread::sleep_for(kPoll);
+        over = balloon_transport_->locked(
+            [&] { return balloon_->hinting_done() || Clock::now() >= began + (balloon_->hinting() ? kForAll : kForAnAnswer); });
+    }
+    with_balloon([this] { balloon_->finish_hinting(); });
+}
+
 }  // namespace snapvm

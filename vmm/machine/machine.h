@@ -24,6 +24,7 @@
 #include "vmm/machine/outcome.h"
 #include "vmm/machine/saved_state.h"
 #include "vmm/memory/dirty_feed.h"
+#include "vmm/memory/dirty_set.h"
 #include "vmm/memory/guest_memory.h"
 #include "vmm/vcpu/cpuid.h"
 #include "vmm/vcpu/vcpu_set.h"
@@ -130,6 +131,11 @@ public:
     Status set_balloon(std::uint64_t bytes);
     /// The guest is asked for new ones, and what it said last is given when it has not answered by the deadline.
     Result<virtio::BalloonStatistics> balloon_statistics(std::chrono::steady_clock::time_point deadline);
+
+    /// Whether it runs, has a balloon, and a driver of it that knows hints.
+    [[nodiscard]] bool can_tell_free_pages() const;
+    /// Adds what such a guest says it has no use for. One that does not answer is waited for 100 ms, one that does a second.
+    void add_free_pages(DirtySet& into);
 
     /// Of a restored machine, once it has run: whether its TSC was set (read back), or is the host's. Nothing before.
     [[nodiscard]] std::optional<bool> tsc_was_set() const;

@@ -146,6 +146,8 @@ bool Balloon::request_statistics() {
     return true;
 }
 
+bool Balloon::can_hint() const { return negotiated(kFreePageHint); }
+
 bool Balloon::start_hinting(HintSink sink) {
     if (!negotiated(kFreePageHint)) {
         return false;

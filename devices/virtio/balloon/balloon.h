@@ -77,8 +77,11 @@ public:
     /// The driver is asked for new ones; they come later, if it answers. False: it cannot be asked now.
     bool request_statistics();
     [[nodiscard]] const BalloonStatistics& statistics() const { return statistics_; }
+    [[nodiscard]] bool can_hint() const;
     /// Asks the driver to name its free pages, and not to use them before finish_hinting. False: it does not know how to.
     bool start_hinting(HintSink sink);
+    /// The driver has answered, and is at it.
+    [[nodiscard]] bool hinting() const { return state_.hinting; }
     /// The driver has named all it had.
     [[nodiscard]] bool hinting_done() const { return hinting_done_; }
     void finish_hinting();
