@@ -117,6 +117,7 @@ struct BlkRig {
             std::abort();
         }
         queue = DriverQueue(host.memory, kQueue, queue.size());
+        std::memset(host.memory.span(kQueue, queue.end() - kQueue)->data(), 0, queue.end() - kQueue);
         driver->set_queue(0, queue);
         driver->start();
         run();
