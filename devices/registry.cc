@@ -12,6 +12,7 @@
 #include "devices/virtio/blk/blk.h"
 #include "devices/virtio/mmio/mmio.h"
 #include "devices/virtio/rng/rng.h"
+#include "devices/virtio/vsock/vsock.h"
 #include "devices/vmgenid/vmgenid.h"
 #include "vmm/base/bytes.h"
 #include "vmm/base/try.h"
@@ -119,6 +120,15 @@ Result<AttachedDevice> build_balloon(const DeviceHost& host, const DeviceConfig&
                         });
 }
 
+Result<AttachedDevice> build_vsock(const DeviceHost& host, const DeviceConfig& config, std::uint32_t instance,
+                                   const StateRecord* record) {
+    return build_virtio(host, place_of(RecordKind::virtio_vsock, config, instance), record,
+                        [&](Decoder* saved) -> Result<std::unique_ptr<virtio::Device>> {
+                            const auto state = saved == nullptr ? virtio::VsockStateV1{} : virtio::VsockStateV1::decode(*saved);
+                            return TRY(virtio::Vsock::create(*config.vsock, state));
+                        });
+}
+
 Result<AttachedDevice> build_rng(const DeviceHost& host, const DeviceConfig& config, std::uint32_t instance,
                                  const StateRecord* record) {
     return build_virtio(
@@ -128,7 +138,7 @@ Result<AttachedDevice> build_rng(const DeviceHost& host, const DeviceConfig& con
 
 std::uint32_t always_one(const DeviceConfig& /*config*/) { return 1; }
 
-constexpr std::array<DeviceFactory, 8> kFactories = {{
+constexpr std::array<DeviceFactory, 9> kFactories = {{
     {RecordKind::ioapic, IoApicStateV1::kVersion, always_one, build_ioapic},
     {RecordKind::serial, SerialStateV1::kVersion, always_one, build_serial},
     {RecordKind::reset, ResetStateV1::kVersion, always_one, build_reset},
@@ -137,6 +147,8 @@ constexpr std::array<DeviceFactory, 8> kFactories = {{
     // Virtio devices, in the order of their places on the bus (PLATFORM.md).
     {RecordKind::virtio_blk, virtio::MmioStateV1::kVersion,
      [](const DeviceConfig& config) { return static_cast<std::uint32_t>(config.disks.size()); }, build_blk},
+    {RecordKind::virtio_vsock, virtio::MmioStateV1::kVersion, [](const DeviceConfig& config) { return config.vsock ? 1U : 0U; },
+     build_vsock},
     {RecordKind::virtio_balloon, virtio::MmioStateV1::kVersion, [](const DeviceConfig& config) { return config.balloon ? 1U : 0U; },
      build_balloon},
     {RecordKind::virtio_rng, virtio::MmioStateV1::kVersion, [](const DeviceConfig& config) { return config.rng ? 1U : 0U; },

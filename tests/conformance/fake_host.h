@@ -17,6 +17,7 @@
 #include "devices/device.h"
 #include "devices/event_loop/event_loop.h"
 #include "devices/registry.h"
+#include "tests/support/scratch_folder.h"
 #include "vmm/platform/platform.h"
 
 namespace snapvm::test {
@@ -100,11 +101,14 @@ inline std::string memory_disk() {
     return "/proc/self/fd/" + std::to_string(fd);
 }
 
-/// A machine with one of each. The disk is read-only: several of the device at once is what the tests want, and only one may write.
+/// A machine with one of each. Each call is another machine: what is made on the host has a name of its own. The disk is read-only: several of the device at once is what the tests want, and only one may write.
 inline DeviceConfig all_devices() {
+    static const ScratchFolder scratch;
+    static unsigned machine = 0;
     DeviceConfig config;
     config.disks = {{.id = "root", .path = memory_disk(), .read_only = true}};
     config.balloon.emplace();
+    config.vsock = VsockConfig{3, scratch.file("vsock-" + std::to_string(++machine))};
     config.rng = true;
     return config;
 }

@@ -143,3 +143,20 @@ save("virtio_balloon", "poison", moves((4, 0, 0x10C, 0xAA), (2, REPORTS, 0x8000,
 save("virtio_balloon", "statistics", moves((0, 0, 4, 0), (1, STATISTICS, 0, 20), (1, STATISTICS, 0, 10), (7, 0, 0, 0), (7, 0, 0, 0)))
 save("virtio_balloon", "hints", moves((8, 0, 0, 0), (0, 0, 2, 0), (1, HINTS, 0, 4), (2, HINTS, 0x8000, 0x2000), (0, 0, 0, 0), (1, HINTS, 0, 4), (9, 0, 0, 0)))
 save("virtio_balloon", "starts-over", moves((1, STATISTICS, 0, 20), (4, 0, 0x70, 0), (7, 0, 0, 0), (5, 0, 0xFFFFFFFF, 0), (1, INFLATE, 0, 64)))
+# virtio_vsock: buffers, event buffers, then steps: a number and its bytes, each followed by whether packets are received (0).
+def likely(op, port=1, flags=0, buf_alloc=255, fwd_cnt=0, size=0):
+    return bytes([9, op, port, 1, flags, buf_alloc, fwd_cnt, size, 0])
+
+
+def client(line):
+    return bytes([4, 0, 5, len(line)]) + line + bytes([0])
+
+
+start = bytes([32, 4])
+save("virtio_vsock", "guest-connects", start + likely(1) + likely(5, size=200) + likely(6) + likely(7) + bytes([8, 0, 6, 0]))
+save("virtio_vsock", "guest-shuts", start + likely(1) + likely(4, flags=2) + likely(4, flags=1) + likely(4, flags=3))
+save("virtio_vsock", "client", start + client(b"CONNECT 1\n") + bytes([9, 2, 1, 0, 0, 255, 0, 0, 0, 5, 4]) + b"data" + bytes([0, 6, 0]))
+save("virtio_vsock", "client-bad", start + client(b"CONNECT x\n") + client(b"CONNECT 1"))
+save("virtio_vsock", "restored", start + likely(1) + bytes([7, 0, 2, 0]) + likely(5, size=1) + client(b"CONNECT 1\n"))
+save("virtio_vsock", "raw", start + bytes([0, 44]) + bytes(44) + bytes([3, 0]) + bytes([0, 10]) + bytes(10) + bytes([0, 0]))
+save("virtio_vsock", "ring", start + bytes([3, 200, 0, 1, 3, 255, 0]))

@@ -11,7 +11,6 @@
 #include <array>
 #include <chrono>
 #include <cstdlib>
-#include <filesystem>
 
 #include "tests/support/paths.h"
 
@@ -89,16 +88,6 @@ CommandResult snapvm_command(const std::vector<std::string>& arguments, const st
     ::waitpid(pid, &status, 0);
     result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
     return result;
-}
-
-ScratchFolder::ScratchFolder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "snapvm-test-XXXXXX").string();
-    path_ = ::mkdtemp(pattern.data()) == nullptr ? std::string() : pattern;
-}
-
-ScratchFolder::~ScratchFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
 }
 
 }  // namespace snapvm::test

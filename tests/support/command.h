@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/support/scratch_folder.h"
+
 namespace snapvm::test {
 
 struct CommandResult {
@@ -15,19 +17,5 @@ struct CommandResult {
 
 /// `snapvm ARGUMENTS…` with `input` on stdin, which then ends. Ended by force after a minute.
 CommandResult snapvm_command(const std::vector<std::string>& arguments, const std::string& input = {});
-
-/// A folder of its own for a test, removed with all that is in it.
-class ScratchFolder {
-public:
-    ScratchFolder();
-    ~ScratchFolder();
-    ScratchFolder(const ScratchFolder&) = delete;
-    ScratchFolder& operator=(const ScratchFolder&) = delete;
-    [[nodiscard]] const std::string& path() const { return path_; }
-    [[nodiscard]] std::string file(const std::string& name) const { return path_ + "/" + name; }
-
-private:
-    std::string path_;
-};
 
 }  // namespace snapvm::test

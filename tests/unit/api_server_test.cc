@@ -10,7 +10,7 @@
 #include <future>
 
 #include "tests/unit/api_fake_service.h"
-#include "vmm/api/listener.h"
+#include "vmm/base/unix_socket.h"
 
 namespace snapvm::api::test {
 namespace {

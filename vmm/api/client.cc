@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "vmm/api/deadline_stream.h"
-#include "vmm/api/listener.h"
+#include "vmm/base/unix_socket.h"
 #include "vmm/api/routes.h"
 #include "vmm/base/try.h"
 

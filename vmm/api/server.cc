@@ -21,7 +21,7 @@
 #include "vmm/api/bodies.h"
 #include "vmm/api/console_relay.h"
 #include "vmm/api/deadline_stream.h"
-#include "vmm/api/listener.h"
+#include "vmm/base/unix_socket.h"
 #include "vmm/api/routes.h"
 #include "vmm/base/try.h"
 
@@ -271,7 +271,7 @@ bool Server::Impl::serve_one(Connection& connection, DeadlineStream& stream, bea
 Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Result<std::unique_ptr<Server>> Server::start(const std::string& socket_path, Service& service, ServerLimits limits) {
-    Listener listener = TRY(Listener::open(socket_path));
+    Listener listener = TRY(Listener::open(socket_path, "another path for the API socket"));
     UniqueFd wake(::eventfd(0, EFD_CLOEXEC));
     if (!wake.valid()) {
         return fail(Error::system("eventfd", "API server", errno));

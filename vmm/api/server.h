@@ -23,7 +23,7 @@ struct ServerLimits {
 /// Answers as routes.h says. Threads block all signals. `service` must outlive the server.
 class Server {
 public:
-    /// Listens when it returns. Costs a socket, an eventfd and a thread. Errors: listener.h, and system.
+    /// Listens when it returns. Costs a socket, an eventfd and a thread. Errors: unix_socket.h, and system.
     static Result<std::unique_ptr<Server>> start(const std::string& socket_path, Service& service, ServerLimits limits = {});
     /// stop().
     ~Server();

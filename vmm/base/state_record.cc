@@ -23,6 +23,7 @@ std::string_view name_of(RecordKind kind) {
         case RecordKind::test_port: return "test-port";
         case RecordKind::vmgenid: return "vmgenid";
         case RecordKind::virtio_blk: return "virtio-blk";
+        case RecordKind::virtio_vsock: return "virtio-vsock";
         case RecordKind::virtio_balloon: return "virtio-balloon";
         case RecordKind::virtio_rng: return "virtio-rng";
     }

@@ -23,6 +23,7 @@ enum class RecordKind : std::uint16_t {
     test_port = 35,
     vmgenid = 36,
     virtio_blk = 64,  ///< virtio devices have 64 to 95; instance = which of its kind
+    virtio_vsock = 66,
     virtio_balloon = 67,
     virtio_rng = 68,
 };

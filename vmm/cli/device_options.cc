@@ -2,6 +2,7 @@
 #include "vmm/cli/device_options.h"
 
 #include <algorithm>
+#include <charconv>
 #include <filesystem>
 #include <initializer_list>
 #include <map>
@@ -39,6 +40,15 @@ Result<Fields> parse_fields(std::string_view option, std::string_view text, std:
     }
 }
 
+Result<std::uint32_t> parse_cid(const std::string& text) {
+    std::uint32_t cid = 0;
+    const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), cid);
+    if (error != std::errc() || rest != text.data() + text.size()) {
+        return fail(ErrorKind::usage, "\"" + text + "\" is no vsock cid", "give a number, 3 or more");
+    }
+    return cid;
+}
+
 }  // namespace
 
 Result<DiskConfig> parse_disk(const std::string& text) {
@@ -57,6 +67,33 @@ Result<DiskConfig> parse_disk(const std::string& text) {
         return fail(Error::system("getcwd", fields["path"], error.value()));
     }
     return DiskConfig{.id = fields["id"], .path = path.string(), .read_only = read_only == "on"};
+}
+
+Result<VsockConfig> parse_vsock(const std::string& text) {
+    const std::string advice = "write --vsock cid=3,socket=PATH";
+    Fields fields = TRY(parse_fields("--vsock", text, {"cid", "socket"}, advice));
+    if (!fields.contains("cid") || !fields.contains("socket")) {
+        return fail(ErrorKind::usage, "--vsock needs both the guest's cid and a socket", advice);
+    }
+    return VsockConfig{TRY(parse_cid(fields["cid"])), fields["socket"]};
+}
+
+Status set_device(DeviceConfig& devices, const std::string& text) {
+    const std::size_t equals = text.find('=');
+    const std::string key = text.substr(0, equals);
+    const std::string value = equals == std::string::npos ? "" : text.substr(equals + 1);
+    if ((key != "vsock.socket" && key != "vsock.cid") || value.empty()) {
+        return fail(ErrorKind::usage, "--set " + text + " makes no sense", "it takes vsock.socket=PATH and vsock.cid=N");
+    }
+    if (!devices.vsock) {
+        return fail(ErrorKind::usage, "--set " + text + ": the machine in the snapshot has no vsock");
+    }
+    if (key == "vsock.cid") {
+        devices.vsock->cid = TRY(parse_cid(value));
+    } else {
+        devices.vsock->socket = value;
+    }
+    return devices.validate();
 }
 
 }  // namespace snapvm::cli

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Devices as the command line describes them: KEY=VALUE,KEY=VALUE,...
+// Devices as the command line names them: `--disk id=ID,path=F`, and `--set DEVICE.KEY=VALUE` for those of a snapshot.
 #pragma once
 
 #include <string>
@@ -11,5 +11,9 @@ namespace snapvm::cli {
 
 /// "id=root,path=F[,readonly=on|off]". The path is made absolute: the configuration outlives the folder that this runs in.
 Result<DiskConfig> parse_disk(const std::string& text);
+Result<VsockConfig> parse_vsock(const std::string& text);
+
+/// Changes one thing on the host's side of a snapshot's devices: "vsock.socket=P", "vsock.cid=N".
+Status set_device(DeviceConfig& devices, const std::string& text);
 
 }  // namespace snapvm::cli

@@ -6,6 +6,7 @@
 #include "snapshot/restore.h"
 #include "vmm/base/try.h"
 #include "vmm/cli/commands.h"
+#include "vmm/cli/device_options.h"
 #include "vmm/cli/hosted_run.h"
 
 namespace snapvm::cli {
@@ -17,6 +18,7 @@ struct RestoreCommand {
     bool paused = false;
     bool share = false;
     std::string clock = "resume";
+    std::vector<std::string> settings;
     HostOptions host;
 };
 
@@ -31,6 +33,9 @@ Result<int> restore(const RestoreCommand& options, const Globals& globals) {
     hosted.start_paused = options.paused;
     hosted.build = [&](const kvm::System& system) -> Result<BuiltMachine> {
         RestoredSnapshot snapshot = TRY(open_snapshot(area, {.share = options.share}));
+        for (const std::string& setting : options.settings) {
+            TRY(set_device(snapshot.saved.config.devices, setting));
+        }
         HostSetup setup = options.host.setup();
         setup.gap = options.clock == "continue" ? GapMode::seen : GapMode::hidden;
         std::unique_ptr<Machine> machine = TRY(Machine::restore(system, snapshot.saved, std::move(snapshot.memory), setup));
@@ -58,6 +63,10 @@ void add_restore(CLI::App& app, Globals& globals, Action& chosen) {
             "--clock", options->clock,
             "resume: the guest's clock goes on from where it was; continue: the guest sees the time since (default: resume)")
         ->check(CLI::IsMember({"resume", "continue"}));
+    command
+        ->add_option("--set", options->settings, "DEVICE.KEY=VALUE, of the host's side of its devices: vsock.socket=P, vsock.cid=N")
+        ->expected(1)
+        ->take_all();
     options->host.add_to(*command);
     command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return restore(*options, globals); }; });
 }

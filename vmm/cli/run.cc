@@ -23,6 +23,7 @@ struct RunOptions {
     std::string pages = "auto";
     std::vector<std::string> disks;
     std::string balloon;
+    std::string vsock;
     bool rng = false;
     HostOptions host;
 };
@@ -53,6 +54,9 @@ Result<MachineConfig> config_of(const RunOptions& options) {
     }
     if (!options.balloon.empty()) {
         config.devices.balloon = TRY(parse_balloon(options.balloon));
+    }
+    if (!options.vsock.empty()) {
+        config.devices.vsock = TRY(parse_vsock(options.vsock));
     }
     config.devices.rng = options.rng;
     config.machine_id = TRY(Uuid::random());
@@ -101,6 +105,8 @@ void add_run(CLI::App& app, Globals& globals, Action& chosen) {
         ->expected(1)
         ->take_all();
     command->add_option("--balloon", options->balloon, "a virtio balloon, and what it takes from the guest at first: size=0");
+    command->add_option("--vsock", options->vsock,
+                        "cid=N,socket=P: streams between the guest, as cid N, and unix sockets: P, and P_PORT for the guest's own");
     command->add_flag("--rng", options->rng, "a virtio device of random numbers");
     options->host.add_to(*command);
     command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return run(*options, globals); }; });

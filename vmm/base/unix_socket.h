@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The API's unix socket: made, connected to, and removed again.
+// Unix sockets: made, connected to, and removed again.
 #pragma once
 
 #include <sys/stat.h>
@@ -10,7 +10,7 @@
 #include "vmm/base/error.h"
 #include "vmm/base/fd.h"
 
-namespace snapvm::api {
+namespace snapvm {
 
 /// The address of a unix socket; ErrorKind::usage when the path is empty or longer than an address can hold (107 bytes).
 Result<sockaddr_un> unix_address(const std::string& path);
@@ -22,8 +22,8 @@ Result<UniqueFd> connect_unix(const std::string& path);
 class Listener {
 public:
     /// Takes the place of a socket that nobody answers any more. busy: somebody does; usage: something other than a socket is
-    /// there.
-    static Result<Listener> open(const std::string& path);
+    /// there. Refusals advise to choose `other`.
+    static Result<Listener> open(const std::string& path, const std::string& other);
     Listener(Listener&&) noexcept = default;
     Listener& operator=(Listener&&) = delete;
     ~Listener() { close(); }
@@ -39,4 +39,4 @@ private:
     struct stat made_;
 };
 
-}  // namespace snapvm::api
+}  // namespace snapvm

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "vmm/api/listener.h"
+#include "vmm/base/unix_socket.h"
 
 #include <sys/socket.h>
 #include <unistd.h>
@@ -9,7 +9,7 @@
 
 #include "vmm/base/try.h"
 
-namespace snapvm::api {
+namespace snapvm {
 namespace {
 
 constexpr int kBacklog = 64;
@@ -26,16 +26,16 @@ Result<UniqueFd> unix_socket(int extra_flags) {
 const sockaddr* as_sockaddr(const sockaddr_un& address) { return reinterpret_cast<const sockaddr*>(&address); }
 
 // Makes room where a process died and left its socket behind.
-Status remove_stale(const std::string& path) {
+Status remove_stale(const std::string& path, const std::string& other) {
     struct stat info{};
     if (::lstat(path.c_str(), &info) != 0) {
         return {};
     }
     if (!S_ISSOCK(info.st_mode)) {
-        return fail(ErrorKind::usage, path + " exists and is not a socket", "choose another path for the API socket");
+        return fail(ErrorKind::usage, path + " exists and is not a socket", "choose " + other);
     }
     if (connect_unix(path)) {
-        return fail(ErrorKind::busy, "a machine answers at " + path + " already", "choose another path for the API socket");
+        return fail(ErrorKind::busy, "somebody answers at " + path + " already", "choose " + other);
     }
     if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
         return fail(Error::system("unlink", path, errno));
@@ -49,13 +49,13 @@ Result<sockaddr_un> unix_address(const std::string& path) {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     if (path.empty() || path.find('\0') != std::string::npos) {
-        return fail(ErrorKind::usage, "the path of the API socket is empty or has a NUL byte in it");
+        return fail(ErrorKind::usage, "the path of a socket is empty or has a NUL byte in it");
     }
     if (path.size() >= sizeof address.sun_path) {
         return fail(ErrorKind::usage,
                     "the socket path " + path + " has " + std::to_string(path.size()) + " bytes, and a socket's has at most " +
                         std::to_string(sizeof address.sun_path - 1),
-                    "choose a shorter --run-dir, --name or --api-socket");
+                    "choose a shorter path (--run-dir, --name)");
     }
     std::memcpy(address.sun_path, path.data(), path.size());
     return address;
@@ -71,13 +71,13 @@ Result<UniqueFd> connect_unix(const std::string& path) {
     switch (errno) {
         case ENOENT:
         case ENOTDIR:
-        case ECONNREFUSED: return fail(ErrorKind::not_found, "no machine answers at " + path);
-        case EAGAIN: return fail(ErrorKind::busy, "the machine at " + path + " has too many connections waiting");
+        case ECONNREFUSED: return fail(ErrorKind::not_found, "nobody answers at " + path);
+        case EAGAIN: return fail(ErrorKind::busy, "too many connections wait at " + path);
         default: return fail(Error::system("connect", path, errno));
     }
 }
 
-Result<Listener> Listener::open(const std::string& path) {
+Result<Listener> Listener::open(const std::string& path, const std::string& other) {
     const sockaddr_un address = TRY(unix_address(path));
     UniqueFd fd = TRY(unix_socket(SOCK_NONBLOCK));
     // The path gets the socket's own mode (unix_bind in the kernel): before bind, so that it is never wider, not for a moment.
@@ -88,7 +88,7 @@ Result<Listener> Listener::open(const std::string& path) {
         if (errno != EADDRINUSE) {
             return fail(Error::system("bind", path, errno));
         }
-        TRY(remove_stale(path));
+        TRY(remove_stale(path, other));
         if (::bind(fd.get(), as_sockaddr(address), sizeof address) != 0) {
             return fail(Error::system("bind", path, errno));
         }
@@ -113,4 +113,4 @@ void Listener::close() {
     fd_.reset();
 }
 
-}  // namespace snapvm::api
+}  // namespace snapvm

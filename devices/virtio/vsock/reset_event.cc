@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/virtio/vsock/reset_event.h"
+
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstddef>
+
+#include "vmm/base/try.h"
+
+namespace snapvm::virtio::vsock {
+namespace {
+
+// struct virtio_vsock_event: le32 id, VIRTIO_VSOCK_EVENT_TRANSPORT_RESET.
+constexpr std::array<std::byte, 4> kTransportReset = {};
+constexpr itimerspec kPatience = {.it_interval = {}, .it_value = {.tv_sec = 1, .tv_nsec = 0}};
+
+}  // namespace
+
+Status ResetEvent::begin(std::function<void()> over) {
+    timer_ = UniqueFd(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
+    if (!timer_.valid() || ::timerfd_settime(timer_.get(), 0, &kPatience, nullptr) != 0) {
+        return fail(Error::system("timerfd_create", "virtio-vsock", errno, "raise the limit of open files (ulimit -n)"));
+    }
+    waits_ = true;
+    over_ = std::move(over);
+    timer_watch_ = TRY(port_.watch(EventLoop::Kind::intake, timer_.get(), EPOLLIN, [this] {
+        timer_watch_.reset();
+        over_();
+    }));
+    return {};
+}
+
+void ResetEvent::cancel() {
+    waits_ = false;
+    timer_watch_.reset();
+}
+
+Status ResetEvent::notified() {
+    if (waits_) {
+        return send();
+    }
+    if (under_way()) {
+        if (TRY(buffers()) > left_) {
+            timer_watch_.reset();
+            over_();
+        }
+        (void)TRY(port_.queue(queue_).resume_notifications());
+    }
+    return {};
+}
+
+Status ResetEvent::send() {
+    Queue& queue = port_.queue(queue_);
+    Chain chain;
+    for (unsigned budget = queue.state().size; waits_ && budget > 0; --budget) {
+        if (!TRY(queue.pop(chain))) {
+            if (!TRY(queue.resume_notifications())) {
+                return {};
+            }
+            continue;
+        }
+        const bool fits = chain.writable_bytes >= kTransportReset.size();
+        queue.push(chain.head, fits ? static_cast<std::uint32_t>(TRY(write_chain(port_.memory(), chain, 0, kTransportReset))) : 0);
+        waits_ = !fits;
+    }
+    left_ = TRY(buffers());
+    port_.signal_used(queue_);
+    (void)TRY(queue.resume_notifications());
+    return {};
+}
+
+// How many the driver has put there. Looked at, not taken.
+Result<unsigned> ResetEvent::buffers() {
+    Queue& queue = port_.queue(queue_);
+    Chain chain;
+    unsigned count = 0;
+    while (count < queue.state().size && TRY(queue.pop(chain))) {
+        ++count;
+    }
+    for (unsigned i = 0; i < count; ++i) {
+        queue.unpop();
+    }
+    return count;
+}
+
+}  // namespace snapvm::virtio::vsock
