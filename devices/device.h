@@ -43,6 +43,7 @@ struct DeviceHost {
     InterruptSink* interrupts = nullptr;  ///< null only while the interrupt controller itself is built
     MsiSink& msi;
     OutputSink& serial_output;
+    OutputSink& console_output;  ///< the virtio console's
     GuestEvents& events;
     GuestMemory& memory;
     EventLoop* loop = nullptr;  ///< null where no device needs one (DeviceConfig::virtio_devices)

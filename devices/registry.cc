@@ -10,6 +10,7 @@
 #include "devices/test_port/test_port.h"
 #include "devices/virtio/balloon/balloon.h"
 #include "devices/virtio/blk/blk.h"
+#include "devices/virtio/console/console.h"
 #include "devices/virtio/mmio/mmio.h"
 #include "devices/virtio/rng/rng.h"
 #include "devices/virtio/vsock/vsock.h"
@@ -136,9 +137,18 @@ Result<AttachedDevice> build_rng(const DeviceHost& host, const DeviceConfig& con
         [](Decoder* /*saved*/) -> Result<std::unique_ptr<virtio::Device>> { return std::make_unique<virtio::Rng>(); });
 }
 
+Result<AttachedDevice> build_console(const DeviceHost& host, const DeviceConfig& config, std::uint32_t instance,
+                                     const StateRecord* record) {
+    return build_virtio(host, place_of(RecordKind::virtio_console, config, instance), record,
+                        [&](Decoder* saved) -> Result<std::unique_ptr<virtio::Device>> {
+                            auto state = saved == nullptr ? virtio::ConsoleStateV1{} : virtio::ConsoleStateV1::decode(*saved);
+                            return TRY(virtio::Console::create(host.console_output, std::move(state)));
+                        });
+}
+
 std::uint32_t always_one(const DeviceConfig& /*config*/) { return 1; }
 
-constexpr std::array<DeviceFactory, 9> kFactories = {{
+constexpr std::array<DeviceFactory, 10> kFactories = {{
     {RecordKind::ioapic, IoApicStateV1::kVersion, always_one, build_ioapic},
     {RecordKind::serial, SerialStateV1::kVersion, always_one, build_serial},
     {RecordKind::reset, ResetStateV1::kVersion, always_one, build_reset},
@@ -153,6 +163,8 @@ constexpr std::array<DeviceFactory, 9> kFactories = {{
      build_balloon},
     {RecordKind::virtio_rng, virtio::MmioStateV1::kVersion, [](const DeviceConfig& config) { return config.rng ? 1U : 0U; },
      build_rng},
+    {RecordKind::virtio_console, virtio::MmioStateV1::kVersion, [](const DeviceConfig& config) { return config.console ? 1U : 0U; },
+     build_console},
 }};
 
 // The places are handed out in the list's order, and so fixed by the configuration.

@@ -35,7 +35,13 @@ public:
     }
 
     [[nodiscard]] DeviceHost host() {
-        return {.interrupts = this, .msi = *this, .serial_output = *this, .events = *this, .memory = memory, .loop = loop.get()};
+        return {.interrupts = this,
+                .msi = *this,
+                .serial_output = *this,
+                .console_output = console_sink_,
+                .events = *this,
+                .memory = memory,
+                .loop = loop.get()};
     }
 
     void set_level(std::uint32_t gsi, bool high) override {
@@ -84,11 +90,27 @@ public:
     std::vector<MsiMessage> messages;
     std::vector<std::vector<MsiMessage>> published;
     std::string output;
+    std::string console;                 ///< the virtio console's output
+    std::size_t console_room = 1 << 20;  ///< it takes no more than this
     bool full = false;
     std::optional<std::mt19937> sometimes_full;  ///< refuses a third of the output
     std::vector<std::pair<GuestRequest, std::uint8_t>> requests;
     std::vector<std::uint32_t> ready_values;
     std::vector<std::uint32_t> marks;
+
+private:
+    struct ConsoleSink final : OutputSink {
+        explicit ConsoleSink(FakeHost& the_host) : host(the_host) {}
+        bool put(std::uint8_t byte) override {
+            if (host.console.size() >= host.console_room) {
+                return false;
+            }
+            host.console.push_back(static_cast<char>(byte));
+            return true;
+        }
+        FakeHost& host;
+    };
+    ConsoleSink console_sink_{*this};
 };
 
 /// The path of a disk in memory, of this process and all zeros.
@@ -110,6 +132,7 @@ inline DeviceConfig all_devices() {
     config.balloon.emplace();
     config.vsock = VsockConfig{3, scratch.file("vsock-" + std::to_string(++machine))};
     config.rng = true;
+    config.console = true;
     return config;
 }
 

@@ -35,7 +35,13 @@ TEST(CliUsage, UnknownCommandsFlagsAndValues) {
     expect_refused({"run", "--kernel", "builtin:ledger", "--pages", "1g"}, 2, "--pages");
     expect_refused({"run", "--kernel", "builtin:nothing"}, 2, "builtin:ledger");
     expect_refused({"run", "--kernel", "builtin:ledger", "--serial", "tcp"}, 2, "stdio");
-    expect_refused({"run", "--kernel", "builtin:ledger", "--console", "stdio"}, 2, "virtio console");
+    expect_refused({"run", "--kernel", "builtin:ledger", "--console", "tcp"}, 2, "virtio console");
+    expect_refused({"run", "--kernel", "builtin:ledger", "--console", "stdio", "--serial", "stdio"}, 2, "both");
+    expect_refused({"run", "--kernel", "builtin:ledger", "-d", "--console", "stdio"}, 2, "detached");
+    for (const char* vsock :
+         {"cid=3", "socket=/x", "cid=x,socket=/x", "cid=2,socket=/x", "cid=3,cid=4,socket=/x", "cid=3,port=1"}) {
+        expect_refused({"run", "--kernel", "builtin:ledger", "--vsock", vsock}, 2, "vsock");
+    }
     expect_refused({"run", "--kernel", "builtin:ledger", "-d", "--serial", "stdio"}, 2, "detached");
     for (const char* disk : {"root", "id=root", "path=/x", "id=root,path=", "id=root,path=/x,readonly=maybe",
                              "id=root,path=/x,size=3", "id=root,path=/x,id=data", "id=root,path=/x,", ""}) {

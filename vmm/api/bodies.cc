@@ -238,6 +238,15 @@ Result<StopRequest> parse_stop(std::string_view body) {
     return stop;
 }
 
+Result<TerminalSize> parse_terminal_size(std::string_view body) {
+    const Fields fields = TRY(Fields::parse(body, {"columns", "rows"}));
+    if (!fields.has("columns") || !fields.has("rows")) {
+        return bad("field \"columns\" or \"rows\" is missing");
+    }
+    return TerminalSize{static_cast<std::uint16_t>(TRY(fields.number("columns", 0, 0xFFFF))),
+                        static_cast<std::uint16_t>(TRY(fields.number("rows", 0, 0xFFFF)))};
+}
+
 Result<WaitRequest> parse_wait(std::string_view query) {
     WaitRequest wait;
     std::set<std::string, std::less<>> seen;

@@ -37,6 +37,9 @@ Result<std::uint64_t> parse_balloon_update(std::string_view body);
 /// PUT /stop. An empty body means the defaults.
 Result<StopRequest> parse_stop(std::string_view body);
 
+/// PUT /console/size.
+Result<TerminalSize> parse_terminal_size(std::string_view body);
+
 /// GET /wait: what is behind the question mark, percent-encoded.
 Result<WaitRequest> parse_wait(std::string_view query);
 

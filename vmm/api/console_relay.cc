@@ -63,7 +63,7 @@ void pump_input(Service& service, int fd, std::string_view early, const std::ato
 void relay_console(Service& service, int fd, std::string_view early, const std::function<bool()>& stopping) {
     std::atomic<bool> over = false;
     std::thread input([&] { pump_input(service, fd, early, over); });
-    const Console& console = service.console();
+    const Console& console = service.terminal();
     std::uint64_t position = console.oldest();
     while (!hung_up(fd)) {
         // Asked before the read, so that what was written before the end is still sent.

@@ -299,7 +299,13 @@ Result<std::optional<WaitResult>> MachineService::wait(const WaitRequest& reques
 }
 
 std::size_t MachineService::send_input(std::span<const std::uint8_t> bytes, Clock::time_point deadline) {
-    return machine_.send_input(bytes, deadline);
+    return virtio_terminal_ ? machine_.send_console_input(bytes, deadline) : machine_.send_input(bytes, deadline);
+}
+
+void MachineService::resize_terminal(TerminalSize size) {
+    if (virtio_terminal_) {
+        machine_.resize_console(size.columns, size.rows);
+    }
 }
 
 }  // namespace snapvm::api

@@ -44,7 +44,13 @@ public:
     Result<Outcome> stop(const StopRequest& request) override;
     Result<std::optional<WaitResult>> wait(const WaitRequest& request, const GivenUp& given_up) override;
     [[nodiscard]] const Console& console() const override { return machine_.console(); }
+    [[nodiscard]] const Console& terminal() const override {
+        return virtio_terminal_ ? machine_.virtio_console() : machine_.console();
+    }
+    void resize_terminal(TerminalSize size) override;
     std::size_t send_input(std::span<const std::uint8_t> bytes, std::chrono::steady_clock::time_point deadline) override;
+    /// The virtio console is the machine's terminal, not the serial port. Before the API is there.
+    void use_virtio_terminal() { virtio_terminal_ = true; }
     /// The machine's run is over: calls off a snapshot that has not had its pause, since none will come.
     void run_ended();
 
@@ -64,6 +70,7 @@ private:
     std::string id_;
     Machine& machine_;
     MachineNames names_;
+    bool virtio_terminal_ = false;
     std::chrono::steady_clock::time_point made_;
     mutable std::mutex snapshot_;  ///< guards the four below; innermost
     std::condition_variable snapshot_over_;

@@ -119,7 +119,16 @@ ApiAnswer get_console(Service& /*service*/, const ApiRequest& request) {
     return {101, {}, {}};
 }
 
-constexpr std::array<Route, 17> kRoutes = {{
+ApiAnswer put_console_size(Service& service, const ApiRequest& request) {
+    const auto size = parse_terminal_size(request.body);
+    if (!size) {
+        return fault_answer(size.error());
+    }
+    service.resize_terminal(*size);
+    return {};
+}
+
+constexpr std::array<Route, 18> kRoutes = {{
     {"GET", "/", get_instance},
     {"GET", "/version", get_version},
     {"GET", "/machine-config", get_machine_config},
@@ -137,6 +146,7 @@ constexpr std::array<Route, 17> kRoutes = {{
     {"PUT", "/stop", put_stop},
     {"GET", "/wait", get_wait},
     {"GET", "/console", get_console},
+    {"PUT", "/console/size", put_console_size},
 }};
 
 }  // namespace

@@ -106,6 +106,11 @@ struct BalloonReport {
 /// Asked now and then by calls that wait; true makes them return early.
 using GivenUp = std::function<bool()>;
 
+struct TerminalSize {
+    std::uint16_t columns = 0;
+    std::uint16_t rows = 0;
+};
+
 /// All functions may be called from several threads at once. Errors that are the caller's fault have a kind other than `system`.
 class Service {
 public:
@@ -138,8 +143,13 @@ public:
     /// Nothing when the time is over, or `given_up` says so. An error when it cannot come any more: the machine ended first.
     virtual Result<std::optional<WaitResult>> wait(const WaitRequest& request, const GivenUp& given_up) = 0;
 
+    /// The serial port's output.
     [[nodiscard]] virtual const Console& console() const = 0;
-    /// Bytes for the guest's serial port; how many of them went in before the deadline.
+    /// Of the line that a user talks to: the serial port's too, or the virtio console's.
+    [[nodiscard]] virtual const Console& terminal() const { return console(); }
+    /// Its size in characters, for a guest that can tell.
+    virtual void resize_terminal(TerminalSize size) { (void)size; }
+    /// Bytes that are typed there; how many of them went in before the deadline.
     virtual std::size_t send_input(std::span<const std::uint8_t> bytes, std::chrono::steady_clock::time_point deadline) = 0;
 };
 

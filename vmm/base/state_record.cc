@@ -26,6 +26,7 @@ std::string_view name_of(RecordKind kind) {
         case RecordKind::virtio_vsock: return "virtio-vsock";
         case RecordKind::virtio_balloon: return "virtio-balloon";
         case RecordKind::virtio_rng: return "virtio-rng";
+        case RecordKind::virtio_console: return "virtio-console";
     }
     return "unknown";
 }

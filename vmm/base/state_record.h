@@ -26,6 +26,7 @@ enum class RecordKind : std::uint16_t {
     virtio_vsock = 66,
     virtio_balloon = 67,
     virtio_rng = 68,
+    virtio_console = 69,
 };
 [[nodiscard]] std::string_view name_of(RecordKind kind);
 

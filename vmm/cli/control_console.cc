@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // snapvm console, and the console side of a `run` on a terminal.
 #include <poll.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -8,6 +11,7 @@
 #include <array>
 #include <cerrno>
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <span>
@@ -24,20 +28,28 @@ namespace {
 // Moves bytes until the machine's end closes the stream, or a key ends it.
 class ConsolePump {
 public:
-    ConsolePump(int socket, bool keys) : socket_(socket), keys_(keys) {}
+    /// `resized` is called when the terminal's size has changed.
+    ConsolePump(int socket, bool keys, int size_signals, std::function<void()> resized)
+        : socket_(socket), keys_(keys), size_signals_(size_signals), resized_(std::move(resized)) {}
 
     Result<EscapeFilter::Action> run(std::string_view first) {
         TRY(show(first));
         while (true) {
             // stdin is read only when the guest has taken what came before: so much and no more is ever kept.
             const bool reads = input_ && pending_.empty();
-            std::array<pollfd, 2> entries = {{{reads ? STDIN_FILENO : -1, POLLIN, 0},
-                                              {socket_, static_cast<short>(pending_.empty() ? POLLIN : POLLIN | POLLOUT), 0}}};
+            std::array<pollfd, 3> entries = {{{reads ? STDIN_FILENO : -1, POLLIN, 0},
+                                              {socket_, static_cast<short>(pending_.empty() ? POLLIN : POLLIN | POLLOUT), 0},
+                                              {size_signals_, POLLIN, 0}}};
             if (::poll(entries.data(), entries.size(), -1) < 0) {
                 if (errno != EINTR) {
                     return fail(Error::system("poll", "the console", errno));
                 }
                 continue;
+            }
+            if (entries[2].revents != 0) {
+                signalfd_siginfo signal{};
+                (void)!::read(size_signals_, &signal, sizeof signal);
+                resized_();
             }
             if (entries[0].revents != 0) {
                 const EscapeFilter::Action action = take_input();
@@ -102,10 +114,22 @@ private:
 
     int socket_;
     bool keys_;
+    int size_signals_;  ///< -1 where stdin is no terminal
+    std::function<void()> resized_;
     bool input_ = true;
     std::string pending_;
     EscapeFilter filter_;
 };
+
+// Tells the guest how large our terminal is; one whose line has no size, and an older machine, do not mind.
+void send_size(const std::string& api_socket, const std::string& name) {
+    winsize size{};
+    auto client = connect_socket(api_socket, name);
+    if (client && ::ioctl(STDIN_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 && size.ws_row > 0) {
+        const nlohmann::json body = {{"columns", size.ws_col}, {"rows", size.ws_row}};
+        (void)ask(*client, "PUT", "/console/size", body.dump(), kQuickAnswer);
+    }
+}
 
 int exit_code_in(const Result<api::ApiReply>& reply) {
     const auto fields = reply ? nlohmann::json::parse(reply->body, nullptr, /*allow_exceptions=*/false) : nlohmann::json();
@@ -123,7 +147,17 @@ Result<int> attach_console(const std::string& api_socket, const std::string& nam
     EscapeFilter::Action action = EscapeFilter::Action::none;
     {
         const RawTerminal raw = TRY(RawTerminal::enter(STDIN_FILENO));
-        action = TRY(ConsolePump(stream.fd.get(), raw.active()).run(stream.first));
+        UniqueFd size_signals;
+        if (raw.active()) {
+            sigset_t set;
+            sigemptyset(&set);
+            sigaddset(&set, SIGWINCH);
+            ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
+            size_signals = UniqueFd(::signalfd(-1, &set, SFD_CLOEXEC));
+            send_size(api_socket, name);
+        }
+        ConsolePump pump(stream.fd.get(), raw.active(), size_signals.get(), [&] { send_size(api_socket, name); });
+        action = TRY(pump.run(stream.first));
     }
     if (action == EscapeFilter::Action::detach) {
         std::fprintf(stderr, "\nsnapvm: detached from %s; snapvm console %s attaches again\n", name.c_str(), name.c_str());
@@ -137,8 +171,9 @@ Result<int> attach_console(const std::string& api_socket, const std::string& nam
 }
 
 void add_console(CLI::App& app, Globals& globals, Action& chosen) {
-    CLI::App* command =
-        app.add_subcommand("console", "attach to a machine's serial port (Ctrl-a d detaches, Ctrl-a x stops the machine)");
+    CLI::App* command = app.add_subcommand("console",
+                                           "attach to a machine's serial port, or its virtio console if that is its terminal "
+                                           "(Ctrl-a d detaches, Ctrl-a x stops the machine)");
     auto name = std::make_shared<std::string>();
     command->add_option("NAME", *name, "the machine")->required();
     command->callback([=, &globals, &chosen] {

@@ -8,7 +8,7 @@
 
 namespace snapvm::cli {
 
-/// The guest's serial port on stdin and stdout until the machine ends; then the exit code of its run. With a terminal on stdin:
+/// The machine's terminal (the serial port or the virtio console) on stdin and stdout until the machine ends; then the exit code of its run. With a terminal on stdin:
 /// raw mode, Ctrl-a d detaches (0), Ctrl-a x stops the machine. Otherwise stdin goes to the guest until its end, and output is
 /// followed on.
 Result<int> attach_console(const std::string& api_socket, const std::string& name);

@@ -8,18 +8,18 @@
 
 namespace snapvm::cli {
 
-Result<SerialTarget> SerialTarget::parse(const std::string& text) {
+Result<LineTarget> LineTarget::parse(const std::string& text, std::string_view line) {
     constexpr std::string_view kFile = "file=";
     if (text == "stdio") {
-        return SerialTarget{Kind::stdio, {}};
+        return LineTarget{Kind::stdio, {}};
     }
     if (text == "none") {
-        return SerialTarget{Kind::none, {}};
+        return LineTarget{Kind::none, {}};
     }
     if (text.starts_with(kFile) && text.size() > kFile.size()) {
-        return SerialTarget{Kind::file, text.substr(kFile.size())};
+        return LineTarget{Kind::file, text.substr(kFile.size())};
     }
-    return fail(ErrorKind::usage, "\"" + text + "\" is no place for the serial port", "write stdio, file=PATH or none");
+    return fail(ErrorKind::usage, "\"" + text + "\" is no place for " + std::string(line), "write stdio, file=PATH or none");
 }
 
 void HostOptions::add_to(CLI::App& app) {
@@ -31,8 +31,14 @@ void HostOptions::add_to(CLI::App& app) {
             serial = text;
             serial_given = true;
         },
-        "the guest's serial port: stdio, file=PATH or none (default: stdio, with -d none)");
-    app.add_option("--console", console, "the guest's virtio console: none (the device is not there yet)");
+        "the guest's serial port: stdio, file=PATH or none (default: stdio; with -d or --console stdio none)");
+    app.add_option_function<std::string>(
+        "--console",
+        [this](const std::string& text) {
+            console = text;
+            console_given = true;
+        },
+        "the guest's virtio console: stdio, file=PATH or none (default: a new machine has none)");
     app.add_option("--timeout", timeout, "end the run after this long (60s, 500ms, 2m) with exit code 124");
     app.add_option("--dirty", dirty, "how snapshots learn what the guest writes: auto, KVM's dirty log, or its dirty ring")
         ->check(CLI::IsMember({"auto", "log", "ring"}));
@@ -55,14 +61,24 @@ Result<std::optional<std::chrono::microseconds>> HostOptions::parsed_timeout() c
     return std::optional(duration);
 }
 
-Result<SerialTarget> HostOptions::serial_target() const {
-    if (console != "none") {
-        return fail(ErrorKind::usage, "--console " + console + " needs a virtio console, which this version does not have",
-                    "use the serial port (--serial)");
-    }
-    SerialTarget target = TRY(SerialTarget::parse(serial_given || !detach ? serial : "none"));
-    if (detach && target.kind == SerialTarget::Kind::stdio) {
+Result<LineTarget> HostOptions::serial_target() const {
+    const bool console_has_stdio = console == "stdio" || virtio_terminal;
+    LineTarget target =
+        TRY(LineTarget::parse(serial_given || (!detach && !console_has_stdio) ? serial : "none", "the serial port"));
+    if (detach && target.kind == LineTarget::Kind::stdio) {
         return fail(ErrorKind::usage, "a detached machine has no stdin and stdout", "use --serial file=PATH, or snapvm console");
+    }
+    if (console_has_stdio && target.kind == LineTarget::Kind::stdio) {
+        return fail(ErrorKind::usage, "serial port and virtio console cannot both be on stdin and stdout",
+                    "use file=PATH or none for one of them");
+    }
+    return target;
+}
+
+Result<LineTarget> HostOptions::console_target() const {
+    LineTarget target = TRY(LineTarget::parse(console, "the virtio console"));
+    if (detach && target.kind == LineTarget::Kind::stdio) {
+        return fail(ErrorKind::usage, "a detached machine has no stdin and stdout", "use --console file=PATH, or snapvm console");
     }
     return target;
 }

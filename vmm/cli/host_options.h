@@ -5,6 +5,7 @@
 #include <chrono>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "vmm/base/error.h"
 #include "vmm/machine/machine.h"
@@ -15,13 +16,14 @@ class App;
 
 namespace snapvm::cli {
 
-/// Where the serial port's output goes, and whether input comes from stdin.
-struct SerialTarget {
+/// Where a line's output goes, and whether its input comes from stdin.
+struct LineTarget {
     enum class Kind { stdio, file, none };
     Kind kind = Kind::stdio;
     std::string path;
 
-    static Result<SerialTarget> parse(const std::string& text);
+    /// `line`: its name, for messages.
+    static Result<LineTarget> parse(const std::string& text, std::string_view line);
 };
 
 struct HostOptions {
@@ -30,6 +32,8 @@ struct HostOptions {
     std::string serial = "stdio";
     bool serial_given = false;
     std::string console = "none";
+    bool console_given = false;   ///< so a new machine has one
+    bool virtio_terminal = false;  ///< the console is what a user talks to, through the API
     std::string timeout;
     std::string dirty = "auto";
     bool detach = false;
@@ -37,8 +41,9 @@ struct HostOptions {
     void add_to(CLI::App& app);
     [[nodiscard]] Result<std::optional<std::chrono::microseconds>> parsed_timeout() const;
     [[nodiscard]] HostSetup setup() const;
-    /// stdio in the foreground, none when detached, unless said otherwise.
-    [[nodiscard]] Result<SerialTarget> serial_target() const;
+    /// stdio in the foreground, none when detached or when the console is there, unless said otherwise.
+    [[nodiscard]] Result<LineTarget> serial_target() const;
+    [[nodiscard]] Result<LineTarget> console_target() const;
 };
 
 }  // namespace snapvm::cli

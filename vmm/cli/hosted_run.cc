@@ -48,8 +48,8 @@ void explain(const Outcome& outcome, const std::string& name) {
     }
 }
 
-Result<UniqueFd> open_serial_file(const std::string& path) {
-    // A serial log holds what the guest says: for nobody else's eyes.
+Result<UniqueFd> open_log(const std::string& path) {
+    // A log holds what the guest says: for nobody else's eyes.
     return open_file(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
 }
 
@@ -105,7 +105,8 @@ std::string StartReport::json() const {
 
 Result<int> HostedRun::run_here(const std::function<void(const StartReport&)>& started) {
     const auto timeout = TRY(options.parsed_timeout());
-    const SerialTarget serial = TRY(options.serial_target());
+    const LineTarget serial = TRY(options.serial_target());
+    const LineTarget console = TRY(options.console_target());
     InputPump::block_signals();
 
     StartReport report;
@@ -115,28 +116,47 @@ Result<int> HostedRun::run_here(const std::function<void(const StartReport&)>& s
     const NameClaim claim = TRY(NameClaim::take(dir, report.name));
     report.api_socket = claim.folder() + "/api.sock";
     UniqueFd serial_file;
-    if (serial.kind == SerialTarget::Kind::file) {
-        serial_file = TRY(open_serial_file(serial.path));
+    if (serial.kind == LineTarget::Kind::file) {
+        serial_file = TRY(open_log(serial.path));
+    }
+    UniqueFd console_file;
+    if (console.kind == LineTarget::Kind::file) {
+        console_file = TRY(open_log(console.path));
     }
 
     const kvm::System system = TRY(kvm::System::open());
     BuiltMachine built = TRY(build(system));
     Machine& machine = *built.machine;
+    const bool uses_console = console.kind != LineTarget::Kind::none || options.virtio_terminal;
+    if (uses_console && !machine.config().devices.console) {
+        return fail(ErrorKind::usage, "the machine in the snapshot has no virtio console", "leave --console out");
+    }
     report.map_us = built.map_us;
     report.shared = built.shared;
     const Clock::time_point complete = Clock::now();
     report.state_us = micros(complete - start);
 
     api::MachineService service(machine, report.name, [dir](int pid) { return dir.machine_of(pid); });
+    if (console.kind == LineTarget::Kind::stdio || options.virtio_terminal) {
+        service.use_virtio_terminal();
+    }
     // The guest starts first, the rest of the host's side comes up while it runs.
     if (!start_paused) {
         TRY(machine.resume());
     }
     // Input before the rest: a guest may be waiting for the byte that is on stdin already.
-    std::optional<InputPump> input(std::in_place, machine, serial.kind == SerialTarget::Kind::stdio);
+    std::optional<Line> typed;
+    if (serial.kind == LineTarget::Kind::stdio || console.kind == LineTarget::Kind::stdio) {
+        typed = serial.kind == LineTarget::Kind::stdio ? Line::serial : Line::console;
+    }
+    std::optional<InputPump> input(std::in_place, machine, typed);
     std::optional<OutputPump> output;
-    if (serial.kind != SerialTarget::Kind::none) {
-        output.emplace(machine, serial_file.valid() ? serial_file.get() : STDOUT_FILENO);
+    if (serial.kind != LineTarget::Kind::none) {
+        output.emplace(machine, Line::serial, serial_file.valid() ? serial_file.get() : STDOUT_FILENO);
+    }
+    std::optional<OutputPump> console_output;
+    if (console.kind != LineTarget::Kind::none) {
+        console_output.emplace(machine, Line::console, console_file.valid() ? console_file.get() : STDOUT_FILENO);
     }
     Result<std::unique_ptr<api::Server>> server = api::Server::start(report.api_socket, service);
     if (server && !options.api_socket.empty()) {
@@ -174,7 +194,9 @@ Result<int> HostedRun::run_here(const std::function<void(const StartReport&)>& s
     TRY(machine.pause());
     input.reset();
     machine.console().close();
+    machine.virtio_console().close();
     output.reset();
+    console_output.reset();
     if (server) {
         (*server)->stop();
     }
@@ -243,23 +265,30 @@ Result<StartReport> HostedRun::spawn(const std::string& name) {
 }
 
 Result<int> HostedRun::run() {
-    const SerialTarget serial = TRY(options.serial_target());
+    const LineTarget serial = TRY(options.serial_target());
+    const LineTarget console = TRY(options.console_target());
+    const bool on_stdio = serial.kind == LineTarget::Kind::stdio || console.kind == LineTarget::Kind::stdio;
     if (options.detach) {
         const StartReport report = TRY(spawn(options.name.empty() ? default_name() : options.name));
         std::printf("%s\n", globals.json ? report.json().c_str() : report.name.c_str());
         return 0;
     }
-    if (serial.kind == SerialTarget::Kind::stdio && ::isatty(STDIN_FILENO) != 0 && ::isatty(STDOUT_FILENO) != 0) {
+    if (on_stdio && ::isatty(STDIN_FILENO) != 0 && ::isatty(STDOUT_FILENO) != 0) {
         // On a terminal the machine gets a process of its own and this one is its console, so that Ctrl-a d can leave it running.
-        options.serial = "none";
-        options.serial_given = true;
+        if (console.kind == LineTarget::Kind::stdio) {
+            options.console = "none";
+            options.virtio_terminal = true;
+        } else {
+            options.serial = "none";
+            options.serial_given = true;
+        }
         const StartReport report = TRY(spawn(options.name.empty() ? default_name() : options.name));
         return attach_console(report.api_socket, report.name);
     }
     std::function<void(const StartReport&)> started;
     if (globals.json) {
-        // stdout is the guest's while its serial port is there.
-        std::FILE* to = serial.kind == SerialTarget::Kind::stdio ? stderr : stdout;
+        // stdout is the guest's while a line of its is there.
+        std::FILE* to = on_stdio ? stderr : stdout;
         started = [to](const StartReport& report) {
             std::fprintf(to, "%s\n", report.json().c_str());
             std::fflush(to);

@@ -59,6 +59,7 @@ Result<MachineConfig> config_of(const RunOptions& options) {
         config.devices.vsock = TRY(parse_vsock(options.vsock));
     }
     config.devices.rng = options.rng;
+    config.devices.console = options.host.console_given;
     config.machine_id = TRY(Uuid::random());
     TRY(config.validate());
     return config;

@@ -26,28 +26,28 @@ sigset_t ending_signals() {
 
 }  // namespace
 
-OutputPump::OutputPump(Machine& machine, int fd) : machine_(machine), fd_(fd) {
-    machine_.console().hold_for_reader([this] { machine_.output_ready(); });
+OutputPump::OutputPump(Machine& machine, Line line, int fd)
+    : console_(line == Line::serial ? machine.console() : machine.virtio_console()), fd_(fd) {
+    console_.hold_for_reader([&machine, line] { line == Line::serial ? machine.output_ready() : machine.console_output_ready(); });
     thread_ = std::thread([this] { run(); });
 }
 
 OutputPump::~OutputPump() { thread_.join(); }
 
 void OutputPump::run() {
-    Console& console = machine_.console();
-    std::uint64_t position = console.oldest();
+    std::uint64_t position = console_.oldest();
     while (true) {
-        const Console::Chunk chunk = console.read(position, std::chrono::steady_clock::time_point::max());
+        const Console::Chunk chunk = console_.read(position, std::chrono::steady_clock::time_point::max());
         if (chunk.bytes.empty()) {
             return;  // closed, and all is out
         }
-        if (!write_all(fd_, std::as_bytes(std::span(chunk.bytes)), "serial output")) {
+        if (!write_all(fd_, std::as_bytes(std::span(chunk.bytes)), "the guest's output")) {
             // Nobody reads any more (a closed pipe, a full disk): the guest runs on without waiting for it.
-            console.release_reader();
+            console_.release_reader();
             return;
         }
         position = chunk.next;
-        console.consumed(position);
+        console_.consumed(position);
     }
 }
 
@@ -58,8 +58,8 @@ void InputPump::block_signals() {
     ::signal(SIGPIPE, SIG_IGN);
 }
 
-InputPump::InputPump(Machine& machine, bool with_stdin)
-    : machine_(machine), with_stdin_(with_stdin), stop_(::eventfd(0, EFD_CLOEXEC)) {
+InputPump::InputPump(Machine& machine, std::optional<Line> from_stdin)
+    : machine_(machine), from_stdin_(from_stdin), stop_(::eventfd(0, EFD_CLOEXEC)) {
     const sigset_t set = ending_signals();
     signals_ = UniqueFd(::signalfd(-1, &set, SFD_CLOEXEC));
     thread_ = std::thread([this] { run(); });
@@ -75,7 +75,7 @@ InputPump::~InputPump() {
 void InputPump::run() {
     while (true) {
         std::array<pollfd, 3> fds = {
-            {{stop_.get(), POLLIN, 0}, {signals_.get(), POLLIN, 0}, {with_stdin_ ? STDIN_FILENO : -1, POLLIN, 0}}};
+            {{stop_.get(), POLLIN, 0}, {signals_.get(), POLLIN, 0}, {from_stdin_ ? STDIN_FILENO : -1, POLLIN, 0}}};
         if (::poll(fds.data(), fds.size(), -1) < 0) {
             continue;
         }
@@ -86,8 +86,8 @@ void InputPump::run() {
             machine_.end({.kind = Outcome::Kind::stopped, .code = 0, .error = {}});
             return;
         }
-        if (fds[2].revents != 0) {
-            with_stdin_ = forward_stdin();
+        if (fds[2].revents != 0 && !forward_stdin()) {
+            from_stdin_.reset();
         }
     }
 }
@@ -99,7 +99,8 @@ bool InputPump::forward_stdin() {
     if (got <= 0) {
         return got < 0 && errno == EINTR;
     }
-    machine_.send_input(std::span(bytes).first(static_cast<std::size_t>(got)));
+    const auto typed = std::span(bytes).first(static_cast<std::size_t>(got));
+    *from_stdin_ == Line::serial ? machine_.send_input(typed) : machine_.send_console_input(typed);
     return true;
 }
 

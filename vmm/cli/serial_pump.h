@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Moves bytes between a machine's console and the host: output to a descriptor, stdin to the guest, and signals that end the run.
+// Moves bytes between a machine's lines and the host: output to a descriptor, stdin to the guest, and signals that end the run.
 #pragma once
 
+#include <optional>
 #include <thread>
 
 #include "vmm/base/error.h"
@@ -10,24 +11,27 @@
 
 namespace snapvm::cli {
 
-/// Writes all the guest's output to `fd` until the console is closed. The guest waits for it (flow control) when it is slow.
+/// The lines that a machine has to the outside.
+enum class Line { serial, console };
+
+/// Writes all of a line's output to `fd` until it is closed. The guest waits for it (flow control) when it is slow.
 class OutputPump {
 public:
-    OutputPump(Machine& machine, int fd);
-    /// Returns when everything written so far is out; the console must be closed.
+    OutputPump(Machine& machine, Line line, int fd);
+    /// Returns when everything written so far is out; the line must be closed.
     ~OutputPump();
 
 private:
     void run();
-    Machine& machine_;
+    Console& console_;
     int fd_;
     std::thread thread_;
 };
 
-/// Ends the run on SIGINT and SIGTERM and, with `with_stdin`, feeds stdin to the guest until its end.
+/// Ends the run on SIGINT and SIGTERM and, where a line is given, feeds stdin to it until its end.
 class InputPump {
 public:
-    InputPump(Machine& machine, bool with_stdin);
+    InputPump(Machine& machine, std::optional<Line> from_stdin);
     ~InputPump();
 
     /// Blocks those signals for this thread and all it starts later. Call before any thread is started.
@@ -38,7 +42,7 @@ private:
     bool forward_stdin();
 
     Machine& machine_;
-    bool with_stdin_;
+    std::optional<Line> from_stdin_;
     UniqueFd signals_;
     UniqueFd stop_;
     std::thread thread_;

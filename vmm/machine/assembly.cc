@@ -6,6 +6,7 @@
 #include "devices/serial/serial.h"
 #include "devices/test_port/test_port.h"
 #include "devices/virtio/balloon/balloon.h"
+#include "devices/virtio/console/console.h"
 #include "devices/virtio/mmio/mmio.h"
 #include "vmm/base/bytes.h"
 #include "vmm/base/try.h"
@@ -163,8 +164,13 @@ Status Machine::build_devices(RecordReader* records) {
     if (config_.devices.virtio_devices() > 0) {
         loop_ = TRY(EventLoop::create());
     }
-    DeviceHost host{
-        .interrupts = nullptr, .msi = *this, .serial_output = console_, .events = *this, .memory = memory_, .loop = loop_.get()};
+    DeviceHost host{.interrupts = nullptr,
+                    .msi = *this,
+                    .serial_output = console_,
+                    .console_output = virtio_console_,
+                    .events = *this,
+                    .memory = memory_,
+                    .loop = loop_.get()};
     std::size_t virtio = 0;
     for (const DeviceFactory& factory : device_factories()) {
         virtio += is_virtio(factory.kind) ? factory.count(config_.devices) : 0;
@@ -188,6 +194,10 @@ Status Machine::build_devices(RecordReader* records) {
                     balloon_transport_ = transport;
                     balloon_ = balloon;
                 }
+            }
+            if (factory.kind == RecordKind::virtio_console) {
+                console_transport_ = dynamic_cast<virtio::Mmio*>(attached.device.get());
+                console_device_ = dynamic_cast<virtio::Console*>(&console_transport_->device());
             }
             TRY(put_on_bus(attached, name_of(factory.kind)));
             devices_.push_back(std::move(attached));

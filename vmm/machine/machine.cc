@@ -7,6 +7,8 @@
 #include "devices/ioapic/ioapic.h"
 #include "devices/serial/serial.h"
 #include "devices/test_port/test_port.h"
+#include "devices/virtio/console/console.h"
+#include "devices/virtio/mmio/mmio.h"
 #include "vmm/base/bytes.h"
 #include "vmm/base/try.h"
 #include "vmm/machine/clock_state.h"
@@ -30,6 +32,7 @@ Machine::~Machine() {
     end({.kind = Outcome::Kind::stopped, .code = 0, .error = {}});
     stop_input();
     console_.close();
+    virtio_console_.close();
     if (vcpus_) {
         // Joined while everything they use is still there, vcpus_ itself included.
         vcpus_->stop();
@@ -191,6 +194,9 @@ void Machine::thaw_locked() {
         if (std::exchange(output_waits_, false)) {
             serial_->output_ready();
         }
+        if (const auto size = std::exchange(resize_waits_, std::nullopt)) {
+            console_transport_->locked([&] { console_device_->resize(size->first, size->second); });
+        }
     }
     input_changed_.notify_all();
     {
@@ -271,6 +277,39 @@ bool Machine::wait_ready(std::chrono::steady_clock::time_point deadline) const {
 }
 
 std::size_t Machine::send_input(std::span<const std::uint8_t> bytes, std::chrono::steady_clock::time_point deadline) {
+    return feed(bytes, deadline, [this](std::span<const std::uint8_t> part) { return serial_->receive(part); });
+}
+
+std::size_t Machine::send_console_input(std::span<const std::uint8_t> bytes, std::chrono::steady_clock::time_point deadline) {
+    if (console_device_ == nullptr) {
+        return 0;
+    }
+    return feed(bytes, deadline, [this](std::span<const std::uint8_t> part) {
+        return console_transport_->locked([&] { return console_device_->receive(part); });
+    });
+}
+
+void Machine::resize_console(std::uint16_t columns, std::uint16_t rows) {
+    const std::lock_guard input(input_);
+    if (console_device_ == nullptr) {
+        return;
+    }
+    if (input_held_) {
+        resize_waits_ = {columns, rows};
+    } else {
+        console_transport_->locked([&] { console_device_->resize(columns, rows); });
+    }
+}
+
+// It only asks for the device to be called, which the loop does not do while it is held.
+void Machine::console_output_ready() {
+    if (console_device_ != nullptr) {
+        console_device_->output_ready();
+    }
+}
+
+std::size_t Machine::feed(std::span<const std::uint8_t> bytes, std::chrono::steady_clock::time_point deadline,
+                          const std::function<std::size_t(std::span<const std::uint8_t>)>& receive) {
     // The guest empties the FIFO when it likes; people and scripts type slowly, so a poll is enough.
     constexpr auto kPoll = std::chrono::milliseconds(1);
     const std::size_t wanted = bytes.size();
@@ -280,7 +319,7 @@ std::size_t Machine::send_input(std::span<const std::uint8_t> bytes, std::chrono
         if (!open || input_over_) {
             break;
         }
-        const std::size_t taken = serial_->receive(bytes);
+        const std::size_t taken = receive(bytes);
         bytes = bytes.subspan(taken);
         if (taken == 0) {
             if (std::chrono::steady_clock::now() >= deadline) {

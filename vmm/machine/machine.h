@@ -5,6 +5,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -36,6 +37,7 @@ class TestPort;
 class IoApic;
 namespace virtio {
 class Balloon;
+class Console;
 class Mmio;
 struct BalloonStatistics;
 }  // namespace virtio
@@ -115,10 +117,19 @@ public:
     }
 
     [[nodiscard]] Console& console() { return console_; }
+    /// What the virtio console's port says; silent where the machine has none.
+    [[nodiscard]] Console& virtio_console() { return virtio_console_; }
     /// Bytes for the guest's serial port; waits while its FIFO is full or the machine is frozen. One caller at a time gets in.
     /// With a deadline it gives up then; how many bytes went in.
     std::size_t send_input(std::span<const std::uint8_t> bytes,
                            std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max());
+    /// The same for the virtio console; nothing goes in where there is none.
+    std::size_t send_console_input(std::span<const std::uint8_t> bytes,
+                                   std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max());
+    /// Its size in characters; told to the guest. Once the machine is thawed, where it is frozen.
+    void resize_console(std::uint16_t columns, std::uint16_t rows);
+    /// The held reader of `virtio_console` has room again.
+    void console_output_ready();
     /// Lets a `send_input` that waits, and all later ones, return without having sent all.
     void stop_input();
     /// The console's held reader has room again.
@@ -153,6 +164,8 @@ private:
     Status load_vcpus(RecordReader& records);
     Status check_features(const CpuidTable& saved);
     Status start_first_time();
+    std::size_t feed(std::span<const std::uint8_t> bytes, std::chrono::steady_clock::time_point deadline,
+                     const std::function<std::size_t(std::span<const std::uint8_t>)>& receive);
     void stand_still();
     void run_again();
     Status set_guest_time();
@@ -188,6 +201,7 @@ private:
     std::optional<bool> tsc_was_set_;
     bool restored_ = false;
     Console console_;
+    Console virtio_console_;
     std::unique_ptr<EventLoop> loop_;  ///< of the virtio devices; null where there are none
     std::vector<AttachedDevice> devices_;
     IoApic* ioapic_ = nullptr;
@@ -195,6 +209,8 @@ private:
     TestPort* test_port_ = nullptr;
     virtio::Mmio* balloon_transport_ = nullptr;  ///< null where there is no balloon
     virtio::Balloon* balloon_ = nullptr;
+    virtio::Mmio* console_transport_ = nullptr;  ///< null where there is no virtio console
+    virtio::Console* console_device_ = nullptr;
     Bus ports_{kPortLimit};
     Bus mmio_{~0ULL};
 
@@ -203,11 +219,12 @@ private:
     bool paused_ = true;
     bool frozen_ = false;
 
-    std::mutex input_;  ///< held while the world outside changes the serial port, and guards the three below
+    std::mutex input_;  ///< held while the world outside changes the serial port, and guards the four below
     std::condition_variable input_changed_;
     bool input_held_ = false;
     bool input_over_ = false;
     bool output_waits_ = false;  ///< output_ready was called while frozen
+    std::optional<std::pair<std::uint16_t, std::uint16_t>> resize_waits_;  ///< likewise resize_console
 
     mutable std::mutex events_;  ///< guards the two below
     mutable std::condition_variable event_;

@@ -239,7 +239,7 @@ std::optional<Header> Vsock::next_packet(std::size_t room) {
     const ConnectionPtr connection = ready_.front();
     ready_.pop_front();
     connection->queued = false;
-    if (connection->gone) {
+    if (connection->gone || connection->finished()) {  // meanwhile
         return std::nullopt;
     }
     std::optional<Header> header = connection->next(std::span(payload_).first(room));
