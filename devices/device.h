@@ -25,7 +25,7 @@ public:
 };
 
 /// How a guest ends a run through a device.
-enum class GuestRequest : std::uint8_t { reboot, power_off, exit_code };
+enum class GuestRequest : std::uint8_t { reboot, power_off, exit_code, panic };
 
 /// What a guest tells the VMM through devices. Called on vCPU threads; must not wait for a pause.
 class GuestEvents {

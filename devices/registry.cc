@@ -4,7 +4,9 @@
 #include <array>
 
 #include "devices/disk/disk.h"
+#include "devices/ged/ged.h"
 #include "devices/ioapic/ioapic.h"
+#include "devices/pvpanic/pvpanic.h"
 #include "devices/reset/reset.h"
 #include "devices/serial/serial.h"
 #include "devices/test_port/test_port.h"
@@ -50,7 +52,7 @@ Result<AttachedDevice> build_reset(const DeviceHost& host, const DeviceConfig& /
     Reset& reset = *device;
     return attach(std::move(device),
                   {port(platform::kKeyboardPort, 1, reset.keyboard()), port(platform::kResetControlPort, 1, reset),
-                   port(platform::kSleepControlPort, 1, reset.sleep())});
+                   port(platform::kSleepControlPort, 2, reset.sleep())});
 }
 
 Result<AttachedDevice> build_test_port(const DeviceHost& host, const DeviceConfig& /*config*/, std::uint32_t /*instance*/,
@@ -68,6 +70,21 @@ Result<AttachedDevice> build_vmgenid(const DeviceHost& host, const DeviceConfig&
     std::unique_ptr<VmGenId> device =
         record == nullptr ? TRY(VmGenId::create(host, kAt, kGsi)) : TRY(VmGenId::restore(host, kAt, kGsi, *record));
     return attach(std::move(device), {});
+}
+
+Result<AttachedDevice> build_pvpanic(const DeviceHost& host, const DeviceConfig& /*config*/, std::uint32_t /*instance*/,
+                                     const StateRecord* record) {
+    std::unique_ptr<Pvpanic> device = record == nullptr ? std::make_unique<Pvpanic>(host) : TRY(Pvpanic::restore(host, *record));
+    BusDevice& on_bus = *device;
+    return attach(std::move(device), {port(platform::kPanicPort, 1, on_bus)});
+}
+
+Result<AttachedDevice> build_ged(const DeviceHost& host, const DeviceConfig& /*config*/, std::uint32_t /*instance*/,
+                                 const StateRecord* record) {
+    constexpr std::uint32_t kGsi = platform::kEventGsi;
+    std::unique_ptr<Ged> device = record == nullptr ? std::make_unique<Ged>(host, kGsi) : TRY(Ged::restore(host, kGsi, *record));
+    BusDevice& on_bus = *device;
+    return attach(std::move(device), {port(platform::kEventPort, 2, on_bus)});
 }
 
 // The registers come first in a record, then what the device has of its own, from which `make` builds it; fresh without.
@@ -148,12 +165,14 @@ Result<AttachedDevice> build_console(const DeviceHost& host, const DeviceConfig&
 
 std::uint32_t always_one(const DeviceConfig& /*config*/) { return 1; }
 
-constexpr std::array<DeviceFactory, 10> kFactories = {{
+constexpr std::array<DeviceFactory, 12> kFactories = {{
     {RecordKind::ioapic, IoApicStateV1::kVersion, always_one, build_ioapic},
     {RecordKind::serial, SerialStateV1::kVersion, always_one, build_serial},
     {RecordKind::reset, ResetStateV1::kVersion, always_one, build_reset},
     {RecordKind::test_port, TestPortStateV1::kVersion, always_one, build_test_port},
     {RecordKind::vmgenid, VmGenIdStateV1::kVersion, always_one, build_vmgenid},
+    {RecordKind::pvpanic, PvpanicStateV1::kVersion, always_one, build_pvpanic},
+    {RecordKind::ged, GedStateV1::kVersion, always_one, build_ged},
     // Virtio devices, in the order of their places on the bus (PLATFORM.md).
     {RecordKind::virtio_blk, virtio::MmioStateV1::kVersion,
      [](const DeviceConfig& config) { return static_cast<std::uint32_t>(config.disks.size()); }, build_blk},

@@ -57,8 +57,8 @@ void Reset::write(std::uint64_t /*offset*/, std::span<const std::byte> data) {
 
 void Reset::Trigger::read(std::uint64_t /*offset*/, std::span<std::byte> data) { std::ranges::fill(data, std::byte{0}); }
 
-void Reset::Trigger::write(std::uint64_t /*offset*/, std::span<const std::byte> data) {
-    if (std::to_integer<std::uint8_t>(data[0]) == value_) {
+void Reset::Trigger::write(std::uint64_t offset, std::span<const std::byte> data) {
+    if (offset == 0 && std::to_integer<std::uint8_t>(data[0]) == value_) {
         events_.request(request_, 0);
     }
 }

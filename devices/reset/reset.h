@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The ways a PC's guest asks for a reboot or a power-off: the keyboard controller's reset line (port 0x64), the reset control register
-// (port 0xCF9; Intel ICH9 data sheet, section 13.7.5) and ACPI's sleep control register (ACPI 6.4, section 4.8.3.7).
+// (port 0xCF9; Intel ICH9 data sheet, section 13.7.5) and ACPI's sleep control and status registers (ACPI 6.4, section 4.8.3.7).
 #pragma once
 
 #include <atomic>
 #include <memory>
 
 #include "devices/device.h"
+#include "vmm/platform/platform.h"
 
 namespace snapvm {
 
@@ -33,7 +34,7 @@ public:
     [[nodiscard]] BusDevice& sleep() { return sleep_; }
 
 private:
-    // A write-only register: one byte value does something, all others nothing.
+    // A write-only register: one byte value does something, all others nothing, as do writes behind it.
     class Trigger final : public BusDevice {
     public:
         Trigger(GuestEvents& events, std::uint8_t value, GuestRequest request)
@@ -49,7 +50,8 @@ private:
 
     GuestEvents& events_;
     Trigger keyboard_{events_, 0xFE, GuestRequest::reboot};
-    Trigger sleep_{events_, 0x34, GuestRequest::power_off};
+    // The status register beside it is 0: the machine never wakes from a sleep.
+    Trigger sleep_{events_, platform::kSoftOffValue, GuestRequest::power_off};
     std::atomic<std::uint8_t> reset_control_ = 0;
 };
 

@@ -151,11 +151,16 @@ TEST_P(DeviceConformance, RestoredOneGoesOnAsTheOriginal) {
 TEST_P(DeviceConformance, ChangedStateIsInTheRecord) {
     Rig rig = fresh();
     const StateRecord before = rig.save();
-    drive(rig, 3, 2000);
     if (rig.attached.ranges.empty()) {
         ASSERT_TRUE(ok(rig.device().restored()));
     }
-    EXPECT_FALSE(rig.save() == before);
+    // In parts: a state of few bits is back where it began now and then.
+    bool changed = false;
+    for (std::uint32_t part = 0; part < 8; ++part) {
+        drive(rig, 3 + part, 250);
+        changed = changed || !(rig.save() == before);
+    }
+    EXPECT_TRUE(changed);
 }
 
 TEST_P(DeviceConformance, EveryTruncationAndExtensionIsRefused) {

@@ -100,6 +100,8 @@ record(3, "serial-in-flight", struct.pack("<H5B3BBB", 12, 3, 1, 3, 8, 0xA5, 1, 0
 record(4, "reset", b"\x02")
 record(5, "test-port", struct.pack("<BIIQ", 1, 42, 7, 3))
 record(6, "vmgenid", struct.pack("<Q", 2))
+record(7, "pvpanic", b"\x01")
+record(8, "ged", b"\x01\x01")
 
 
 # virtio_blk_fuzz.cc: a first byte of flags, then steps.

@@ -31,6 +31,15 @@ TEST_F(ResetTest, SleepControlPowersOff) {
     }
 }
 
+// ACPI's status register, behind the control register, clears nothing and starts nothing.
+TEST_F(ResetTest, SleepStatusReadsZeroAndTakesAnything) {
+    for (int value = 0; value < 256; ++value) {
+        test::write_device(reset_.sleep(), 1, static_cast<std::uint64_t>(value));
+    }
+    EXPECT_TRUE(host_.requests.empty());
+    EXPECT_EQ(test::read_device(reset_.sleep(), 1), 0U);
+}
+
 // Linux writes 0x02, then 0x06; only the second asks for it.
 TEST_F(ResetTest, ControlRegisterRebootsOnBitTwoAndKeepsTheRest) {
     test::write_device(reset_, 0, 0x02);

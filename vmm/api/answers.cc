@@ -116,6 +116,7 @@ std::string stats_json(const ServiceStats& stats) {
                    {"ready_value", stats.ready_value},
                    {"mark", stats.mark},
                    {"marks", stats.marks},
+                   {"crash_loaded", stats.crash_loaded},
                    {"serial_bytes", stats.serial_bytes}};
     if (stats.snapshot) {
         fields["snapshot"] = json::parse(to_json(*stats.snapshot));

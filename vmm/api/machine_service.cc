@@ -49,6 +49,7 @@ ServiceStats MachineService::stats() const {
             .ready_value = machine.ready_value,
             .mark = machine.mark,
             .marks = machine.marks,
+            .crash_loaded = machine.crash_loaded,
             .serial_bytes = console().end(),
             .snapshot = last_snapshot(),
             .outcome = outcome()};
@@ -253,11 +254,16 @@ Result<SnapshotReport> MachineService::write_and_then(Job& job, const SnapshotRe
 }
 
 Result<Outcome> MachineService::stop(const StopRequest& request) {
-    // There is no power button yet that a guest could be asked by, so a friendly stop differs in one thing: it waits for a
-    // snapshot.
     if (!request.force) {
-        std::unique_lock lock(snapshot_);
-        snapshot_over_.wait_for(lock, request.timeout, [this] { return !detaching_ && (!job_ || job_->result); });
+        const auto deadline = Clock::now() + request.timeout;
+        {
+            std::unique_lock lock(snapshot_);
+            snapshot_over_.wait_until(lock, deadline, [this] { return !detaching_ && (!job_ || job_->result); });
+        }
+        // A guest that is paused, or that listens to no power button, would let the time pass in vain.
+        if (machine_.state() == Machine::State::running && machine_.press_power_button(deadline)) {
+            (void)machine_.wait_ended(deadline);
+        }
     }
     machine_.end({.kind = Outcome::Kind::stopped, .code = 0, .error = {}});
     return *outcome();

@@ -58,8 +58,8 @@ struct SnapshotStatus {
 };
 
 struct StopRequest {
-    bool force = false;                        ///< do not wait for a snapshot that is being written
-    std::chrono::milliseconds timeout{5'000};  ///< how long to wait for it
+    bool force = false;                        ///< end it at once, without the two below
+    std::chrono::milliseconds timeout{5'000};  ///< for a snapshot that is being written, then for the guest to power off
 };
 
 enum class WaitFor : std::uint8_t { ready, exit, serial };
@@ -92,6 +92,7 @@ struct ServiceStats {
     std::uint32_t ready_value = 0;
     std::uint32_t mark = 0;
     std::uint64_t marks = 0;
+    bool crash_loaded = false;  ///< the guest has panicked, and its crash kernel runs
     std::uint64_t serial_bytes = 0;
     std::optional<SnapshotReport> snapshot;  ///< of the last one that went well
     std::optional<Outcome> outcome;
@@ -138,7 +139,7 @@ public:
     virtual Status set_balloon(std::uint64_t bytes) = 0;
     /// Asks the guest for new statistics and waits for them a moment.
     virtual Result<BalloonReport> balloon_statistics() = 0;
-    /// Ends the machine; how it ended (which may have been earlier, by itself).
+    /// Ends the machine, unless forced by its power button if the guest listens to it; how it ended (which may have been earlier, by itself).
     virtual Result<Outcome> stop(const StopRequest& request) = 0;
     /// Nothing when the time is over, or `given_up` says so. An error when it cannot come any more: the machine ended first.
     virtual Result<std::optional<WaitResult>> wait(const WaitRequest& request, const GivenUp& given_up) = 0;

@@ -22,6 +22,8 @@ std::string_view name_of(RecordKind kind) {
         case RecordKind::reset: return "reset";
         case RecordKind::test_port: return "test-port";
         case RecordKind::vmgenid: return "vmgenid";
+        case RecordKind::pvpanic: return "pvpanic";
+        case RecordKind::ged: return "ged";
         case RecordKind::virtio_blk: return "virtio-blk";
         case RecordKind::virtio_vsock: return "virtio-vsock";
         case RecordKind::virtio_balloon: return "virtio-balloon";

@@ -22,6 +22,8 @@ enum class RecordKind : std::uint16_t {
     reset = 34,
     test_port = 35,
     vmgenid = 36,
+    pvpanic = 37,
+    ged = 38,  ///< generic event device: power button
     virtio_blk = 64,  ///< virtio devices have 64 to 95; instance = which of its kind
     virtio_vsock = 66,
     virtio_balloon = 67,

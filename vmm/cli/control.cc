@@ -129,11 +129,12 @@ void add_resume(CLI::App& app, Globals& globals, Action& chosen) {
 }
 
 void add_stop(CLI::App& app, Globals& globals, Action& chosen) {
-    CLI::App* command = app.add_subcommand("stop", "end a machine, and wait until its process is gone");
+    CLI::App* command = app.add_subcommand("stop", "press a machine's power button, end it, and wait until its process is gone");
     auto options = std::make_shared<StopOptions>();
     command->add_option("NAME", options->name, "the machine")->required();
-    command->add_option("--timeout", options->timeout, "how long to let a snapshot that is being written finish (default: 5s)");
-    command->add_flag("--force", options->force, "do not wait for it");
+    command->add_option("--timeout", options->timeout,
+                        "how long to let a snapshot that is being written finish, and the guest power off (default: 5s)");
+    command->add_flag("--force", options->force, "wait for neither");
     command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return stop(globals, *options); }; });
 }
 

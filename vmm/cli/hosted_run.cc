@@ -43,6 +43,8 @@ void explain(const Outcome& outcome, const std::string& name) {
         std::fprintf(stderr, "snapvm: %s: %s\n", name.c_str(), outcome.error->message().c_str());
     } else if (outcome.kind == Outcome::Kind::triple_fault) {
         std::fprintf(stderr, "snapvm: %s: the guest shut itself down by a triple fault\n", name.c_str());
+    } else if (outcome.kind == Outcome::Kind::guest_panic) {
+        std::fprintf(stderr, "snapvm: %s: the guest's kernel has panicked\n", name.c_str());
     } else if (outcome.kind == Outcome::Kind::timed_out) {
         std::fprintf(stderr, "snapvm: %s: ended by --timeout\n", name.c_str());
     }

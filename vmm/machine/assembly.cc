@@ -2,7 +2,9 @@
 // How a machine is put together. The order of the steps is KVM's, and where KVM leaves it open, the quickest.
 #include <algorithm>
 
+#include "devices/ged/ged.h"
 #include "devices/ioapic/ioapic.h"
+#include "devices/pvpanic/pvpanic.h"
 #include "devices/serial/serial.h"
 #include "devices/test_port/test_port.h"
 #include "devices/virtio/balloon/balloon.h"
@@ -198,6 +200,12 @@ Status Machine::build_devices(RecordReader* records) {
             if (factory.kind == RecordKind::virtio_console) {
                 console_transport_ = dynamic_cast<virtio::Mmio*>(attached.device.get());
                 console_device_ = dynamic_cast<virtio::Console*>(&console_transport_->device());
+            }
+            if (auto* pvpanic = dynamic_cast<Pvpanic*>(attached.device.get()); pvpanic != nullptr) {
+                pvpanic_ = pvpanic;
+            }
+            if (auto* ged = dynamic_cast<Ged*>(attached.device.get()); ged != nullptr) {
+                events_device_ = ged;
             }
             TRY(put_on_bus(attached, name_of(factory.kind)));
             devices_.push_back(std::move(attached));

@@ -4,7 +4,9 @@
 
 #include <utility>
 
+#include "devices/ged/ged.h"
 #include "devices/ioapic/ioapic.h"
+#include "devices/pvpanic/pvpanic.h"
 #include "devices/serial/serial.h"
 #include "devices/test_port/test_port.h"
 #include "devices/virtio/console/console.h"
@@ -331,6 +333,11 @@ std::size_t Machine::feed(std::span<const std::uint8_t> bytes, std::chrono::stea
     return wanted - bytes.size();
 }
 
+bool Machine::press_power_button(std::chrono::steady_clock::time_point deadline) {
+    std::unique_lock input(input_);
+    return input_changed_.wait_until(input, deadline, [this] { return !input_held_; }) && events_device_->press_power_button();
+}
+
 void Machine::output_ready() {
     const std::lock_guard input(input_);
     // Its interrupt would reach the LAPIC after that was saved, and the byte's going out the port before that is: a hung console.
@@ -343,7 +350,12 @@ void Machine::output_ready() {
 
 MachineStats Machine::stats() const {
     const TestPortStateV1 test = test_port_->state();
-    return {.exits = vcpus_->exits(), .ready = test.ready, .ready_value = test.ready_value, .mark = test.mark, .marks = test.marks};
+    return {.exits = vcpus_->exits(),
+            .ready = test.ready,
+            .ready_value = test.ready_value,
+            .mark = test.mark,
+            .marks = test.marks,
+            .crash_loaded = pvpanic_->has_crash_kernel()};
 }
 
 std::optional<bool> Machine::tsc_was_set() const {
@@ -355,6 +367,7 @@ void Machine::request(GuestRequest what, std::uint8_t exit_code) {
     switch (what) {
         case GuestRequest::reboot: end({.kind = Outcome::Kind::reboot, .code = 0, .error = {}}); break;
         case GuestRequest::power_off: end({.kind = Outcome::Kind::power_off, .code = 0, .error = {}}); break;
+        case GuestRequest::panic: end({.kind = Outcome::Kind::guest_panic, .code = 0, .error = {}}); break;
         case GuestRequest::exit_code: end({.kind = Outcome::Kind::guest_exit, .code = exit_code, .error = {}}); break;
     }
 }

@@ -35,6 +35,8 @@ namespace snapvm {
 class Serial;
 class TestPort;
 class IoApic;
+class Ged;
+class Pvpanic;
 namespace virtio {
 class Balloon;
 class Console;
@@ -62,6 +64,7 @@ struct MachineStats {
     std::uint32_t ready_value = 0;
     std::uint32_t mark = 0;
     std::uint64_t marks = 0;
+    bool crash_loaded = false;  ///< the guest has panicked, and its crash kernel runs
 };
 
 /// A balloon, as the host and as the guest sees it.
@@ -132,6 +135,9 @@ public:
     void console_output_ready();
     /// Lets a `send_input` that waits, and all later ones, return without having sent all.
     void stop_input();
+    /// Presses the machine's power button, once it is not frozen; false when that lasts until the deadline, or when the guest listens to
+    /// no such thing (yet: one that comes to it later finds the button pressed).
+    bool press_power_button(std::chrono::steady_clock::time_point deadline);
     /// The console's held reader has room again.
     void output_ready();
 
@@ -211,6 +217,8 @@ private:
     virtio::Balloon* balloon_ = nullptr;
     virtio::Mmio* console_transport_ = nullptr;  ///< null where there is no virtio console
     virtio::Console* console_device_ = nullptr;
+    Pvpanic* pvpanic_ = nullptr;
+    Ged* events_device_ = nullptr;
     Bus ports_{kPortLimit};
     Bus mmio_{~0ULL};
 
@@ -219,7 +227,7 @@ private:
     bool paused_ = true;
     bool frozen_ = false;
 
-    std::mutex input_;  ///< held while the world outside changes the serial port, and guards the four below
+    std::mutex input_;  ///< held while the world outside changes the serial port or presses the button, and guards the four below
     std::condition_variable input_changed_;
     bool input_held_ = false;
     bool input_over_ = false;

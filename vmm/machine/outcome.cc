@@ -10,6 +10,7 @@ int Outcome::exit_code() const {
         case Kind::stopped: return 0;
         case Kind::guest_exit: return code;
         case Kind::failed: return 1;
+        case Kind::guest_panic: return 3;
         case Kind::triple_fault: return 4;
         case Kind::timed_out: return 124;
     }
@@ -22,6 +23,7 @@ std::string_view Outcome::name() const {
         case Kind::reboot: return "reboot";
         case Kind::guest_exit: return "exit";
         case Kind::triple_fault: return "triple-fault";
+        case Kind::guest_panic: return "panic";
         case Kind::failed: return "failed";
         case Kind::stopped: return "stopped";
         case Kind::timed_out: return "timeout";

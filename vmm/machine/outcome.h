@@ -16,6 +16,7 @@ struct Outcome {
         reboot,
         guest_exit,    ///< by the test or the exit port, `code`
         triple_fault,
+        guest_panic,   ///< told by the guest through pvpanic
         failed,        ///< KVM or we could not go on, `error`
         stopped,       ///< asked to from outside
         timed_out,
@@ -24,9 +25,9 @@ struct Outcome {
     std::uint8_t code = 0;
     std::optional<Error> error;
 
-    /// 0 power-off, reboot, stopped or the guest's exit 0; 1 ours; 4 triple fault; 124 timeout; else the guest's own.
+    /// 0 power-off, reboot, stopped or the guest's exit 0; 1 ours; 3 guest panic; 4 triple fault; 124 timeout; else the guest's own.
     [[nodiscard]] int exit_code() const;
-    /// One word: "power-off", "reboot", "exit", "triple-fault", "failed", "stopped", "timeout".
+    /// One word: "power-off", "reboot", "exit", "triple-fault", "panic", "failed", "stopped", "timeout".
     [[nodiscard]] std::string_view name() const;
 };
 

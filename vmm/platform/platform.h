@@ -36,15 +36,25 @@ inline constexpr Gpa kOneMiB{0x100000};
 inline constexpr std::uint16_t kSerialPort = 0x3F8;
 inline constexpr std::uint16_t kKeyboardPort = 0x64;
 inline constexpr std::uint16_t kResetControlPort = 0xCF9;
+inline constexpr std::uint16_t kPanicPort = 0x505;
 inline constexpr std::uint16_t kSleepControlPort = 0x600;
+inline constexpr std::uint16_t kSleepStatusPort = 0x601;
+inline constexpr std::uint16_t kEventPort = 0x602;  ///< of the generic event device: status, then enable
 inline constexpr std::uint16_t kExitPort = 0xF4;
 inline constexpr std::uint16_t kTestPort = 0x5F0;
 
 // Interrupts (GSIs, which are IOAPIC pins).
 inline constexpr std::uint32_t kSerialGsi = 4;
 inline constexpr std::uint32_t kVmGenIdGsi = 5;
+inline constexpr std::uint32_t kEventGsi = 6;   ///< of the generic event device
 inline constexpr std::uint32_t kVirtioGsi = 8;  ///< of the first virtio device
 inline constexpr std::uint32_t kIoApicPins = 24;
+
+// What is written to ports.
+inline constexpr std::uint8_t kResetValue = 0x06;  ///< to kResetControlPort: reboot
+inline constexpr std::uint8_t kSoftOffSleepType = 5;
+inline constexpr std::uint8_t kSoftOffValue = kSoftOffSleepType << 2 | 0x20;  ///< to kSleepControlPort: SLP_TYP and SLP_EN
+inline constexpr std::uint8_t kPowerButtonEvent = 1;  ///< bit of both of the generic event device's registers
 
 // Limits. KVM takes more vCPUs; the area layout and the MADT are sized for these.
 inline constexpr std::uint32_t kMaxCpus = 64;
