@@ -194,7 +194,7 @@ TEST_F(LoaderTest, PvhStartInfoLeadsToEverything) {
     EXPECT_EQ(info.flags, 0U);
     EXPECT_EQ(text_at(Gpa{info.cmdline}, 2), std::string("x\0", 2));
     EXPECT_EQ(text_at(Gpa{info.rsdp}, 8), "RSD PTR ");
-    const auto tables = acpi_tables(2);
+    const auto tables = acpi_tables({.cpus = 2, .virtio_devices = 0}).value();
     EXPECT_TRUE(std::ranges::equal(memory_.span(Gpa{info.rsdp}, tables.size()).value(), tables));
 
     ASSERT_EQ(info.nr_modules, 3U);

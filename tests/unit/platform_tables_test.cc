@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What firmware tells a guest: the memory map and the ACPI tables, read back as a guest reads them.
-#include <cstring>
 #include <numeric>
 #include <set>
 
+#include "tests/unit/acpi_reader.h"
 #include "tests/unit/result_matchers.h"
 #include "vmm/boot/acpi.h"
 #include "vmm/boot/memory_map.h"
@@ -13,6 +13,8 @@
 namespace snapvm {
 namespace {
 
+using test::get;
+using test::text;
 using Type = MemoryMapEntry::Type;
 
 std::vector<MemoryMapEntry> map_of(std::uint64_t memory) {
@@ -49,16 +51,6 @@ TEST(MemoryMap, ReservesThePcsAreaAndNamesTheTables) {
     }
 }
 
-template <class T>
-T get(std::span<const std::byte> from, std::size_t at) {
-    T value{};
-    EXPECT_LE(at + sizeof value, from.size());
-    std::memcpy(&value, from.data() + at, sizeof value);
-    return value;
-}
-std::string text(std::span<const std::byte> from, std::size_t at, std::size_t size) {
-    return {reinterpret_cast<const char*>(from.data()) + at, size};
-}
 unsigned sum(std::span<const std::byte> bytes) {
     return std::accumulate(bytes.begin(), bytes.end(), 0U,
                            [](unsigned total, std::byte b) { return total + std::to_integer<unsigned>(b); }) &
@@ -69,17 +61,12 @@ class Acpi : public ::testing::TestWithParam<std::uint32_t> {
 protected:
     /// The table at a guest address: inside the firmware block, whole, and with a good checksum.
     [[nodiscard]] std::span<const std::byte> table(std::uint64_t address) const {
-        const std::uint64_t at = address - platform::kFirmwareBase.value;
-        EXPECT_GE(address, platform::kFirmwareBase.value);
-        EXPECT_LE(at + 36, all_.size());
-        const std::uint32_t length = get<std::uint32_t>(all_, at + 4);
-        EXPECT_GE(length, 36U);
-        EXPECT_LE(at + length, all_.size());
-        EXPECT_EQ(sum(std::span(all_).subspan(at, length)), 0U);
-        EXPECT_EQ(text(all_, at + 10, 6), "SNAPVM");
-        return std::span(all_).subspan(at, length);
+        const auto found = test::table_at(all_, address);
+        EXPECT_EQ(sum(found), 0U);
+        EXPECT_EQ(text(found, 10, 6), "SNAPVM");
+        return found;
     }
-    std::vector<std::byte> all_ = acpi_tables(GetParam());
+    std::vector<std::byte> all_ = acpi_tables({.cpus = GetParam(), .virtio_devices = 16}).value();
 };
 
 TEST_P(Acpi, RootPointerIsAtTheStartWithBothChecksums) {
@@ -101,7 +88,10 @@ TEST_P(Acpi, EveryTableIsReachedWholeAndAlone) {
         EXPECT_TRUE(signatures.insert(text(next, 0, 4)).second);
         EXPECT_GE(next.data(), xsdt.data() + xsdt.size());
     }
-    EXPECT_TRUE(signatures.contains("APIC"));
+    EXPECT_EQ(signatures, (std::set<std::string>{"APIC", "FACP"}));
+    for (const auto& [signature, bytes] : test::all_tables(all_)) {
+        EXPECT_EQ(sum(bytes), 0U) << signature;
+    }
 }
 
 TEST_P(Acpi, MadtListsEachCpuAndTheIoapic) {

@@ -114,7 +114,7 @@ Result<BootEntry> load_guest(GuestMemory& memory, const BootSource& source) {
     TRY(check_entry(image, pvh ? *image.pvh_entry : image.entry));
     TRY(load_segments(memory, image));
     const std::vector<Placed> modules = TRY(place_initrds(memory, image, source.initrds));
-    TRY(memory.write(platform::kFirmwareBase, acpi_tables(source.cpus)));
+    TRY(memory.write(platform::kFirmwareBase, TRY(acpi_tables({source.cpus, source.virtio_devices}))));
     TRY(memory.write(platform::kCommandLine, std::as_bytes(std::span(source.cmdline.c_str(), source.cmdline.size() + 1))));
     const std::vector<MemoryMapEntry> map = memory_map(specs_of(memory));
     if (pvh) {

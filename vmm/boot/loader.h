@@ -26,6 +26,7 @@ struct BootSource {
     std::vector<std::span<const std::byte>> initrds{};
     std::string cmdline{};
     std::uint32_t cpus = 1;
+    std::uint32_t virtio_devices = 0;  ///< Machine::create counts them
     /// Neither set: PVH when the kernel has its note, else the Linux 64-bit entry.
     bool force_pvh = false;
     bool force_linux64 = false;

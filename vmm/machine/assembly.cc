@@ -70,7 +70,10 @@ Result<std::unique_ptr<Machine>> Machine::create(const kvm::System& system, cons
                                                  const HostSetup& host) {
     TRY(config.validate());
     GuestMemory memory = TRY(fresh_memory(config));
-    const BootEntry entry = TRY(load_guest(memory, source));
+    // The firmware tables tell of the devices that this machine has.
+    BootSource with_devices = source;
+    with_devices.virtio_devices = static_cast<std::uint32_t>(config.devices.virtio_devices());
+    const BootEntry entry = TRY(load_guest(memory, with_devices));
     std::unique_ptr<Machine> machine = TRY(assemble(system, config, std::move(memory), nullptr, host));
     const CpuidTable supported = TRY(system.supported_cpuid());
     const bool deadline_timer = system.capabilities().tsc_deadline_timer != 0;
