@@ -134,7 +134,8 @@ Status Vsock::take_packet(const Chain& chain) {
     const bool ours = header.src_cid == cid_ && header.dst_cid == kHostCid && header.type == kStream;
     const auto found = ours ? connections_.find({header.src_port, header.dst_port}) : connections_.end();
     if (found == connections_.end()) {
-        if (!(ours && whole && header.op == Op::request && connect_host(header))) {
+        const bool taken = ours && whole && header.op == Op::request && connect_host(header);
+        if (!taken) {
             refuse(header);
         }
         return {};
