@@ -151,7 +151,10 @@ struct BlkRig {
     int request(std::uint32_t type, std::uint64_t sector, std::vector<DriverQueue::Buffer> data = {}) {
         add(0, type, sector, std::move(data));
         driver->notify(0);
-        host.loop->wait([&] { return queue.used_index() == static_cast<std::uint16_t>(taken + 1) || driver->needs_reset(); });
+        // Not EventLoop::wait: to ask for the status takes the device's lock.
+        while (queue.used_index() != static_cast<std::uint16_t>(taken + 1) && !driver->needs_reset()) {
+            (void)host.loop->run_pending();
+        }
         used = queue.take();
         ++taken;
         return status(0);
