@@ -217,7 +217,9 @@ void add_snapshot(CLI::App& app, Globals& globals, Action& chosen) {
     for (std::size_t i = 0; i < kLaterOptions.size(); ++i) {
         command->add_option(kLaterOptions[i], options->later[i])->group("");
     }
-    command->add_flag("--track", options->track, "go on tracking, so that the next one into this area writes only what changed; the next one without this ends it");
+    command->add_flag(
+        "--track", options->track,
+        "go on tracking, so that the next one into this area writes only what changed; the next one without this ends it");
     command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return snapshot(globals, *options); }; });
 }
 
