@@ -32,6 +32,18 @@ Status tell(Machine& machine, const std::string& bytes) {
     return {};
 }
 
+// What is to be written since the last snapshot is all of the region, however slowly the guest gets to it.
+Status wait_for_a_sweep(const Stirring& stirring) {
+    const std::uint64_t enough = stirring.pages() + stirring.region();
+    for (const auto until = Clock::now() + kPatience; stirring.pages() < enough;) {
+        if (Clock::now() > until) {
+            return fail(ErrorKind::system, "the guest does not stir");
+        }
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return {};
+}
+
 Result<std::string> one_snapshot(Machine& machine, api::MachineService& service, const Stirring& stirring,
                                  const std::string& line) {
     const std::size_t body = std::min(line.find('{'), line.size());
@@ -44,6 +56,7 @@ Result<std::string> one_snapshot(Machine& machine, api::MachineService& service,
     const SpeedMark earlier(stirring);
     std::this_thread::sleep_for(kWindow);
     if (!input.empty()) {
+        TRY(wait_for_a_sweep(stirring));
         TRY(tell(machine, input));
         std::this_thread::sleep_for(kWindow);
     }

@@ -29,6 +29,8 @@ public:
     [[nodiscard]] std::uint64_t pages() const;
     /// Every page has been written.
     [[nodiscard]] bool swept() const;
+    /// The region's size, in pages.
+    [[nodiscard]] std::uint64_t region() const { return root_.stir_pages; }
 
 private:
     ledger::Root root_{};
