@@ -3,20 +3,30 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdio>
 #include <system_error>
 
+#include "vmm/base/time_slice.h"
 #include "vmm/base/try.h"
 
 namespace snapvm {
 namespace {
 
+using namespace std::chrono_literals;
+
 // A real-time signal is refused (EAGAIN) when the user's queue of them is full (RLIMIT_SIGPENDING, signal(7)): a kick would be lost. Of the
 // others this one is ignored by default, and by debuggers.
 constexpr int kKickSignal = SIGURG;
+
+// What a woken thread needs until it is in KVM_RUN, and some more; and what all of them are to take at most.
+constexpr std::chrono::nanoseconds kTurn = 60us;
+constexpr std::chrono::nanoseconds kTurns = 2ms;
 
 // The handler does nothing: its only work is to be there, so that KVM_RUN returns EINTR and the process lives. No SA_RESTART.
 void install_kick_handler() {
@@ -78,12 +88,19 @@ VcpuSet::VcpuSet(std::vector<kvm::VcpuFd> vcpus, const Bus& ports, const Bus& mm
 VcpuSet::~VcpuSet() { stop(); }
 
 Status VcpuSet::start() {
+    for (const kvm::VcpuFd& vcpu : vcpus_) {
+        UniqueFd alarm(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC));
+        if (!alarm.valid()) {
+            return fail(Error::system("timerfd_create", "vCPU " + std::to_string(vcpu.index()), errno, "raise ulimit -n"));
+        }
+        alarms_.push_back(std::move(alarm));
+    }
     const BlockSignals blocked;  // inherited by the threads
     try {
         // Held until all are there: a vCPU that fails at once kicks the others.
         const std::lock_guard lock(mutex_);
-        for (kvm::VcpuFd& vcpu : vcpus_) {
-            threads_.emplace_back([this, &vcpu] { run_thread(vcpu); });
+        for (std::size_t i = 0; i < vcpus_.size(); ++i) {
+            threads_.emplace_back([this, i] { run_thread(i); });
         }
     } catch (const std::system_error& error) {
         stop();
@@ -97,8 +114,10 @@ void VcpuSet::stop() {
         const std::lock_guard lock(mutex_);
         gate_.store(Gate::stop);
         kick_all();
+        for (std::size_t i = 0; i < threads_.size(); ++i) {
+            wake(i, std::chrono::steady_clock::now());
+        }
     }
-    changed_.notify_all();
     for (std::thread& thread : threads_) {
         thread.join();
     }
@@ -132,14 +151,30 @@ void VcpuSet::pause() {
 }
 
 void VcpuSet::resume() {
-    {
-        const std::lock_guard lock(mutex_);
-        if (gate_.load() != Gate::pause || ended_) {
-            return;
-        }
-        gate_.store(Gate::open);
+    static const std::int64_t processors = std::max(1U, std::thread::hardware_concurrency());
+    const std::lock_guard lock(mutex_);
+    if (gate_.load() != Gate::pause || ended_) {
+        return;
     }
-    changed_.notify_all();
+    gate_.store(Gate::open);
+    // Where there are more of them than processors, one after the other: woken all at once, the first to run would keep the processors until a
+    // tick, and the pause would last until the others had had their turn, too. By timers, whose interrupts need no thread to run.
+    const auto now = std::chrono::steady_clock::now();
+    const auto all = static_cast<std::int64_t>(threads_.size());
+    const std::chrono::nanoseconds turn = all > processors ? std::min(kTurn, kTurns / all) : 0ns;
+    for (std::int64_t i = 0; i < all; ++i) {
+        wake(static_cast<std::size_t>(i), now + turn * i);
+    }
+}
+
+// Whoever is parked looks at the gate then; who is not finds it out at its next park, and looks in vain.
+void VcpuSet::wake(std::size_t index, std::chrono::steady_clock::time_point when) {
+    using namespace std::chrono;
+    const auto since = when.time_since_epoch();
+    const auto whole = duration_cast<seconds>(since);
+    itimerspec alarm{};
+    alarm.it_value = {whole.count(), duration_cast<nanoseconds>(since - whole).count()};
+    (void)::timerfd_settime(alarms_[index].get(), TFD_TIMER_ABSTIME, &alarm, nullptr);  // fails for bad arguments only
 }
 
 std::chrono::steady_clock::time_point VcpuSet::wait_resumed() {
@@ -165,16 +200,24 @@ void VcpuSet::kick_all() {
 }
 
 // Waits at the gate; false when the thread is to end.
-bool VcpuSet::park(kvm::VcpuFd& vcpu) {
+bool VcpuSet::park(std::size_t index) {
+    kvm::VcpuFd& vcpu = vcpus_[index];
     complete_pending_exit(vcpu);
     // After the last KVM_RUN and before the guest's clock is read: the guest is told that it was stopped.
     if (Status told = vcpu.notify_paused(); !told) {
         events_.failed(std::move(told).error());
     }
+    std::optional<ShortSlice> prompt(std::in_place);
     std::unique_lock lock(mutex_);
     ++parked_;
     changed_.notify_all();
-    changed_.wait(lock, [this] { return gate_.load() != Gate::pause; });
+    while (gate_.load() == Gate::pause) {
+        lock.unlock();
+        std::uint64_t alarms = 0;
+        (void)!::read(alarms_[index].get(), &alarms, sizeof alarms);  // or a kick, after which the gate is looked at, too
+        lock.lock();
+    }
+    prompt.reset();  // in the guest it runs as long as any other, and whoever comes after it takes its place
     --parked_;
     resumed_at_ = std::chrono::steady_clock::now();
     return gate_.load() == Gate::open;
@@ -249,13 +292,14 @@ std::optional<std::chrono::steady_clock::time_point> VcpuSet::wait_first_run(std
     return steady_clock::time_point(steady_clock::duration(first_run_.load()));
 }
 
-void VcpuSet::run_thread(kvm::VcpuFd& vcpu) {
+void VcpuSet::run_thread(std::size_t index) {
+    kvm::VcpuFd& vcpu = vcpus_[index];
     ::pthread_setname_np(::pthread_self(), ("vcpu" + std::to_string(vcpu.index())).c_str());
     const Progress before = progress_of(vcpu);
     while (true) {
         vcpu.clear_immediate_exit();
         if (gate_.load(std::memory_order_seq_cst) != Gate::open) {
-            if (!park(vcpu)) {
+            if (!park(index)) {
                 return;
             }
             continue;

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "vmm/base/error.h"
+#include "vmm/base/fd.h"
 #include "vmm/bus/bus.h"
 #include "vmm/kvm/vcpu_fd.h"
 
@@ -54,6 +55,7 @@ public:
     void request_pause();
     /// The same for good: `resume` does nothing any more. The run has ended, maybe while somebody was about to resume.
     void request_end();
+    /// Lets them go; one after the other where they outnumber the processors (vmm/DECISIONS.md: "Who leaves a pause last").
     void resume();
     /// When the last of those that `resume` let go was on its way into KVM_RUN; waits for that. Some earlier time if they are not to run.
     std::chrono::steady_clock::time_point wait_resumed();
@@ -76,8 +78,9 @@ private:
         friend bool operator==(const Progress&, const Progress&) = default;
     };
     static Progress progress_of(const kvm::VcpuFd& vcpu);
-    void run_thread(kvm::VcpuFd& vcpu);
-    bool park(kvm::VcpuFd& vcpu);
+    void run_thread(std::size_t index);
+    bool park(std::size_t index);
+    void wake(std::size_t index, std::chrono::steady_clock::time_point when);
     bool enter(kvm::VcpuFd& vcpu, const Progress& first);
     void watch_first_run(kvm::VcpuFd& vcpu, const Progress& before, int error);
     void complete_pending_exit(kvm::VcpuFd& vcpu);
@@ -92,7 +95,8 @@ private:
     VcpuEvents& events_;
 
     std::mutex mutex_;  // guards threads_, parked_ and changes of gate_; nothing else is locked while it is held
-    std::condition_variable changed_;
+    std::condition_variable changed_;  // parked_
+    std::vector<UniqueFd> alarms_;  // a timerfd a vCPU, whose thread is parked in a read of it
     enum class Gate : std::uint8_t { open, pause, stop };
     std::atomic<Gate> gate_ = Gate::open;
     std::size_t parked_ = 0;
