@@ -42,7 +42,8 @@ public:
     virtual ~Disk() = default;
 
     [[nodiscard]] virtual std::uint64_t size() const = 0;  ///< when it was opened, in bytes
-    [[nodiscard]] virtual std::uint32_t block_size() const = 0;  ///< requests of less cost more; 512 to 4096
+    /// 512 to 4096: what partition tables and file systems in it count in. Requests may be of any sectors of 512.
+    [[nodiscard]] virtual std::uint32_t block_size() const = 0;
     [[nodiscard]] virtual bool read_only() const = 0;
     [[nodiscard]] virtual const std::string& name() const = 0;  ///< for messages
 

@@ -16,7 +16,7 @@
 namespace snapvm {
 namespace {
 
-constexpr std::uint64_t kSector = 512;
+constexpr std::uint32_t kSector = 512;
 
 std::string advice_for(int error, bool read_only) {
     switch (error) {
@@ -48,6 +48,12 @@ Result<struct stat> stat_of(int fd, const std::string& name) {
 
 bool sane(std::uint32_t alignment) { return std::has_single_bit(alignment) && alignment <= 65536; }
 
+std::uint32_t logical_block_of(int device) {
+    int block = 0;
+    const bool known = ::ioctl(device, BLKSSZGET, &block) == 0 && block > 0 && sane(static_cast<std::uint32_t>(block));
+    return known ? static_cast<std::uint32_t>(block) : kSector;
+}
+
 DirectAlignment alignment_of(int fd, bool device) {
     DirectAlignment found;
 #ifdef STATX_DIOALIGN
@@ -59,8 +65,8 @@ DirectAlignment alignment_of(int fd, bool device) {
     }
 #endif
     // Older kernels do not say. A file that wants more refuses with EINVAL, and is then asked through the page cache.
-    if (int block = 0; device && ::ioctl(fd, BLKSSZGET, &block) == 0 && block > 0 && sane(static_cast<std::uint32_t>(block))) {
-        found.memory = found.offset = static_cast<std::uint32_t>(block);
+    if (device) {
+        found.memory = found.offset = logical_block_of(fd);
     }
     return found;
 }
@@ -123,6 +129,7 @@ Result<DiskFile> DiskFile::open(const std::string& id, const std::string& path, 
     if (S_ISBLK(info.st_mode)) {
         TRY(settle_device(file, opened, info.st_rdev, flags, read_only));
         file.size = TRY(device_size(file.fd.get(), file.name));
+        file.block_size = logical_block_of(file.fd.get());
     } else if (S_ISREG(info.st_mode)) {
         file.size = static_cast<std::uint64_t>(info.st_size);
         // io_uring takes it for a wish to fail rather than to wait for the disk.

@@ -22,6 +22,8 @@ struct DiskFile {
     UniqueFd lock_fd;    ///< where the lock is when not on `fd` (open_lock_file)
     DirectAlignment alignment;
     std::uint64_t size = 0;  ///< bytes in whole sectors of 512
+    std::uint32_t block_size =
+        512;  ///< a device's logical block. Of a file 512, whatever file system it is on: what is in it was made for that
     bool device = false;
     std::string name;  ///< for messages
 

@@ -50,9 +50,7 @@ RawDisk::RawDisk(DiskFile file, DiskOptions options) : file_(std::move(file)), o
 
 RawDisk::~RawDisk() = default;
 
-std::uint32_t RawDisk::block_size() const {
-    return file_.direct_fd.valid() ? std::clamp<std::uint32_t>(file_.alignment.offset, 512, 4096) : 512;
-}
+std::uint32_t RawDisk::block_size() const { return std::clamp<std::uint32_t>(file_.block_size, 512, 4096); }
 
 Status RawDisk::start() {
     event_ = UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -159,7 +157,8 @@ void RawDisk::begin_transfer(Op& op) {
     op.buffers.clear();
     for_each_part(request.buffers, op.done, op.size, [&](const iovec& part) { op.buffers.push_back(part); });
     // Buffers that O_DIRECT does not take are bounced, not sent through the page cache: that writes whole pages, and another sector of one
-    // may be on its way past it. What is odd on the disk itself has no other way; the block size asks the guest not to do it.
+    // may be on its way past it. What is odd on the disk itself has no other way: it is where direct calls are of whole pages, so that none
+    // of them shares one with it.
     const bool direct = file_.direct_fd.valid() && !op.buffered && offset_aligned(op) && (buffers_aligned(op) || make_bounce(op));
     op.fd = direct ? file_.direct_fd.get() : file_.fd.get();
     send(op);

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Devices as a user asks for them on the command line.
+#include <signal.h>
 #include <sys/stat.h>
+
+#include <chrono>
+#include <thread>
 
 #include "tests/kvm/cli_fixture.h"
 #include "vmm/base/unix_socket.h"
@@ -53,6 +57,25 @@ TEST_F(CliDevices, AConsoleHasAPlaceForItsOutput) {
     const CommandResult refused = command({"restore", plain, "--console", "stdio"});
     EXPECT_EQ(refused.exit_code, 2);
     EXPECT_NE(refused.err.find("no virtio console"), std::string::npos) << refused.err;
+}
+
+// Typed to a console that no driver takes anything from.
+TEST_F(CliDevices, ASignalEndsAMachineThatReadsNoInput) {
+    CommandResult result;
+    std::thread foreground(
+        [&] { result = run_ledger("ws=4M", "typed", {"--name", "a", "--serial", "none", "--console", "stdio"}); });
+    pid_t pid = -1;
+    for (const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+         pid <= 0 && std::chrono::steady_clock::now() < limit;) {
+        const json machine = json::parse(command({"ps", "--json"}).out, nullptr, false);
+        pid = machine.is_object() ? machine.value("pid", -1) : -1;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));  // time to read its input: sooner, the test would only see less
+    if (pid > 0) {
+        ::kill(pid, SIGTERM);
+    }
+    foreground.join();
+    EXPECT_EQ(result.exit_code, 0) << result.err;
 }
 
 }  // namespace

@@ -28,14 +28,15 @@ std::string output_of(const std::string& command) {
 
 }  // namespace
 
-LoopDevice::LoopDevice(const std::string& file) {
+LoopDevice::LoopDevice(const std::string& file, unsigned sector) {
     if (::geteuid() != 0) {
         reason_ = "loop devices need root";
         return;
     }
-    path_ = output_of("losetup --find --show --direct-io=on " + file);
+    const std::string command = "losetup --find --show --sector-size " + std::to_string(sector) + " ";
+    path_ = output_of(command + "--direct-io=on " + file);
     if (path_.empty()) {
-        path_ = output_of("losetup --find --show " + file);
+        path_ = output_of(command + file);
     }
     if (path_.empty()) {
         reason_ = "no loop device to be had";

@@ -11,7 +11,7 @@ class LoopDevice {
 public:
     LoopDevice() = default;
     /// Sets up a device over `file`. Needs root.
-    explicit LoopDevice(const std::string& file);
+    explicit LoopDevice(const std::string& file, unsigned sector = 512);
     ~LoopDevice();
     LoopDevice(LoopDevice&& other) noexcept;
     LoopDevice& operator=(LoopDevice&& other) noexcept;

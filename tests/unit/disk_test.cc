@@ -12,6 +12,7 @@
 #include <cstring>
 #include <random>
 
+#include "devices/disk/raw.h"
 #include "tests/support/loop_device.h"
 #include "tests/support/paths.h"
 #include "tests/unit/result_matchers.h"
@@ -307,6 +308,41 @@ TEST(DiskRefusals, ADiskIsOneWritersOrManyReaders) {
     EXPECT_TRUE(ok(one));
     EXPECT_TRUE(ok(two));
     EXPECT_TRUE(fails(open(file.path()), ErrorKind::busy, "readonly=on"));
+}
+
+// Disk images are made for sectors of 512. On a file system that wants more of O_DIRECT (a disk of 4 KiB sectors, a file copied by reflink on
+// XFS) the guest would look for its partition table in the wrong place, and so boot on one host and not on another.
+TEST(DiskOnADevice, AFilesBlocksAre512WhateverItsFileSystemWants) {
+    const TempFile file(test::build_folder());
+    DiskFile opened = *DiskFile::open("root", file.path(), false, true);
+    opened.alignment = {4096, 4096};
+    RawDisk raw(std::move(opened), {});
+    ASSERT_TRUE(ok(raw.start()));
+    EXPECT_EQ(raw.block_size(), 512U);
+    Bytes data = noise(6 * 512, 8);
+    const auto part = [&](std::size_t first, std::size_t count) { return std::span(data).subspan(512 * first, 512 * count); };
+    EXPECT_EQ(run(raw, transfer(Kind::write, 3 * 512, part(0, 1))), 0);
+    EXPECT_EQ(run(raw, transfer(Kind::write, 4 * 512, part(1, 5))), 0);
+    Bytes page(4096);
+    EXPECT_EQ(run(raw, transfer(Kind::read, 0, page)), 0) << "past the page cache";
+    EXPECT_TRUE(std::equal(data.begin(), data.begin() + 5 * 512, page.begin() + 3 * 512));
+    std::ranges::fill(page, std::byte{0x77});
+    EXPECT_EQ(run(raw, transfer(Kind::write, 4096, page)), 0);
+    Bytes sector(512);
+    EXPECT_EQ(run(raw, transfer(Kind::read, 4096, sector)), 0);
+    EXPECT_EQ(sector[0], std::byte{0x77});
+}
+
+// One that has such sectors itself was partitioned by hosts that see them.
+TEST(DiskOnADevice, ItsOwnSectorsAreItsBlocks) {
+    const TempFile file(test::build_folder());
+    const test::LoopDevice loop(file.path(), 4096);
+    if (loop.path().empty()) {
+        GTEST_SKIP() << loop.reason();
+    }
+    for (const bool direct : {true, false}) {
+        EXPECT_EQ((*open(loop.path(), {.direct = direct}))->block_size(), 4096U);
+    }
 }
 
 TEST(DiskOnADevice, WorksAndIsLockedWhateverItsNode) {

@@ -127,6 +127,19 @@ TEST_F(VirtioConsole, InputBeforeTheDriverWaitsOutside) {
     EXPECT_EQ(type("x"), 0U);
 }
 
+TEST_F(VirtioConsole, ADriverIsToldOfTheSizeThatIsThereAlready) {
+    EXPECT_EQ(driver_->acknowledge(), 2U);
+    const StateRecord record = attached_.device->save();
+    build(&record);
+    transport().locked([&] { console().resize(132, 43); });
+    EXPECT_EQ(driver_->acknowledge(), 0U) << "the machine does not run yet";
+    ASSERT_TRUE(test::ok(attached_.device->restored()));
+    EXPECT_EQ(driver_->acknowledge(), 2U);
+    driver_->negotiate(0);
+    driver_->start();
+    EXPECT_EQ(driver_->acknowledge(), 0U) << "has not agreed on one";
+}
+
 TEST_F(VirtioConsole, AResizeTellsTheDriver) {
     EXPECT_EQ(driver_->config<std::uint32_t>(0), 25U << 16 | 80U);
     (void)driver_->acknowledge();

@@ -118,6 +118,26 @@ TEST_F(VirtioMmio, KeepsTheOrderOfInitialization) {
     EXPECT_EQ(driver_->read(0x44), 0U);
 }
 
+// A driver that is done with a queue and sets it up again goes by event indexes as before: by flags, neither would hear of the other.
+TEST_F(VirtioMmio, AQueueThatComesBackKeepsWhatWasAgreed) {
+    start(kEventIndex);
+    driver_->write(0x30, 0);
+    driver_->write(0x44, 0);
+    ASSERT_EQ(driver_->read(0x44), 0U);
+    ASSERT_TRUE(ok(host_.memory.write(Gpa{0x1000}, std::vector<std::byte>(0x4000))));
+    queue_ = DriverQueue(host_.memory, Gpa{0x1000}, 16);
+    driver_->set_queue(0, queue_);
+    queue_.set_used_event(2);
+    for (std::uint16_t i = 1; i <= 3; ++i) {
+        (void)driver_->acknowledge();
+        queue_.add({{kData, 8, true}});
+        driver_->notify(0);
+        work();
+        EXPECT_EQ(queue_.available_event(), i) << "asks to be notified of the next";
+        EXPECT_EQ(driver_->acknowledge(), i == 3 ? 1U : 0U) << "tells of the third";
+    }
+}
+
 TEST_F(VirtioMmio, ABrokenDriverNeedsAReset) {
     start();
     queue_.offer(99);

@@ -74,9 +74,11 @@ InputPump::~InputPump() {
 
 void InputPump::run() {
     while (true) {
+        // stdin is read only when the guest has taken what came before.
+        const bool reads = from_stdin_ && pending_.empty();
         std::array<pollfd, 3> fds = {
-            {{stop_.get(), POLLIN, 0}, {signals_.get(), POLLIN, 0}, {from_stdin_ ? STDIN_FILENO : -1, POLLIN, 0}}};
-        if (::poll(fds.data(), fds.size(), -1) < 0) {
+            {{stop_.get(), POLLIN, 0}, {signals_.get(), POLLIN, 0}, {reads ? STDIN_FILENO : -1, POLLIN, 0}}};
+        if (::poll(fds.data(), fds.size(), pending_.empty() ? -1 : 0) < 0) {
             continue;
         }
         if (fds[0].revents != 0) {
@@ -86,22 +88,34 @@ void InputPump::run() {
             machine_.end({.kind = Outcome::Kind::stopped, .code = 0, .error = {}});
             return;
         }
-        if (fds[2].revents != 0 && !forward_stdin()) {
+        if (fds[2].revents != 0 && !read_stdin()) {
             from_stdin_.reset();
         }
+        send_pending();
     }
 }
 
 // One read's worth; false at the end of input.
-bool InputPump::forward_stdin() {
+bool InputPump::read_stdin() {
     std::array<std::uint8_t, 4096> bytes;
     const ssize_t got = ::read(STDIN_FILENO, bytes.data(), bytes.size());
     if (got <= 0) {
         return got < 0 && errno == EINTR;
     }
-    const auto typed = std::span(bytes).first(static_cast<std::size_t>(got));
-    *from_stdin_ == Line::serial ? machine_.send_input(typed) : machine_.send_console_input(typed);
+    pending_.assign(bytes.begin(), bytes.begin() + got);
     return true;
+}
+
+// In slices: a guest that is paused, or does not read, must not keep signals waiting.
+void InputPump::send_pending() {
+    constexpr auto kSlice = std::chrono::milliseconds(50);
+    if (pending_.empty()) {
+        return;
+    }
+    const auto deadline = std::chrono::steady_clock::now() + kSlice;
+    const std::size_t taken =
+        *from_stdin_ == Line::serial ? machine_.send_input(pending_, deadline) : machine_.send_console_input(pending_, deadline);
+    pending_.erase(pending_.begin(), pending_.begin() + static_cast<std::ptrdiff_t>(taken));
 }
 
 }  // namespace snapvm::cli

@@ -2,8 +2,10 @@
 // Moves bytes between a machine's lines and the host: output to a descriptor, stdin to the guest, and signals that end the run.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <thread>
+#include <vector>
 
 #include "vmm/base/error.h"
 #include "vmm/base/fd.h"
@@ -39,10 +41,12 @@ public:
 
 private:
     void run();
-    bool forward_stdin();
+    bool read_stdin();
+    void send_pending();
 
     Machine& machine_;
     std::optional<Line> from_stdin_;
+    std::vector<std::uint8_t> pending_;  ///< read, and not taken by the guest yet
     UniqueFd signals_;
     UniqueFd stop_;
     std::thread thread_;

@@ -55,6 +55,14 @@ Status Console::attach(Port& port) {
     return {};
 }
 
+void Console::activate() {
+    active_ = true;
+    // Linux looks at the size only when it is told that it has changed; and of one that changed before a restored machine ran, nobody told it.
+    if ((port_->features() & kFeatureSize) != 0) {
+        port_->signal_config();
+    }
+}
+
 Status Console::notified(std::size_t queue) { return queue == kInput ? give_input() : take_output(); }
 
 void Console::reset() {

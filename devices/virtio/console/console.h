@@ -33,7 +33,7 @@ public:
     [[nodiscard]] std::span<const std::uint16_t> queue_sizes() const override;
     void read_config(std::uint64_t offset, std::span<std::byte> data) const override;
     Status attach(Port& port) override;
-    void activate() override { active_ = true; }
+    void activate() override;
     Status notified(std::size_t queue) override;
     void reset() override;
     void encode(Encoder& out) const override { state_.encode(out); }

@@ -146,9 +146,9 @@ Status Mmio::take_over(const MmioStateV1& saved) {
     state_ = saved;
     for (std::size_t i = 0; i < queues_.size(); ++i) {
         TRY(queues_[i].restore(saved.queues[i]));
-        queues_[i].use_event_index((saved.driver_features & kFeatureEventIndex) != 0);
     }
     state_.queues.clear();
+    tell_queues_what_was_agreed();
     return {};
 }
 
@@ -267,11 +267,15 @@ void Mmio::write_status(std::uint32_t value) {
     }
     state_.status |= added;
     if ((added & kDriverOk) != 0) {
-        for (Queue& queue : queues_) {
-            queue.use_event_index((state_.driver_features & kFeatureEventIndex) != 0);
-        }
+        tell_queues_what_was_agreed();
         device_->activate();
         ring();
+    }
+}
+
+void Mmio::tell_queues_what_was_agreed() {
+    for (Queue& queue : queues_) {
+        queue.use_event_index((state_.driver_features & kFeatureEventIndex) != 0);
     }
 }
 
@@ -305,6 +309,7 @@ void Mmio::stop_queue() {
     stop_and([this] {
         if (state_.queue_select < queues_.size()) {
             queues_[state_.queue_select].reset();
+            tell_queues_what_was_agreed();  // it may be made ready again
         }
     });
     const std::lock_guard lock(mutex_);

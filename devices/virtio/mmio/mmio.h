@@ -75,6 +75,7 @@ private:
     void write_register(std::uint64_t offset, std::uint32_t value);
     void write_queue_register(std::uint64_t offset, std::uint32_t value);
     void write_status(std::uint32_t value);
+    void tell_queues_what_was_agreed();
     void start_over();
     void stop_queue();
     template <class Then>
