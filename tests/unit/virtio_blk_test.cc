@@ -384,6 +384,8 @@ TEST(VirtioBlk, OnAFile) {
         EXPECT_EQ(rig.request(kIn, 0, {{kData + 1, 512, true}}), kOk);
         ASSERT_EQ(::ftruncate(file.get(), 4096), 0);
         EXPECT_EQ(rig.request(kIn, 512, {{kData, 512, true}}), kIoError) << "it has shrunk";
+        EXPECT_EQ(rig.request(kOut, 512, {{kData, 512, false}}), kIoError);
+        EXPECT_EQ(::lseek(file.get(), 0, SEEK_END), 4096) << "and stays so";
         EXPECT_EQ(rig.request(kIn, 0, {{kData, 512, true}}), kOk);
         EXPECT_FALSE(rig.driver->needs_reset());
     }
