@@ -286,7 +286,7 @@ Result<int> HostedRun::run() {
             options.serial_given = true;
         }
         const StartReport report = TRY(spawn(options.name.empty() ? default_name() : options.name));
-        return attach_console(report.api_socket, report.name);
+        return attach_console(globals, report.name);
     }
     std::function<void(const StartReport&)> started;
     if (globals.json) {
