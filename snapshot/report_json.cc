@@ -113,7 +113,7 @@ std::string to_json(const SnapshotReport& report) {
     for (const SnapshotRound& round : report.rounds) {
         rounds.push_back({{"dirty_pages", round.dirty_pages}, {"written_bytes", round.written_bytes}, {"us", round.us}});
     }
-    return line({{"pause_us", report.pause_us},
+    Json out = {{"pause_us", report.pause_us},
                  {"total_us", report.total_us},
                  {"rounds", std::move(rounds)},
                  {"pages", classes_json(report.pages)},
@@ -128,7 +128,11 @@ std::string to_json(const SnapshotReport& report) {
                  {"sequence", report.sequence},
                  {"slot", report.slot},
                  {"cached", report.cached},
-                 {"backend", report.backend}});
+                 {"backend", report.backend}};
+    if (!report.protect_refused.empty()) {
+        out["protect_refused"] = report.protect_refused;
+    }
+    return line(out);
 }
 
 std::string to_json(const DetachReport& report) {
