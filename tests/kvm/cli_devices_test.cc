@@ -47,8 +47,8 @@ TEST_F(CliDevices, ClonesHaveDisksAndSocketsOfTheirOwn) {
         std::filesystem::resize_file(path, size);
     };
     make_disk(disk, 1 << 20);
-    const auto started = run_ledger("ws=4M", "", {"-d", "--name", "a", "--disk", "id=root,path=" + disk, "--vsock",
-                                                  "cid=3,socket=" + scratch_.file("v")});
+    const auto started = run_ledger(
+        "ws=4M", "", {"-d", "--name", "a", "--disk", "id=root,path=" + disk, "--vsock", "cid=3,socket=" + scratch_.file("v")});
     ASSERT_EQ(started.exit_code, 0) << started.err;
     const std::string area = scratch_.file("area");
     ASSERT_EQ(command({"snapshot", "a", area, "--then", "stop"}).exit_code, 0);

@@ -173,8 +173,10 @@ TEST_F(VirtioMachine, AnInterruptInFlightIsServedByTheRestoredGuest) {
         const auto vcpu = std::ranges::find(records, RecordKind::vcpu, &StateRecord::kind);
         const VcpuStateV1 state = need(VcpuStateV1::decode(vcpu->bytes));
         // IRR: 32 vectors a register, 16 bytes apart.
-        return (std::to_integer<unsigned>(std::as_bytes(std::span(state.lapic.regs))[0x200 + kVector / 32 * 16 + kVector % 32 / 8]) >>
-                kVector % 8 & 1) != 0;
+        return (std::to_integer<unsigned>(
+                    std::as_bytes(std::span(state.lapic.regs))[0x200 + kVector / 32 * 16 + kVector % 32 / 8]) >>
+                    kVector % 8 &
+                1) != 0;
     };
     const std::unique_ptr<Machine> machine =
         create({.code = interrupted_by_rng, .user = true, .vector = kVector, .handler = &rng_handler});

@@ -29,8 +29,9 @@ TEST(SetDevice, ChangesTheHostsSide) {
 }
 
 TEST(SetDevice, RefusesTheRest) {
-    for (const char* setting : {"", "=", "vsock", "vsock.socket", "vsock.socket=", "vsock.colour=red", "disk.path=/x", "disk..path=/x",
-                                "disk.root.readonly=on", "disk.none.path=/x", "root.path=/x", "vsock.cid=2", "vsock.cid={i}x"}) {
+    for (const char* setting :
+         {"", "=", "vsock", "vsock.socket", "vsock.socket=", "vsock.colour=red", "disk.path=/x", "disk..path=/x",
+          "disk.root.readonly=on", "disk.none.path=/x", "root.path=/x", "vsock.cid=2", "vsock.cid={i}x"}) {
         DeviceConfig config = devices();
         EXPECT_TRUE(fails(set_device(config, setting, 1), ErrorKind::usage)) << setting;
     }

@@ -26,9 +26,13 @@ HostFacts good_host() {
     facts.kvm.tsc_settable = true;
     facts.kvm.tsc_khz = 2'600'000;
     facts.kvm.nx_huge_pages = "N";
-    facts.userfaultfd = {
-        .available = true, .missing = true, .minor = true, .write_protect = true, .protect_unpopulated = true,
-        .kernel_faults = "system call", .sysctl = 1};
+    facts.userfaultfd = {.available = true,
+                         .missing = true,
+                         .minor = true,
+                         .write_protect = true,
+                         .protect_unpopulated = true,
+                         .kernel_faults = "system call",
+                         .sysctl = 1};
     facts.io_uring = {.error = 0, .sysctl = 0};
     facts.huge_pages = {.enabled = "madvise", .defrag = "madvise", .shmem_enabled = "advise", .reserved = 0};
     facts.cgroup.version = "v2";

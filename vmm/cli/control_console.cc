@@ -182,9 +182,7 @@ void add_console(CLI::App& app, Globals& globals, Action& chosen) {
                                            "(Ctrl-a d detaches, Ctrl-a x stops the machine)");
     auto name = std::make_shared<std::string>();
     command->add_option("NAME", *name, "the machine")->required();
-    command->callback([=, &globals, &chosen] {
-        chosen = [=, &globals] { return attach_console(globals, *name); };
-    });
+    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return attach_console(globals, *name); }; });
 }
 
 }  // namespace snapvm::cli

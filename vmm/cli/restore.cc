@@ -63,7 +63,9 @@ void add_restore(CLI::App& app, Globals& globals, Action& chosen) {
     auto options = std::make_shared<RestoreCommand>();
     CLI::App* command = app.add_subcommand("restore", "bring back the machine in a snapshot area, once or many times");
     command->add_option("area", options->area, "snapshot area, PATH[@OFFSET]")->required();
-    command->add_option("-n", options->count, "how many; more than one are detached and named NAME-0 and on, or by their number where NAME has {i} (default: 1)");
+    command->add_option(
+        "-n", options->count,
+        "how many; more than one are detached and named NAME-0 and on, or by their number where NAME has {i} (default: 1)");
     command->add_flag("--paused", options->paused, "do not run it yet; snapvm resume does");
     command->add_flag("--share", options->share,
                       "keep one copy in memory of pages that hold the same; takes a look at all page entries");
@@ -73,8 +75,10 @@ void add_restore(CLI::App& app, Globals& globals, Action& chosen) {
             "resume: the guest's clock goes on from where it was; continue: the guest sees the time since (default: resume)")
         ->check(CLI::IsMember({"resume", "continue"}));
     command
-        ->add_option("--set", options->settings, "DEVICE.KEY=VALUE, of the host's side of its devices: disk.ID.path=F, vsock.socket=P, vsock.cid=N; {i} in VALUE is the "
-                     "number of the clone")
+        ->add_option(
+            "--set", options->settings,
+            "DEVICE.KEY=VALUE, of the host's side of its devices: disk.ID.path=F, vsock.socket=P, vsock.cid=N; {i} in VALUE is the "
+            "number of the clone")
         ->expected(1)
         ->take_all();
     options->host.add_to(*command);

@@ -115,7 +115,7 @@ private:
 
     BalloonStateV1 state_;
     UniqueFd retry_;  ///< timerfd
-    UniqueFd poll_;   ///< timerfd
+    UniqueFd poll_;  ///< timerfd
     std::unique_ptr<Port::Watch> retry_watch_;
     std::unique_ptr<Port::Watch> poll_watch_;
     Port* port_ = nullptr;
