@@ -259,13 +259,15 @@ private:
             wish = WhenDiverging::stop;
         }
         if (wish == WhenDiverging::protect) {
-            if (auto guard = CopyBeforeWrite::prepare(source_.memory().blocks(), staging_.capacity())) {
+            auto guard = CopyBeforeWrite::prepare(source_.memory().blocks(), staging_.capacity());
+            if (guard) {
                 guard_ = *std::move(guard);
                 TRY(empty_staging());
                 staging_ = {};  // its room is for what will be saved
                 report_.when_diverging = name_of(WhenDiverging::protect);
                 return false;
             }
+            report_.protect_refused = guard.error().message();
             wish = WhenDiverging::throttle;
         }
         if (wish == WhenDiverging::throttle) {

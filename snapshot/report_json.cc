@@ -113,22 +113,26 @@ std::string to_json(const SnapshotReport& report) {
     for (const SnapshotRound& round : report.rounds) {
         rounds.push_back({{"dirty_pages", round.dirty_pages}, {"written_bytes", round.written_bytes}, {"us", round.us}});
     }
-    return line({{"pause_us", report.pause_us},
-                 {"total_us", report.total_us},
-                 {"rounds", std::move(rounds)},
-                 {"pages", classes_json(report.pages)},
-                 {"area_bytes", report.area_bytes},
-                 {"written_bytes", report.written_bytes},
-                 {"staging_peak_bytes", report.staging_peak_bytes},
-                 {"tracker", report.tracker},
-                 {"type", report.type},
-                 {"diverged", report.diverged},
-                 {"when_diverging", report.when_diverging},
-                 {"snapshot_id", report.snapshot_id.text()},
-                 {"sequence", report.sequence},
-                 {"slot", report.slot},
-                 {"cached", report.cached},
-                 {"backend", report.backend}});
+    Json out = {{"pause_us", report.pause_us},
+                {"total_us", report.total_us},
+                {"rounds", std::move(rounds)},
+                {"pages", classes_json(report.pages)},
+                {"area_bytes", report.area_bytes},
+                {"written_bytes", report.written_bytes},
+                {"staging_peak_bytes", report.staging_peak_bytes},
+                {"tracker", report.tracker},
+                {"type", report.type},
+                {"diverged", report.diverged},
+                {"when_diverging", report.when_diverging},
+                {"snapshot_id", report.snapshot_id.text()},
+                {"sequence", report.sequence},
+                {"slot", report.slot},
+                {"cached", report.cached},
+                {"backend", report.backend}};
+    if (!report.protect_refused.empty()) {
+        out["protect_refused"] = report.protect_refused;
+    }
+    return line(out);
 }
 
 std::string to_json(const DetachReport& report) {

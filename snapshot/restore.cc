@@ -63,4 +63,9 @@ Result<RestoredSnapshot> open_snapshot(const AreaPath& path, const RestoreOption
     return restored;
 }
 
+Result<MachineConfig> config_in(const AreaPath& path) {
+    const PinnedSnapshot pinned = TRY(pin_snapshot(path, /*salvage=*/false));
+    return TRY(read_head(pinned)).start.config;
+}
+
 }  // namespace snapvm

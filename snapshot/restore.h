@@ -46,4 +46,7 @@ struct RestoredSnapshot {
 /// written).
 Result<RestoredSnapshot> open_snapshot(const AreaPath& path, const RestoreOptions& options = {});
 
+/// The configuration of the machine that open_snapshot gives, with the same checks; nothing is mapped, and nothing stays pinned.
+Result<MachineConfig> config_in(const AreaPath& path);
+
 }  // namespace snapvm

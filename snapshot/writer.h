@@ -107,6 +107,7 @@ struct SnapshotReport {
     std::string type = "full";
     bool diverged = false;
     std::string when_diverging;  ///< what was done about that; empty: nothing had to be
+    std::string protect_refused;  ///< why it was not `protect`, where that was asked for and this host or machine cannot
     Uuid snapshot_id;
     std::uint64_t sequence = 0;
     std::uint32_t slot = 0;

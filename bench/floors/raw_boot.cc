@@ -7,7 +7,7 @@
 //            [--times] [--until-ready] [--stdin] [--flip ADDRESS]
 // `cpus=N` is appended to the guest's command line (there are no ACPI tables here). --times: one line of parts on
 // stderr, in microseconds since the process was started. The start is RAW_BOOT_T0 in the environment (CLOCK_MONOTONIC,
-// ns; whoever starts it takes the time just before, as time_to_ready.py does), else main(). --stdin feeds the guest's
+// ns; whoever starts it takes the time just before, as bench/boot.cc does), else main(). --stdin feeds the guest's
 // serial port, --flip turns a bit over in guest memory at the first MARK (command `m`). Exit code: the guest's; 4
 // triple fault.
 #include <map>

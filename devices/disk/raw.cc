@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -164,7 +165,21 @@ void RawDisk::begin_transfer(Op& op) {
     send(op);
 }
 
+// A write there would make a file grow that somebody has made smaller under the guest. Between this and the call it may still shrink: the
+// kernel has no write that does not extend. A device ends where it ends.
+bool RawDisk::behind_the_end(const Op& op) const {
+    if (file_.device || (op.kind != DiskCall::Kind::write && op.kind != DiskCall::Kind::allocate)) {
+        return false;
+    }
+    struct stat info{};
+    return ::fstat(file_.fd.get(), &info) != 0 || static_cast<std::uint64_t>(info.st_size) < op.offset + op.size;
+}
+
 void RawDisk::send(Op& op) {
+    if (behind_the_end(op)) {
+        end(op, EIO);
+        return;
+    }
     if (options_.hook) {
         const DiskFault fault = options_.hook(op);
         if (fault.error != 0) {

@@ -59,6 +59,7 @@ private:
     [[nodiscard]] Way next_way(const DiskRequest& request, Way after) const;
     [[nodiscard]] bool offset_aligned(const Op& op) const;
     [[nodiscard]] bool buffers_aligned(const Op& op) const;
+    [[nodiscard]] bool behind_the_end(const Op& op) const;
     bool make_bounce(Op& op);
 
     DiskFile file_;

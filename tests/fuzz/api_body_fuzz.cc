@@ -23,6 +23,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
             break;
         case 'l': (void)check_snapshot_load(input); break;
         case 's': (void)parse_stop(input); break;
+        case 'b': (void)parse_balloon_update(input); break;
+        case 'p': (void)parse_balloon_statistics_update(input); break;
+        case 't': (void)parse_terminal_size(input); break;
         case 'w':
             if (const auto wait = parse_wait(input); wait && wait->what == WaitFor::serial) {
                 (void)LineMatcher::compile(wait->regex)

@@ -81,27 +81,60 @@ def vcpu(cpuid=2, msrs=2, cpuid_count=None):
     return out + bytes(33) + struct.pack("<I", 2_000_000)            # events, TSC frequency
 
 
-# The first byte chooses the decoder (state_record_fuzz.cc).
-def record(choice, name, data):
-    save("state_record", name, bytes([choice]) + data)
+# The first byte chooses the decoder: the record's kind (vmm/base/state_record.h), or the configuration.
+CONFIG, VCPU = 0, 2
+SERIAL, IOAPIC, RESET, TEST_PORT, VMGENID, PVPANIC, GED = range(32, 39)
+BLK, VSOCK, BALLOON, RNG, CONSOLE = 64, 66, 67, 68, 69
 
 
-record(0, "config", config())
-record(0, "config-initrds", config(5 << 30, 4, [b"/a", b"/b"]))
-record(0, "config-newer", config(version=3))
-record(0, "config-absurd-count", config(initrds=[b"x"] * 16, count=0xFFFFFFFF))
-record(1, "vcpu", vcpu())
-record(1, "vcpu-absurd-count", vcpu(cpuid=0, cpuid_count=0xFFFFFFFF))
+def record(kind, name, data):
+    save("state_record", name, bytes([kind]) + data)
+
+
+record(CONFIG, "config", config())
+record(CONFIG, "config-initrds", config(5 << 30, 4, [b"/a", b"/b"]))
+record(CONFIG, "config-newer", config(version=3))
+record(CONFIG, "config-absurd-count", config(initrds=[b"x"] * 16, count=0xFFFFFFFF))
+disks = struct.pack("<I", 1) + text(b"root") + text(b"/disk") + b"\0"
+vsock = b"\1" + struct.pack("<I", 3) + text(b"/v")
+record(CONFIG, "config-devices", config(devices=disks + struct.pack("<I", 0) + vsock + b"\1" + struct.pack("<Q", 1 << 20) + b"\1\1"))
+record(VCPU, "vcpu", vcpu())
+record(VCPU, "vcpu-absurd-count", vcpu(cpuid=0, cpuid_count=0xFFFFFFFF))
 masked = struct.pack("<Q", 1 << 16)
-record(2, "ioapic", struct.pack("<BBI", 0x10, 0, 0) + masked * 24)
-record(2, "ioapic-in-service", struct.pack("<BBI", 0x11, 3, 1 << 9) + masked * 9 + struct.pack("<Q", 1 << 56 | 0xC039) + masked * 14)
-record(3, "serial", struct.pack("<H5B3BBB", 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0))
-record(3, "serial-in-flight", struct.pack("<H5B3BBB", 12, 3, 1, 3, 8, 0xA5, 1, 0, 1, 0x77, 3) + b"abc")
-record(4, "reset", b"\x02")
-record(5, "test-port", struct.pack("<BIIQ", 1, 42, 7, 3))
-record(6, "vmgenid", struct.pack("<Q", 2))
-record(7, "pvpanic", b"\x01")
-record(8, "ged", b"\x01\x01")
+record(IOAPIC, "ioapic", struct.pack("<BBI", 0x10, 0, 0) + masked * 24)
+record(IOAPIC, "ioapic-in-service", struct.pack("<BBI", 0x11, 3, 1 << 9) + masked * 9 + struct.pack("<Q", 1 << 56 | 0xC039) + masked * 14)
+record(SERIAL, "serial", struct.pack("<H5B3BBB", 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0))
+record(SERIAL, "serial-in-flight", struct.pack("<H5B3BBB", 12, 3, 1, 3, 8, 0xA5, 1, 0, 1, 0x77, 3) + b"abc")
+record(RESET, "reset", b"\x02")
+record(TEST_PORT, "test-port", struct.pack("<BIIQ", 1, 42, 7, 3))
+record(VMGENID, "vmgenid", struct.pack("<Q", 2))
+record(PVPANIC, "pvpanic", b"\x01")
+record(GED, "ged", b"\x01\x01")
+
+
+def virtio(queues, features=0, running=True, interrupt=0, generation=0):
+    """The transport's registers; with a driver, whose queues of 8 are in use from an index that has wrapped around."""
+    out = struct.pack("<IIQIIII", 0, 0, features | 1 << 32 if running else 0, 0, 15 if running else 0, interrupt, generation)
+    out += bytes([queues])
+    for number in range(queues):
+        at = 0x1000 + 0x3000 * number
+        places = (8, 1, at, at + 0x1000, at + 0x2000, 0xFFFF, 0xFFFF, 0xFFFF) if running else (0,) * 8
+        out += struct.pack("<HBQQQHHH", *places)
+    return out
+
+
+EVENT_INDEX = 1 << 29
+blk = struct.pack("<QI", 2048, 512)  # the disk of tests/conformance/fake_host.h
+record(BLK, "virtio-blk", virtio(1, running=False) + blk)
+record(BLK, "virtio-blk-driven", virtio(1, EVENT_INDEX | 1 << 9, interrupt=1) + blk)
+record(VSOCK, "virtio-vsock", virtio(3, running=False) + struct.pack("<I", 1 << 30))
+record(VSOCK, "virtio-vsock-driven", virtio(3, 1) + struct.pack("<I", 0xFFFFFFFF))
+record(BALLOON, "virtio-balloon", virtio(5, running=False) + struct.pack("<IIIIBBH", 256, 0, 0, 0, 0, 0, 0))
+record(BALLOON, "virtio-balloon-driven", virtio(5, 0x3F, interrupt=2, generation=3) + struct.pack("<IIIIBBHH", 256, 7, 2, 0xAA, 1, 1, 3, 5))
+record(RNG, "virtio-rng", virtio(1, running=False))
+record(RNG, "virtio-rng-driven", virtio(1, EVENT_INDEX))
+record(CONSOLE, "virtio-console", virtio(2, running=False) + struct.pack("<HHIQ", 80, 25, 0, 0))
+record(CONSOLE, "virtio-console-driven", virtio(2, 1, interrupt=3) + struct.pack("<HHI", 132, 43, 5) + b"typed" + struct.pack("<Q", 3))
 
 
 # virtio_blk_fuzz.cc: a first byte of flags, then steps.

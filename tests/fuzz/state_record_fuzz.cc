@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every decoder of machine state on any bytes. The first byte chooses it: a device of the registry, the vCPU, or the configuration. What
-// is accepted must encode to the very same bytes, and a device built from it must stand accesses.
+// Every decoder of machine state on any bytes. The first byte chooses it: the number of a record's kind, or 0 for the configuration. What is
+// accepted must encode to the very same bytes, and a device built from it must stand accesses.
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -51,18 +52,18 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     }
     const auto input = std::as_bytes(std::span(data, size)).subspan(1);
     const std::vector<std::byte> bytes(input.begin(), input.end());
-    const std::span<const DeviceFactory> factories = device_factories();
-    const std::size_t choice = data[0];
-    if (choice == 0) {
+    const auto kind = static_cast<RecordKind>(data[0]);
+    if (data[0] == 0) {
         if (const auto config = MachineConfig::decode(bytes)) {
             require(config->encode() == bytes && config->validate().has_value());
         }
-    } else if (choice == 1) {
+    } else if (kind == RecordKind::vcpu) {
         if (const auto state = VcpuStateV1::decode(bytes)) {
             require(state->encode() == bytes);
         }
-    } else if (choice - 2 < factories.size()) {
-        try_device(factories[choice - 2], bytes);
+    } else if (const auto factory = std::ranges::find(device_factories(), kind, &DeviceFactory::kind);
+               factory != device_factories().end()) {
+        try_device(*factory, bytes);
     }
     return 0;
 }

@@ -100,12 +100,7 @@ const TinyGuest kListens{.code = listens, .user = true, .vector = 0x41, .handler
 
 class AcpiEvents : public KvmTest {
 protected:
-    static std::unique_ptr<Machine> boot(const TinyGuest& guest) {
-        std::unique_ptr<Machine> machine = tiny_machine(system(), guest);
-        need(machine->resume());
-        EXPECT_TRUE(machine->wait_ready(soon()));
-        return machine;
-    }
+    static std::unique_ptr<Machine> boot(const TinyGuest& guest) { return booted_tiny_machine(system(), guest); }
     static std::uint64_t data(Machine& machine, std::uint64_t offset) {
         return need(machine.memory().load<std::uint64_t>(tiny::kData + offset));
     }

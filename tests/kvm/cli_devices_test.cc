@@ -2,6 +2,11 @@
 // Devices as a user asks for them on the command line.
 #include <signal.h>
 #include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
 
 #include <chrono>
 #include <thread>
@@ -37,6 +42,71 @@ TEST_F(CliDevices, AVsockIsThereWhileItsMachineIs) {
     }
     EXPECT_NE(::stat(socket.c_str(), &info), 0);
     EXPECT_NE(::stat(other.c_str(), &info), 0);
+}
+
+TEST_F(CliDevices, ClonesHaveDisksAndSocketsOfTheirOwn) {
+    const std::string disk = scratch_.file("disk");
+    const auto make_disk = [](const std::string& path, std::uint64_t size) {
+        std::ofstream(path).flush();
+        std::filesystem::resize_file(path, size);
+    };
+    make_disk(disk, 1 << 20);
+    const auto started = run_ledger(
+        "ws=4M", "", {"-d", "--name", "a", "--disk", "id=root,path=" + disk, "--vsock", "cid=3,socket=" + scratch_.file("v")});
+    ASSERT_EQ(started.exit_code, 0) << started.err;
+    const std::string area = scratch_.file("area");
+    ASSERT_EQ(command({"snapshot", "a", area, "--then", "stop"}).exit_code, 0);
+    const auto restore = [&](std::vector<std::string> settings) {
+        settings.insert(settings.begin(), {"restore", area, "-n", "2", "--name", "c{i}x"});
+        return command(settings);
+    };
+    const auto expect_refused = [&](const CommandResult& result, int code, const std::string& says) {
+        EXPECT_EQ(result.exit_code, code) << result.err;
+        EXPECT_EQ(result.out.find("c1x"), std::string::npos);
+        EXPECT_EQ(std::ranges::count(result.err, '\n'), 1) << result.err;
+        EXPECT_NE(result.err.find(says), std::string::npos) << result.err;
+    };
+    const std::string disks = "disk.root.path=" + scratch_.file("disk{i}");
+    const std::string sockets = "vsock.socket=" + scratch_.file("v{i}");
+    // Before the first of them runs.
+    const CommandResult plain = restore({});
+    expect_refused(plain, 2, "--set 'disk.root.path=COPY{i}'");
+    EXPECT_EQ(plain.out, "");
+    expect_refused(restore({"--set", sockets, "--set", "disk.root.path=" + scratch_.file("one")}), 2, "they write");
+    expect_refused(restore({"--set", disks}), 2, "--set 'vsock.socket=PATH{i}'");
+    expect_refused(restore({"--set", "disk.boot.path=x{i}"}), 2, "its disks: root");
+    // A disk of another size is none that the guest knows.
+    make_disk(scratch_.file("disk0"), 1 << 20);
+    make_disk(scratch_.file("disk1"), 2 << 20);
+    expect_refused(restore({"--set", disks, "--set", sockets}), 1, "has 4096 sectors, and the saved machine's had 2048");
+    for (int i = 0; i < 500 && !machines().empty(); ++i) {
+        ::usleep(10'000);
+    }
+    make_disk(scratch_.file("disk1"), 1 << 20);
+    const CommandResult restored = restore({"--set", disks, "--set", sockets});
+    ASSERT_EQ(restored.exit_code, 0) << restored.err;
+    EXPECT_EQ(machines(), (std::vector<std::string>{"c0x", "c1x"}));
+    for (const char* number : {"0", "1"}) {
+        EXPECT_TRUE(connect_unix(scratch_.file("v") + number).has_value()) << number;
+        const CommandResult taken = run_ledger("ws=4M", "", {"--disk", "id=root,path=" + scratch_.file("disk") + number});
+        EXPECT_NE(taken.err.find("another machine has it"), std::string::npos) << taken.err;
+    }
+    // One alone is number 0.
+    ASSERT_EQ(command({"stop", "c0x", "--force"}).exit_code, 0);
+    EXPECT_EQ(command({"restore", area, "-d", "--name", "d{i}", "--set", disks, "--set", sockets}).exit_code, 0);
+    EXPECT_EQ(machines(), (std::vector<std::string>{"c1x", "d0"}));
+}
+
+TEST_F(CliDevices, ADiskThatNobodyWritesIsShared) {
+    const std::string disk = scratch_.file("disk");
+    std::ofstream(disk).flush();
+    std::filesystem::resize_file(disk, 1 << 20);
+    ASSERT_EQ(run_ledger("ws=4M", "", {"-d", "--name", "a", "--disk", "id=root,path=" + disk + ",readonly=on"}).exit_code, 0);
+    const std::string area = scratch_.file("area");
+    ASSERT_EQ(command({"snapshot", "a", area}).exit_code, 0);
+    const CommandResult restored = command({"restore", area, "-n", "2", "--name", "c"});
+    EXPECT_EQ(restored.exit_code, 0) << restored.err;
+    EXPECT_EQ(machines().size(), 3U);
 }
 
 TEST_F(CliDevices, AConsoleHasAPlaceForItsOutput) {

@@ -109,4 +109,11 @@ std::unique_ptr<Machine> tiny_machine(const kvm::System& system, const TinyGuest
     return machine;
 }
 
+std::unique_ptr<Machine> booted_tiny_machine(const kvm::System& system, const TinyGuest& guest) {
+    std::unique_ptr<Machine> machine = tiny_machine(system, guest);
+    need(machine->resume());
+    EXPECT_TRUE(machine->wait_ready(soon()));
+    return machine;
+}
+
 }  // namespace snapvm::test

@@ -68,5 +68,7 @@ private:
 
 /// A machine with a tiny guest in it, not started.
 std::unique_ptr<Machine> tiny_machine(const kvm::System& system, const TinyGuest& guest, std::uint32_t cpus = 1);
+/// One that runs, and whose guest has said READY.
+std::unique_ptr<Machine> booted_tiny_machine(const kvm::System& system, const TinyGuest& guest);
 
 }  // namespace snapvm::test

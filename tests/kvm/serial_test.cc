@@ -88,12 +88,7 @@ const TinyGuest kEchoGuest{.code = echo_edge, .user = true, .vector = 0x40, .han
 
 class SerialTrap : public KvmTest {
 protected:
-    static std::unique_ptr<Machine> boot(const TinyGuest& guest) {
-        std::unique_ptr<Machine> machine = tiny_machine(system(), guest);
-        need(machine->resume());
-        EXPECT_TRUE(machine->wait_ready(soon()));
-        return machine;
-    }
+    static std::unique_ptr<Machine> boot(const TinyGuest& guest) { return booted_tiny_machine(system(), guest); }
     // Output until there are `count` bytes in all or patience ends.
     static std::string output(Machine& machine, std::size_t count) {
         std::string all;

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // A virtio device in a machine: a guest of a few instructions drives it, and is snapshotted and restored while requests are on their way.
+#include <algorithm>
 #include <thread>
 
 #include "tests/kvm/harness.h"
 #include "tests/kvm/tiny_guest.h"
 #include "tests/support/virtio_driver.h"
 #include "vmm/platform/platform.h"
+#include "vmm/vcpu/vcpu_state.h"
 
 // At 0x71000: pairs of a register's address and a value, until an address of 0. Then one request after the other: the available ring's entries
 // are zeros, so each is descriptor 0. Counter 0: requests answered.
@@ -30,6 +32,50 @@ SNAPVM_TINY_CODE(drive_rng, R"(
 5:  incq (%rbx)
     jmp 3b
 )");
+// The same registers, and the device's pin 8 to vector 0x42, edge. One request, and each further one by the handler of the last: a lost
+// interrupt is the end. Counter 2: interrupts.
+SNAPVM_TINY_CODE(interrupted_by_rng, R"(
+    mov $0xfee00000, %edi
+    movl $0x1ff, 0xf0(%rdi)
+    mov $0xfec00000, %edi
+    movl $0x21, (%rdi)
+    movl $0, 0x10(%rdi)
+    movl $0x20, (%rdi)
+    movl $0x42, 0x10(%rdi)
+    mov $0x71000, %esi
+1:  mov (%rsi), %rdi
+    test %rdi, %rdi
+    jz 2f
+    mov 8(%rsi), %eax
+    mov %eax, (%rdi)
+    add $16, %rsi
+    jmp 1b
+2:  movw $1, 0x91002
+    mov $0xd0000050, %edi
+    movl $0, (%rdi)
+3:  pause
+    jmp 3b
+)");
+// Acknowledges, makes the next request, and has the end of interrupt wait for the gate, counter 1.
+SNAPVM_TINY_CODE(rng_handler, R"(
+    push %rax
+    push %rdi
+    incq 16(%rbx)
+    mov $0xd0000000, %edi
+    mov 0x60(%rdi), %eax
+    mov %eax, 0x64(%rdi)
+    mov 16(%rbx), %eax
+    inc %eax
+    mov %ax, 0x91002
+    movl $0, 0x50(%rdi)
+1:  cmpq $0, 8(%rbx)
+    je 1b
+    mov $0xfee000b0, %eax
+    movl $0, (%rax)
+    pop %rdi
+    pop %rax
+    iretq
+)");
 
 namespace snapvm::test {
 namespace {
@@ -38,11 +84,10 @@ constexpr Gpa kBuffer{0xA0000};
 
 class VirtioMachine : public KvmTest {
 protected:
-    static std::unique_ptr<Machine> create() {
+    static std::unique_ptr<Machine> create(const TinyGuest& guest = {.code = drive_rng}) {
         MachineConfig config;
         config.memory_bytes = tiny::kMemory;
         config.devices.rng = true;
-        const TinyGuest guest{.code = drive_rng};
         const std::vector<std::byte> elf = tiny_elf(guest);
         auto machine = need(Machine::create(
             system(), config, BootSource{.kernel = elf, .initrds = {}, .cmdline = {}, .cpus = 1, .force_linux64 = true}));
@@ -116,6 +161,46 @@ TEST_F(VirtioMachine, RequestsGoOnOverSnapshotsAndRestores) {
         const std::uint64_t then = answered(*machine);
         need(machine->resume());
         ASSERT_NO_FATAL_FAILURE(wait_for_more(*machine, then)) << "the restored one";
+    }
+}
+
+// Saved between the edge that the device raised and the guest's end of interrupt: the interrupt is in the LAPIC, and nowhere else.
+TEST_F(VirtioMachine, AnInterruptInFlightIsServedByTheRestoredGuest) {
+    constexpr std::uint8_t kVector = 0x42;
+    const auto interrupts = [](Machine& machine) { return need(machine.memory().load<std::uint64_t>(tiny::kData + 16)); };
+    const auto requested = [](const AreaPath& path) {
+        const std::vector<StateRecord> records = need(open_snapshot(path)).saved.records;
+        const auto vcpu = std::ranges::find(records, RecordKind::vcpu, &StateRecord::kind);
+        const VcpuStateV1 state = need(VcpuStateV1::decode(vcpu->bytes));
+        // IRR: 32 vectors a register, 16 bytes apart.
+        return (std::to_integer<unsigned>(
+                    std::as_bytes(std::span(state.lapic.regs))[0x200 + kVector / 32 * 16 + kVector % 32 / 8]) >>
+                    kVector % 8 &
+                1) != 0;
+    };
+    const std::unique_ptr<Machine> machine =
+        create({.code = interrupted_by_rng, .user = true, .vector = kVector, .handler = &rng_handler});
+    need(machine->resume());
+    // The first handler stands at the gate; its request has been answered.
+    for (const auto until = soon(); need(machine->memory().load<std::uint16_t>(Gpa{0x92002})) != 2;) {
+        ASSERT_LT(SteadyClock::now(), until);
+        std::this_thread::sleep_for(100us);
+    }
+    for (const SnapshotMode mode : {SnapshotMode::stop, SnapshotMode::live}) {
+        WriteOptions options;
+        options.mode = mode;
+        const AreaPath path = area(mode == SnapshotMode::stop ? "stop" : "live");
+        snapshot(*machine, path, options);
+        EXPECT_TRUE(requested(path));
+        EXPECT_EQ(interrupts(*machine), 1U);
+        const auto restored = restore(path);
+        EXPECT_EQ(interrupts(*restored), 1U);
+        need(restored->memory().store(tiny::kData + 8, std::uint64_t{1}));
+        need(restored->resume());
+        for (const auto until = soon(); interrupts(*restored) < 20;) {
+            ASSERT_LT(SteadyClock::now(), until) << "the interrupt is lost, after " << interrupts(*restored);
+            std::this_thread::sleep_for(100us);
+        }
     }
 }
 

@@ -79,11 +79,16 @@ public:
         return DetachReport{
             .mapped = true, .read_pages = 3, .copied_pages = 2, .freezes = 1, .longest_freeze_us = 40, .total_us = 90};
     }
-    [[nodiscard]] Result<BalloonSize> balloon() const override {
-        return no_balloon ? fail(ErrorKind::usage, "this machine has no balloon") : Result<BalloonSize>(size_);
+    [[nodiscard]] Result<BalloonStatus> balloon() const override {
+        return no_balloon ? fail(ErrorKind::usage, "this machine has no balloon") : Result<BalloonStatus>(balloon_);
     }
     Status set_balloon(std::uint64_t bytes) override {
-        size_.target_bytes = bytes;
+        balloon_.target_bytes = bytes;
+        return {};
+    }
+    Status set_balloon_polling(std::uint16_t seconds) override {
+        TRY(balloon());
+        balloon_.polling_seconds = seconds;
         return {};
     }
     Result<BalloonReport> balloon_statistics() override {
@@ -144,7 +149,7 @@ public:
     std::atomic<bool> no_snapshot = false;
     std::atomic<int> waiting = 0;
     std::atomic<bool> no_balloon = false;
-    BalloonSize size_{.target_bytes = 64 << 20, .actual_bytes = 32 << 20};
+    BalloonStatus balloon_{.target_bytes = 64 << 20, .actual_bytes = 32 << 20};
     SnapshotRequest last_snapshot;
     std::string input;
     Outcome outcome_{.kind = Outcome::Kind::guest_exit, .code = 3, .error = {}};

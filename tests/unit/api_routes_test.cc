@@ -88,6 +88,9 @@ TEST_F(ApiContract, AnswersAreAsDocumented) {
         {"PATCH", "/balloon", "{}", 400},
         {"PATCH", "/balloon", R"({"amount_mib":-1})", 400},
         {"GET", "/balloon/statistics", "", 200},
+        {"PATCH", "/balloon/statistics", R"({"stats_polling_interval_s":5})", 204},
+        {"PATCH", "/balloon/statistics", "{}", 400},
+        {"PATCH", "/balloon/statistics", R"({"stats_polling_interval_s":65536})", 400},
         {"GET", "/wait?for=ready", "", 200},
         {"GET", "/wait?for=serial&regex=hel", "", 200},
         {"GET", "/wait?for=serial&regex=(", "", 400},
@@ -148,9 +151,13 @@ TEST_F(ApiContract, TheBalloonIsFirecrackers) {
     EXPECT_EQ(statistics["actual_mib"], 32);
     EXPECT_EQ(statistics["free_memory"], 5);
     EXPECT_FALSE(statistics.contains("swap_in"));
+    EXPECT_EQ(nlohmann::json::parse(ask("GET", "/balloon").body)["stats_polling_interval_s"], 0);
+    EXPECT_EQ(ask("PATCH", "/balloon/statistics", R"({"stats_polling_interval_s":3})").status, 204U);
+    EXPECT_EQ(nlohmann::json::parse(ask("GET", "/balloon").body)["stats_polling_interval_s"], 3);
     service.no_balloon = true;
     EXPECT_EQ(ask("GET", "/balloon").status, 400U);
     EXPECT_EQ(ask("GET", "/balloon/statistics").status, 400U);
+    EXPECT_EQ(ask("PATCH", "/balloon/statistics", R"({"stats_polling_interval_s":3})").status, 400U);
 }
 
 TEST_F(ApiContract, UnknownPathsAndMethods) {

@@ -245,7 +245,21 @@ TEST_P(RawDisks, ADiskThatShrinksFails) {
     Bytes data(8192);
     EXPECT_EQ(run(*raw, transfer(Kind::read, 2 << 20, data)), EIO);
     EXPECT_EQ(run(*raw, transfer(Kind::read, (1 << 20) - 4096, data)), EIO) << "across the new end";
+    // Nothing makes it grow again.
+    DiskRequest durable = transfer(Kind::write, 2 << 20, data);
+    durable.durable = true;
+    for (const DiskRequest& request :
+         {transfer(Kind::write, 2 << 20, data), durable, transfer(Kind::write, (1 << 20) - 4096, data),
+          ranged(Kind::write_zeroes, 2 << 20, 8192), ranged(Kind::write_zeroes, (1 << 20) - 4096, 8192, true),
+          ranged(Kind::discard, 2 << 20, 8192)}) {
+        EXPECT_EQ(run(*raw, request), EIO) << static_cast<int>(request.kind) << " at " << request.offset;
+    }
+    struct stat info{};
+    ASSERT_EQ(::fstat(file_.fd(), &info), 0);
+    EXPECT_EQ(info.st_size, 1 << 20);
+    EXPECT_EQ(file_.read((1 << 20) - 1, 1).front(), std::byte{0x55});
     EXPECT_EQ(run(*raw, transfer(Kind::read, 0, data)), 0);
+    EXPECT_EQ(run(*raw, transfer(Kind::write, (1 << 20) - 8192, data)), 0) << "up to the new end";
     EXPECT_EQ(raw->size(), kSize);
 }
 

@@ -26,8 +26,13 @@ HostFacts good_host() {
     facts.kvm.tsc_settable = true;
     facts.kvm.tsc_khz = 2'600'000;
     facts.kvm.nx_huge_pages = "N";
-    facts.userfaultfd = {
-        .available = true, .missing = true, .minor = true, .write_protect = true, .kernel_faults = "system call", .sysctl = 1};
+    facts.userfaultfd = {.available = true,
+                         .missing = true,
+                         .minor = true,
+                         .write_protect = true,
+                         .protect_unpopulated = true,
+                         .kernel_faults = "system call",
+                         .sysctl = 1};
     facts.io_uring = {.error = 0, .sysctl = 0};
     facts.huge_pages = {.enabled = "madvise", .defrag = "madvise", .shmem_enabled = "advise", .reserved = 0};
     facts.cgroup.version = "v2";
@@ -73,6 +78,7 @@ TEST(DoctorAdvice, EachThingMissingHasItsOwn) {
         {"userfaultfd", [](HostFacts& f) { f.userfaultfd.kernel_faults.clear(); }},
         {"userfaultfd.minor", [](HostFacts& f) { f.userfaultfd.minor = false; }},
         {"userfaultfd.write_protect", [](HostFacts& f) { f.userfaultfd.write_protect = false; }},
+        {"userfaultfd.protect_unpopulated", [](HostFacts& f) { f.userfaultfd.protect_unpopulated = false; }},
         {"io_uring", [](HostFacts& f) { f.io_uring.error = EPERM; }},
         {"huge_pages.enabled", [](HostFacts& f) { f.huge_pages.enabled = "never"; }},
         {"huge_pages.enabled", [](HostFacts& f) { f.huge_pages.enabled.clear(); }},

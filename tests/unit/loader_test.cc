@@ -140,6 +140,21 @@ TEST_F(LoaderTest, KernelOverFirmwareTablesOrDeviceMemoryIsRefused) {
     }
 }
 
+TEST(Loader, MemoryWithoutAFirstMebibyteIsRefused) {
+    for (const std::uint64_t low : {std::uint64_t{0}, std::uint64_t{0x80000}, kMiB}) {
+        std::vector<MemoryBlock> blocks;
+        if (low > 0) {
+            blocks.push_back(*MemoryBlock::anonymous({BlockId::ram_low, Gpa{0}, low}, PagePolicy::small_pages));
+        }
+        blocks.push_back(*MemoryBlock::anonymous({BlockId::ram_high, Gpa{kMiB}, 4 * kMiB}, PagePolicy::small_pages));
+        GuestMemory memory = *GuestMemory::of(std::move(blocks));
+        const auto kernel = ElfFile().bytes();
+        BootSource source;
+        source.kernel = kernel;
+        EXPECT_TRUE(fails(load_guest(memory, source), ErrorKind::usage, "more than 1 MiB")) << low;
+    }
+}
+
 TEST_F(LoaderTest, EntryOutsideOfWhatIsLoadedIsRefused) {
     for (const std::uint64_t entry : {std::uint64_t{0}, ElfFile::kLoadAt - 1, ElfFile::kLoadAt + 4096, std::uint64_t{0xFFFFFFFF}}) {
         ElfFile file;

@@ -7,9 +7,11 @@
 
 #include "snapshot/attempt.h"
 #include "snapshot/copy_before_write.h"
+#include "snapshot/inspect.h"
 #include "snapshot/verify.h"
 #include "tests/unit/result_matchers.h"
 #include "tests/unit/snapshot_fixture.h"
+#include "vmm/memory/userfaultfd.h"
 
 namespace snapvm::test {
 namespace {
@@ -180,6 +182,56 @@ TEST_F(Diverging, AGuestThatOutrunsTheCopyIsCaughtAtOneInstant) {
             ASSERT_OK(verified);
             EXPECT_TRUE(verified->faults.empty()) << verified->faults.front();
         }
+    }
+}
+
+// Before Linux 6.4 a page that is not there cannot be protected: fine, until a balloon has taken some.
+TEST_F(Diverging, OnAnOlderKernelABalloonsMachineIsThrottled) {
+    struct OlderKernel {
+        OlderKernel() { hide_userfaultfd_features(kUffdProtectsUnpopulated); }
+        ~OlderKernel() { hide_userfaultfd_features(0); }
+    };
+    std::optional<OlderKernel> older(std::in_place);
+    if (auto guard = CopyBeforeWrite::prepare(machine_.memory().blocks(), 0); !guard) {
+        GTEST_SKIP() << "no userfaultfd here: " << guard.error().message();
+    }
+    ASSERT_OK(machine_.block(kLow).give_up(2000, 8, PageType::balloon));
+    const bool newer = [&] {
+        older.reset();
+        const bool prepared = CopyBeforeWrite::prepare(machine_.memory().blocks(), 0).has_value();
+        older.emplace();
+        return prepared;
+    }();
+    for (const bool hidden : {true, false}) {
+        if (!hidden) {
+            older.reset();
+        }
+        ::unlink(area().path.c_str());
+        Scribbler guest(machine_);
+        SnapshotMonitor monitor;
+        WriteOptions options = live([&](const IoEvent&) {
+            if (monitor.phase == SnapshotPhase::copying) {
+                guest.await_writes();
+            }
+            return IoFault{};
+        });
+        options.monitor = &monitor;
+        options.live.staging_bytes = 0;
+        options.live.max_pause = std::chrono::microseconds(1);
+        const auto report = write_snapshot(machine_, area(), options);
+        ASSERT_OK(report);
+        EXPECT_TRUE(report->diverged);
+        if (hidden || !newer) {
+            EXPECT_TRUE(report->when_diverging == "throttle" || report->when_diverging == "stop") << report->when_diverging;
+            EXPECT_NE(report->protect_refused.find("balloon"), std::string::npos) << report->protect_refused;
+            EXPECT_NE(to_json(*report).find("6.4"), std::string::npos) << "it says what to do";
+        } else {
+            EXPECT_EQ(report->when_diverging, "protect");
+            EXPECT_EQ(report->protect_refused, "");
+        }
+        const auto verified = verify_area(area());
+        ASSERT_OK(verified);
+        EXPECT_TRUE(verified->faults.empty()) << verified->faults.front();
     }
 }
 

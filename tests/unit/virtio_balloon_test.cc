@@ -206,6 +206,43 @@ TEST_F(VirtioBalloon, StatisticsAreHeldUntilTheyAreAskedFor) {
     EXPECT_FALSE(mmio_->locked([&] { return balloon_->request_statistics(); })) << "the driver is gone";
 }
 
+TEST_F(VirtioBalloon, APolledDriverIsAskedAgainAndAgain) {
+    start();
+    mmio_->locked([&] { balloon_->set_polling(1); });
+    const StateRecord record = attached_.device->save();
+    // Asked, once in each interval that it has answered in.
+    const auto wait_for_question = [&] {
+        for (int i = 0; i < 6000; ++i) {
+            run();
+            if (queues_[kStatistics].take()) {
+                return true;
+            }
+            std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        }
+        return false;
+    };
+    for (std::uint64_t answer = 1; answer <= 2; ++answer) {
+        send_statistics(BalloonStatistics::oom_kill, answer);
+        EXPECT_TRUE(wait_for_question());
+        EXPECT_EQ(balloon_->statistics().values[BalloonStatistics::oom_kill], answer);
+    }
+    driver_->write(0x70, 0);
+    EXPECT_EQ(balloon_->polling_seconds(), 1) << "the host's wish, not the driver's";
+    // And by the machine that is restored.
+    build(&record);
+    EXPECT_EQ(balloon_->polling_seconds(), 1);
+    ASSERT_TRUE(ok(attached_.device->restored()));
+    start();
+    send_statistics(BalloonStatistics::oom_kill, 3);
+    EXPECT_TRUE(wait_for_question());
+    // Until the host has had enough.
+    mmio_->locked([&] { balloon_->set_polling(0); });
+    send_statistics(BalloonStatistics::oom_kill, 4);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1200));
+    run();
+    EXPECT_FALSE(queues_[kStatistics].take().has_value());
+}
+
 // Trap: a free-page hint treated as a discard.
 TEST_F(VirtioBalloon, HintsDiscardNothing) {
     start();

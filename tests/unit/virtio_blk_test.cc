@@ -45,6 +45,13 @@ struct WithFake {
         }
         rig = std::make_unique<BlkRig>(std::move(made), features, queue_size);
     }
+    /// Starts the loop's thread, and returns when a read of sector 0 is at the disk.
+    void read_until_at_the_disk() {
+        ASSERT_TRUE(ok(rig->host.loop->start()));
+        rig->add(0, kIn, 0, {{kData, 512, true}});
+        rig->driver->notify(0);
+        rig->host.loop->wait([this] { return disk->in_flight() == 1; });
+    }
     FakeDisk* disk;
     std::unique_ptr<BlkRig> rig;
 };
@@ -244,10 +251,7 @@ TEST(VirtioBlkTrap, MemoryIsMarkedWhenTheDataIsThere) {
 TEST(VirtioBlk, AHoldWaitsForWhatIsInFlightAndTakesNothingNew) {
     WithFake fake;
     BlkRig& rig = *fake.rig;
-    ASSERT_TRUE(ok(rig.host.loop->start()));
-    rig.add(0, kIn, 0, {{kData, 512, true}});
-    rig.driver->notify(0);
-    rig.host.loop->wait([&] { return fake.disk->in_flight() == 1; });
+    ASSERT_NO_FATAL_FAILURE(fake.read_until_at_the_disk());
     std::atomic<bool> held = false;
     std::thread holder([&] {
         rig.host.loop->hold();
@@ -310,10 +314,7 @@ TEST(VirtioBlk, ASavedRequestIsDoneByTheRestoredMachine) {
 TEST(VirtioBlk, AResetWaitsForWhatIsInFlight) {
     WithFake fake;
     BlkRig& rig = *fake.rig;
-    ASSERT_TRUE(ok(rig.host.loop->start()));
-    rig.add(0, kIn, 0, {{kData, 512, true}});
-    rig.driver->notify(0);
-    rig.host.loop->wait([&] { return fake.disk->in_flight() == 1; });
+    ASSERT_NO_FATAL_FAILURE(fake.read_until_at_the_disk());
     std::atomic<bool> over = false;
     std::thread vcpu([&] {
         rig.driver->write(0x70, 0);
@@ -384,6 +385,8 @@ TEST(VirtioBlk, OnAFile) {
         EXPECT_EQ(rig.request(kIn, 0, {{kData + 1, 512, true}}), kOk);
         ASSERT_EQ(::ftruncate(file.get(), 4096), 0);
         EXPECT_EQ(rig.request(kIn, 512, {{kData, 512, true}}), kIoError) << "it has shrunk";
+        EXPECT_EQ(rig.request(kOut, 512, {{kData, 512, false}}), kIoError);
+        EXPECT_EQ(::lseek(file.get(), 0, SEEK_END), 4096) << "and stays so";
         EXPECT_EQ(rig.request(kIn, 0, {{kData, 512, true}}), kOk);
         EXPECT_FALSE(rig.driver->needs_reset());
     }

@@ -127,18 +127,23 @@ std::string stats_json(const ServiceStats& stats) {
     return text_of(fields);
 }
 
-std::string balloon_json(const BalloonSize& size) {
-    return text_of({{"amount_mib", size.target_bytes >> 20}, {"deflate_on_oom", true}, {"stats_polling_interval_s", 0}});
+std::string balloon_json(const BalloonStatus& balloon) {
+    return text_of({{"amount_mib", balloon.target_bytes >> 20},
+                    {"deflate_on_oom", true},
+                    {"stats_polling_interval_s", balloon.polling_seconds},
+                    {"free_page_hinting", true},
+                    {"free_page_reporting", true}});
 }
 
 std::string balloon_statistics_json(const BalloonReport& report) {
-    json fields = {{"target_pages", report.size.target_bytes / kPageSize},
-                   {"actual_pages", report.size.actual_bytes / kPageSize},
-                   {"target_mib", report.size.target_bytes >> 20},
-                   {"actual_mib", report.size.actual_bytes >> 20}};
+    json fields = {{"target_pages", report.balloon.target_bytes / kPageSize},
+                   {"actual_pages", report.balloon.actual_bytes / kPageSize},
+                   {"target_mib", report.balloon.target_bytes >> 20},
+                   {"actual_mib", report.balloon.actual_bytes >> 20}};
     constexpr std::array<std::string_view, virtio::BalloonStatistics::tag_count> kNames = {
-        "swap_in",      "swap_out",         "major_faults", "minor_faults",        "free_memory",
-        "total_memory", "available_memory", "disk_caches",  "hugetlb_allocations", "hugetlb_failures"};
+        "swap_in",          "swap_out",    "major_faults",        "minor_faults",     "free_memory", "total_memory",
+        "available_memory", "disk_caches", "hugetlb_allocations", "hugetlb_failures", "oom_kill",    "alloc_stall",
+        "async_scan",       "direct_scan", "async_reclaim",       "direct_reclaim"};
     for (std::size_t tag = 0; tag < kNames.size(); ++tag) {
         if (report.statistics.values[tag]) {
             fields[std::string(kNames[tag])] = *report.statistics.values[tag];

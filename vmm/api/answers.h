@@ -16,7 +16,7 @@ namespace snapvm::api {
 [[nodiscard]] std::string vm_config_json(const MachineConfig& config);
 [[nodiscard]] std::string snapshot_status_json(const SnapshotStatus& status);
 [[nodiscard]] std::string stats_json(const ServiceStats& stats);
-[[nodiscard]] std::string balloon_json(const BalloonSize& size);
+[[nodiscard]] std::string balloon_json(const BalloonStatus& balloon);
 [[nodiscard]] std::string balloon_statistics_json(const BalloonReport& report);
 [[nodiscard]] std::string outcome_json(const Outcome& outcome);
 [[nodiscard]] std::string wait_json(const WaitResult& result);

@@ -226,6 +226,14 @@ Result<std::uint64_t> parse_balloon_update(std::string_view body) {
     return TRY(fields.number("amount_mib", 0, kMaxBytes >> 20)) << 20;
 }
 
+Result<std::uint16_t> parse_balloon_statistics_update(std::string_view body) {
+    const Fields fields = TRY(Fields::parse(body, {"stats_polling_interval_s"}));
+    if (!fields.has("stats_polling_interval_s")) {
+        return bad("field \"stats_polling_interval_s\" is missing");
+    }
+    return static_cast<std::uint16_t>(TRY(fields.number("stats_polling_interval_s", 0, 0xFFFF)));
+}
+
 Result<StopRequest> parse_stop(std::string_view body) {
     StopRequest stop;
     if (body.empty()) {

@@ -34,6 +34,9 @@ Status check_snapshot_load(std::string_view body);
 /// PATCH /balloon: the size in bytes.
 Result<std::uint64_t> parse_balloon_update(std::string_view body);
 
+/// PATCH /balloon/statistics: seconds between questions.
+Result<std::uint16_t> parse_balloon_statistics_update(std::string_view body);
+
 /// PUT /stop. An empty body means the defaults.
 Result<StopRequest> parse_stop(std::string_view body);
 

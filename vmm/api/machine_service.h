@@ -38,8 +38,9 @@ public:
     [[nodiscard]] SnapshotStatus snapshot_status() const override;
     Status cancel_snapshot() override;
     Result<DetachReport> detach() override;
-    [[nodiscard]] Result<BalloonSize> balloon() const override { return machine_.balloon(); }
+    [[nodiscard]] Result<BalloonStatus> balloon() const override { return machine_.balloon(); }
     Status set_balloon(std::uint64_t bytes) override;
+    Status set_balloon_polling(std::uint16_t seconds) override { return machine_.set_balloon_polling(seconds); }
     Result<BalloonReport> balloon_statistics() override;
     Result<Outcome> stop(const StopRequest& request) override;
     Result<std::optional<WaitResult>> wait(const WaitRequest& request, const GivenUp& given_up) override;

@@ -85,6 +85,11 @@ ApiAnswer get_balloon_statistics(Service& service, const ApiRequest& /*request*/
     return report ? ok(balloon_statistics_json(*report)) : fault_answer(report.error());
 }
 
+ApiAnswer patch_balloon_statistics(Service& service, const ApiRequest& request) {
+    const auto seconds = parse_balloon_statistics_update(request.body);
+    return seconds ? done_or_fault(service.set_balloon_polling(*seconds)) : fault_answer(seconds.error());
+}
+
 ApiAnswer put_stop(Service& service, const ApiRequest& request) {
     const auto stop = parse_stop(request.body);
     if (!stop) {
@@ -128,7 +133,7 @@ ApiAnswer put_console_size(Service& service, const ApiRequest& request) {
     return {};
 }
 
-constexpr std::array<Route, 18> kRoutes = {{
+constexpr std::array<Route, 19> kRoutes = {{
     {"GET", "/", get_instance},
     {"GET", "/version", get_version},
     {"GET", "/machine-config", get_machine_config},
@@ -142,6 +147,7 @@ constexpr std::array<Route, 18> kRoutes = {{
     {"GET", "/balloon", get_balloon},
     {"PATCH", "/balloon", patch_balloon},
     {"GET", "/balloon/statistics", get_balloon_statistics},
+    {"PATCH", "/balloon/statistics", patch_balloon_statistics},
     {"GET", "/stats", get_stats},
     {"PUT", "/stop", put_stop},
     {"GET", "/wait", get_wait},

@@ -100,7 +100,7 @@ struct ServiceStats {
 
 /// The balloon's sizes, and what the guest said last of its memory.
 struct BalloonReport {
-    BalloonSize size;
+    BalloonStatus balloon;
     virtio::BalloonStatistics statistics;
 };
 
@@ -135,9 +135,11 @@ public:
     /// Lets go of the snapshot that this machine was restored from, behind the guest; nothing to do where it maps none. busy while one is made.
     virtual Result<DetachReport> detach() = 0;
     /// Of a machine with a balloon; usage where there is none.
-    [[nodiscard]] virtual Result<BalloonSize> balloon() const = 0;
+    [[nodiscard]] virtual Result<BalloonStatus> balloon() const = 0;
     virtual Status set_balloon(std::uint64_t bytes) = 0;
-    /// Asks the guest for new statistics and waits for them a moment.
+    /// How often the guest is asked for statistics; 0: by the next function.
+    virtual Status set_balloon_polling(std::uint16_t seconds) = 0;
+    /// What the guest said last, where it is polled; else it is asked anew and waited for a moment.
     virtual Result<BalloonReport> balloon_statistics() = 0;
     /// Ends the machine, unless forced by its power button if the guest listens to it; how it ended (which may have been earlier, by itself).
     virtual Result<Outcome> stop(const StopRequest& request) = 0;

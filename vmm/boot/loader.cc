@@ -94,6 +94,16 @@ Status check_source(const BootSource& source) {
     return {};
 }
 
+// The memory map and what is written below 1 MiB take it for granted.
+Status check_low_memory(GuestMemory& memory) {
+    const MemoryBlock* low = memory.find(BlockId::ram_low);
+    if (low == nullptr || low->spec().base.value != 0 || low->spec().size <= platform::kOneMiB.value) {
+        return fail(ErrorKind::usage, "a guest needs more than 1 MiB of memory from address 0 on",
+                    "make its first block that large");
+    }
+    return {};
+}
+
 std::vector<BlockSpec> specs_of(const GuestMemory& memory) {
     std::vector<BlockSpec> specs;
     for (const MemoryBlock& block : memory.blocks()) {
@@ -106,6 +116,7 @@ std::vector<BlockSpec> specs_of(const GuestMemory& memory) {
 
 Result<BootEntry> load_guest(GuestMemory& memory, const BootSource& source) {
     TRY(check_source(source));
+    TRY(check_low_memory(memory));
     const ElfImage image = TRY(ElfImage::parse(source.kernel));
     if (source.force_pvh && !image.pvh_entry) {
         return fail(ErrorKind::usage, "kernel has no PVH note", "use --boot linux64, or build the kernel with CONFIG_PVH");

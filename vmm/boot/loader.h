@@ -33,7 +33,7 @@ struct BootSource {
 };
 
 /// Loads everything into `memory` (zeroed) and returns where the first vCPU starts. A kernel that does not fit, or that wants to lie
-/// over what the VMM puts below 1 MiB, is refused.
+/// over what the VMM puts below 1 MiB, is refused; memory without a block ram_low from address 0 to beyond 1 MiB is a usage error.
 Result<BootEntry> load_guest(GuestMemory& memory, const BootSource& source);
 
 /// Writes hvm_start_info and what it points at; the entry for it. Source: xen/include/public/arch-x86/hvm/start_info.h, version 1.

@@ -17,7 +17,8 @@ struct MemoryMapEntry {
     Type type{};
 };
 
-/// RAM without the PC's reserved area below 1 MiB, firmware tables as ACPI, device memory as reserved.
+/// RAM without the PC's reserved area below 1 MiB, firmware tables as ACPI, device memory as reserved. Block ram_low goes beyond 1 MiB
+/// (load_guest sees to that).
 [[nodiscard]] std::vector<MemoryMapEntry> memory_map(std::span<const BlockSpec> blocks);
 
 }  // namespace snapvm

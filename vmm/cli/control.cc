@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <thread>
 
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
@@ -46,14 +45,8 @@ Result<int> stop(const Globals& globals, const StopOptions& options) {
     api::ApiClient client = TRY(connect_machine(globals, options.name));
     const std::string body = Json{{"force", options.force}, {"timeout_ms", timeout.count()}}.dump();
     const std::string outcome = TRY(ask(client, "PUT", "/stop", body, timeout + kQuickAnswer));
-    // The name and what the machine held are free when its process is gone, and that is what a script waits for.
-    const auto deadline = std::chrono::steady_clock::now() + timeout + kQuickAnswer;
-    while (dir.is_running(options.name)) {
-        if (std::chrono::steady_clock::now() >= deadline) {
-            return fail(ErrorKind::system, "machine " + options.name + " has stopped, but its process has not ended");
-        }
-        std::this_thread::sleep_for(std::chrono::milliseconds(2));
-    }
+    // What a script waits for.
+    TRY(dir.wait_gone(options.name, std::chrono::steady_clock::now() + timeout + kQuickAnswer));
     if (globals.json) {
         print_line(outcome);
     }

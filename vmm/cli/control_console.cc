@@ -20,6 +20,7 @@
 #include "vmm/base/try.h"
 #include "vmm/cli/control_console.h"
 #include "vmm/cli/control.h"
+#include "vmm/cli/run_dir.h"
 #include "vmm/cli/terminal.h"
 
 namespace snapvm::cli {
@@ -139,7 +140,9 @@ int exit_code_in(const Result<api::ApiReply>& reply) {
 
 }  // namespace
 
-Result<int> attach_console(const std::string& api_socket, const std::string& name) {
+Result<int> attach_console(const Globals& globals, const std::string& name) {
+    const RunDir dir = TRY(RunDir::find(globals.run_dir));
+    const std::string api_socket = dir.socket_of(name);
     // Asked before the console is opened: when the machine has ended, its process does not wait for another question.
     api::ApiClient ending = TRY(connect_socket(api_socket, name));
     TRY(ending.send("GET", "/wait?for=exit&timeout_ms=86400000", {}, kQuickAnswer));
@@ -167,7 +170,10 @@ Result<int> attach_console(const std::string& api_socket, const std::string& nam
         api::ApiClient client = TRY(connect_socket(api_socket, name));
         TRY(ask(client, "PUT", "/stop", {}, kQuickAnswer));
     }
-    return exit_code_in(ending.receive(kQuickAnswer));
+    const int code = exit_code_in(ending.receive(kQuickAnswer));
+    // So that the same command again finds name and disks free. One that takes longer has said how it ended all the same.
+    (void)dir.wait_gone(name, std::chrono::steady_clock::now() + kQuickAnswer);
+    return code;
 }
 
 void add_console(CLI::App& app, Globals& globals, Action& chosen) {
@@ -176,9 +182,7 @@ void add_console(CLI::App& app, Globals& globals, Action& chosen) {
                                            "(Ctrl-a d detaches, Ctrl-a x stops the machine)");
     auto name = std::make_shared<std::string>();
     command->add_option("NAME", *name, "the machine")->required();
-    command->callback([=, &globals, &chosen] {
-        chosen = [=, &globals]() -> Result<int> { return attach_console(TRY(socket_of(globals, *name)), *name); };
-    });
+    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return attach_console(globals, *name); }; });
 }
 
 }  // namespace snapvm::cli

@@ -5,12 +5,13 @@
 #include <string>
 
 #include "vmm/base/error.h"
+#include "vmm/cli/commands.h"
 
 namespace snapvm::cli {
 
-/// The machine's terminal (the serial port or the virtio console) on stdin and stdout until the machine ends; then the exit code of its run. With a terminal on stdin:
-/// raw mode, Ctrl-a d detaches (0), Ctrl-a x stops the machine. Otherwise stdin goes to the guest until its end, and output is
+/// The machine's terminal (the serial port or the virtio console) on stdin and stdout until the machine has ended and its process is gone;
+/// then the exit code of its run. With a terminal on stdin: raw mode, Ctrl-a d detaches (0), Ctrl-a x stops the machine. Otherwise stdin goes to the guest until its end, and output is
 /// followed on.
-Result<int> attach_console(const std::string& api_socket, const std::string& name);
+Result<int> attach_console(const Globals& globals, const std::string& name);
 
 }  // namespace snapvm::cli

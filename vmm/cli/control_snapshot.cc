@@ -94,6 +94,10 @@ void print_human(const std::string& area, const Json& report) {
                 static_cast<double>(report.value("written_bytes", std::uint64_t{0})) / (1 << 20),
                 milliseconds_text(report.value("pause_us", std::uint64_t{0})).c_str(),
                 milliseconds_text(report.value("total_us", std::uint64_t{0})).c_str(), pages.c_str());
+    if (report.contains("protect_refused")) {
+        std::printf("not protected, but %s: %s\n", report.value("when_diverging", "").c_str(),
+                    report.value("protect_refused", "").c_str());
+    }
 }
 
 // "25%" of the machine's memory, or a size.

@@ -6,8 +6,10 @@
 #include <filesystem>
 #include <initializer_list>
 #include <map>
+#include <set>
 #include <string_view>
 #include <system_error>
+#include <vector>
 
 #include "vmm/base/try.h"
 
@@ -40,6 +42,15 @@ Result<Fields> parse_fields(std::string_view option, std::string_view text, std:
     }
 }
 
+Result<std::string> absolute(const std::string& path) {
+    std::error_code error;
+    const std::filesystem::path whole = std::filesystem::absolute(path, error);
+    if (error) {
+        return fail(Error::system("getcwd", path, error.value()));
+    }
+    return whole.string();
+}
+
 Result<std::uint32_t> parse_cid(const std::string& text) {
     std::uint32_t cid = 0;
     const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), cid);
@@ -47,6 +58,55 @@ Result<std::uint32_t> parse_cid(const std::string& text) {
         return fail(ErrorKind::usage, "\"" + text + "\" is no vsock cid", "give a number, 3 or more");
     }
     return cid;
+}
+
+constexpr std::string_view kClone = "{i}";
+constexpr std::string_view kDisk = "disk.";
+
+Status set_disk_path(DeviceConfig& devices, std::string_view id, const std::string& path, const std::string& setting) {
+    const auto disk = std::ranges::find(devices.disks, id, &DiskConfig::id);
+    if (disk == devices.disks.end()) {
+        std::string ids;
+        for (const DiskConfig& one : devices.disks) {
+            ids += (ids.empty() ? "its disks: " : ", ") + one.id;
+        }
+        return fail(ErrorKind::usage, "--set " + setting + ": the machine in the snapshot has no disk " + std::string(id), ids);
+    }
+    disk->path = TRY(absolute(path));
+    return {};
+}
+
+Status set_vsock(DeviceConfig& devices, std::string_view what, const std::string& value, const std::string& setting) {
+    if (!devices.vsock) {
+        return fail(ErrorKind::usage, "--set " + setting + ": the machine in the snapshot has no vsock");
+    }
+    if (what == "cid") {
+        devices.vsock->cid = TRY(parse_cid(value));
+    } else {
+        devices.vsock->socket = value;
+    }
+    return {};
+}
+
+/// What one machine alone can have.
+struct Place {
+    std::string name;
+    std::string path;
+    std::string key;  ///< of --set
+    std::string example;
+};
+
+std::vector<Place> places_of(const DeviceConfig& devices) {
+    std::vector<Place> places;
+    for (const DiskConfig& disk : devices.disks) {
+        if (!disk.read_only) {
+            places.push_back({"disk " + disk.id + ", which they write", disk.path, "disk." + disk.id + ".path", "COPY{i}"});
+        }
+    }
+    if (devices.vsock) {
+        places.push_back({"a vsock's socket", devices.vsock->socket, "vsock.socket", "PATH{i}"});
+    }
+    return places;
 }
 
 }  // namespace
@@ -61,12 +121,7 @@ Result<DiskConfig> parse_disk(const std::string& text) {
     if (read_only != "on" && read_only != "off") {
         return fail(ErrorKind::usage, "--disk " + text + ": readonly is on or off", advice);
     }
-    std::error_code error;
-    const std::filesystem::path path = std::filesystem::absolute(fields["path"], error);
-    if (error) {
-        return fail(Error::system("getcwd", fields["path"], error.value()));
-    }
-    return DiskConfig{.id = fields["id"], .path = path.string(), .read_only = read_only == "on"};
+    return DiskConfig{.id = fields["id"], .path = TRY(absolute(fields["path"])), .read_only = read_only == "on"};
 }
 
 Result<VsockConfig> parse_vsock(const std::string& text) {
@@ -78,22 +133,48 @@ Result<VsockConfig> parse_vsock(const std::string& text) {
     return VsockConfig{TRY(parse_cid(fields["cid"])), fields["socket"]};
 }
 
-Status set_device(DeviceConfig& devices, const std::string& text) {
-    const std::size_t equals = text.find('=');
-    const std::string key = text.substr(0, equals);
-    const std::string value = equals == std::string::npos ? "" : text.substr(equals + 1);
-    if ((key != "vsock.socket" && key != "vsock.cid") || value.empty()) {
-        return fail(ErrorKind::usage, "--set " + text + " makes no sense", "it takes vsock.socket=PATH and vsock.cid=N");
+std::string for_clone(std::string text, unsigned clone) {
+    const std::string number = std::to_string(clone);
+    for (std::size_t at = text.find(kClone); at != std::string::npos; at = text.find(kClone, at + number.size())) {
+        text.replace(at, kClone.size(), number);
     }
-    if (!devices.vsock) {
-        return fail(ErrorKind::usage, "--set " + text + ": the machine in the snapshot has no vsock");
-    }
-    if (key == "vsock.cid") {
-        devices.vsock->cid = TRY(parse_cid(value));
+    return text;
+}
+
+Status set_device(DeviceConfig& devices, const std::string& text, unsigned clone) {
+    const std::size_t equals = std::min(text.find('='), text.size());
+    const std::string_view key = std::string_view(text).substr(0, equals);
+    const std::string value = for_clone(text.substr(std::min(equals + 1, text.size())), clone);
+    const std::size_t dot = std::min(key.rfind('.'), key.size());  // an id may have dots of its own
+    const std::string_view device = key.substr(0, dot);
+    const std::string_view what = key.substr(std::min(dot + 1, key.size()));
+    if (!value.empty() && device.starts_with(kDisk) && what == "path") {
+        TRY(set_disk_path(devices, device.substr(kDisk.size()), value, text));
+    } else if (!value.empty() && device == "vsock" && (what == "socket" || what == "cid")) {
+        TRY(set_vsock(devices, what, value, text));
     } else {
-        devices.vsock->socket = value;
+        return fail(ErrorKind::usage, "--set " + text + " makes no sense",
+                    "it takes disk.ID.path=FILE, vsock.socket=PATH and vsock.cid=N");
     }
     return devices.validate();
+}
+
+Status check_clones(const DeviceConfig& devices, std::span<const std::string> settings, unsigned count) {
+    std::set<std::string> taken;
+    for (unsigned clone = 0; clone < count; ++clone) {
+        DeviceConfig own = devices;
+        for (const std::string& setting : settings) {
+            TRY(set_device(own, setting, clone));
+        }
+        for (const Place& place : places_of(own)) {
+            if (!taken.insert(place.path).second) {
+                return fail(ErrorKind::usage,
+                            std::to_string(count) + " machines cannot share " + place.name + " (" + place.path + ")",
+                            "give each its own, {i} being its number: --set '" + place.key + "=" + place.example + "'");
+            }
+        }
+    }
+    return {};
 }
 
 }  // namespace snapvm::cli

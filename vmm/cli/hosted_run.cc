@@ -20,6 +20,7 @@
 
 #include "vmm/base/try.h"
 #include "vmm/cli/control_console.h"
+#include "vmm/cli/device_options.h"
 #include "vmm/cli/run_dir.h"
 #include "vmm/cli/serial_pump.h"
 
@@ -127,7 +128,7 @@ Result<int> HostedRun::run_here(const std::function<void(const StartReport&)>& s
     }
 
     const kvm::System system = TRY(kvm::System::open());
-    BuiltMachine built = TRY(build(system));
+    BuiltMachine built = TRY(build(system, clone_));
     Machine& machine = *built.machine;
     const bool uses_console = console.kind != LineTarget::Kind::none || options.virtio_terminal;
     if (uses_console && !machine.config().devices.console) {
@@ -285,7 +286,7 @@ Result<int> HostedRun::run() {
             options.serial_given = true;
         }
         const StartReport report = TRY(spawn(options.name.empty() ? default_name() : options.name));
-        return attach_console(report.api_socket, report.name);
+        return attach_console(globals, report.name);
     }
     std::function<void(const StartReport&)> started;
     if (globals.json) {
@@ -304,9 +305,10 @@ Result<int> HostedRun::run_many(unsigned count) {
     std::vector<std::uint64_t> totals;
     std::vector<int> pids;
     std::uint64_t pss = 0;
-    for (unsigned i = 0; i < count; ++i) {
+    for (clone_ = 0; clone_ < count; ++clone_) {
         start = Clock::now();
-        const auto spawned = spawn(base + "-" + std::to_string(i));
+        const std::string name = for_clone(base, clone_);
+        const auto spawned = spawn(name != base ? name : base + "-" + std::to_string(clone_));
         if (!spawned) {
             // All or none: whoever asked for 100 can do nothing with 57.
             for (const int pid : pids) {

@@ -52,17 +52,20 @@ struct HostedRun {
     Globals globals;
     Clock::time_point start = Clock::now();
     bool start_paused = false;
-    std::function<Result<BuiltMachine>(const kvm::System&)> build;
+    /// Builds the machine, in its own process; `clone` is its number where there are many, else 0.
+    std::function<Result<BuiltMachine>(const kvm::System&, unsigned clone)> build;
 
     /// Runs it to its end in this process and returns the exit code; with `detach`, leaves it running in another process and returns 0 as soon as it
     /// runs. With a terminal on stdin it runs in another process too, and this one is its console.
     Result<int> run();
-    /// `count` machines, each in a process of its own, named NAME-0 and on.
+    /// `count` machines, each in a process of its own, named NAME-0 and on; or NAME with their numbers where that has "{i}".
     Result<int> run_many(unsigned count);
 
 private:
     Result<int> run_here(const std::function<void(const StartReport&)>& started);
     Result<StartReport> spawn(const std::string& name);
+
+    unsigned clone_ = 0;
 };
 
 }  // namespace snapvm::cli

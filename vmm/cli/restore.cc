@@ -27,14 +27,19 @@ Result<int> restore(const RestoreCommand& options, const Globals& globals) {
     if (options.count < 1 || options.count > 10'000) {
         return fail(ErrorKind::usage, "-n " + std::to_string(options.count) + " machines cannot be had", "give 1 to 10000");
     }
+    if (options.count > 1) {
+        // Before the first of them runs, and not by whichever comes second.
+        const MachineConfig config = TRY(config_in(area));
+        TRY(check_clones(config.devices, options.settings, options.count));
+    }
     HostedRun hosted;
     hosted.options = options.host;
     hosted.globals = globals;
     hosted.start_paused = options.paused;
-    hosted.build = [&](const kvm::System& system) -> Result<BuiltMachine> {
+    hosted.build = [&](const kvm::System& system, unsigned clone) -> Result<BuiltMachine> {
         RestoredSnapshot snapshot = TRY(open_snapshot(area, {.share = options.share}));
         for (const std::string& setting : options.settings) {
-            TRY(set_device(snapshot.saved.config.devices, setting));
+            TRY(set_device(snapshot.saved.config.devices, setting, clone));
         }
         HostSetup setup = options.host.setup();
         setup.gap = options.clock == "continue" ? GapMode::seen : GapMode::hidden;
@@ -45,7 +50,11 @@ Result<int> restore(const RestoreCommand& options, const Globals& globals) {
         }
         return built;
     };
-    return options.count == 1 ? hosted.run() : hosted.run_many(options.count);
+    if (options.count > 1) {
+        return hosted.run_many(options.count);
+    }
+    hosted.options.name = for_clone(options.host.name, 0);
+    return hosted.run();
 }
 
 }  // namespace
@@ -54,7 +63,9 @@ void add_restore(CLI::App& app, Globals& globals, Action& chosen) {
     auto options = std::make_shared<RestoreCommand>();
     CLI::App* command = app.add_subcommand("restore", "bring back the machine in a snapshot area, once or many times");
     command->add_option("area", options->area, "snapshot area, PATH[@OFFSET]")->required();
-    command->add_option("-n", options->count, "how many; more than one are detached and named NAME-0 and on (default: 1)");
+    command->add_option(
+        "-n", options->count,
+        "how many; more than one are detached and named NAME-0 and on, or by their number where NAME has {i} (default: 1)");
     command->add_flag("--paused", options->paused, "do not run it yet; snapvm resume does");
     command->add_flag("--share", options->share,
                       "keep one copy in memory of pages that hold the same; takes a look at all page entries");
@@ -64,7 +75,10 @@ void add_restore(CLI::App& app, Globals& globals, Action& chosen) {
             "resume: the guest's clock goes on from where it was; continue: the guest sees the time since (default: resume)")
         ->check(CLI::IsMember({"resume", "continue"}));
     command
-        ->add_option("--set", options->settings, "DEVICE.KEY=VALUE, of the host's side of its devices: vsock.socket=P, vsock.cid=N")
+        ->add_option(
+            "--set", options->settings,
+            "DEVICE.KEY=VALUE, of the host's side of its devices: disk.ID.path=F, vsock.socket=P, vsock.cid=N; {i} in VALUE is the "
+            "number of the clone")
         ->expected(1)
         ->take_all();
     options->host.add_to(*command);

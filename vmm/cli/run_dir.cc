@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <system_error>
+#include <thread>
 
 #include "vmm/base/try.h"
 
@@ -76,6 +77,16 @@ Result<std::vector<std::string>> RunDir::running() const {
 }
 
 bool RunDir::is_running(const std::string& name) const { return is_name(name) && is_locked(folder_of(name)); }
+
+Status RunDir::wait_gone(const std::string& name, std::chrono::steady_clock::time_point deadline) const {
+    while (is_running(name)) {
+        if (std::chrono::steady_clock::now() >= deadline) {
+            return fail(ErrorKind::system, "machine " + name + " has stopped, but its process has not ended");
+        }
+        std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+    return {};
+}
 
 std::string RunDir::machine_of(int pid) const {
     const auto names = running();

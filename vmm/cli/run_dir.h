@@ -2,6 +2,7 @@
 // Where running machines are found: a folder with one folder a machine, named after it, holding its API socket.
 #pragma once
 
+#include <chrono>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,8 @@ public:
     /// Machines that run now (whose lock is held), sorted. A folder whose owner is gone is not listed.
     Result<std::vector<std::string>> running() const;
     [[nodiscard]] bool is_running(const std::string& name) const;
+    /// Waits until no machine of that name runs: the name, and what the machine held, is free when its process is gone.
+    Status wait_gone(const std::string& name, std::chrono::steady_clock::time_point deadline) const;
     /// The machine that a process runs; empty when it runs none that is found here.
     [[nodiscard]] std::string machine_of(int pid) const;
 

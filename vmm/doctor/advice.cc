@@ -82,6 +82,10 @@ public:
         }
         if (!facts.write_protect) {
             add("userfaultfd.write_protect", "userfaultfd cannot write-protect: use Linux 5.7 or newer");
+        } else if (!facts.protect_unpopulated) {
+            add("userfaultfd.protect_unpopulated",
+                "userfaultfd cannot write-protect pages that a balloon has taken (--when-diverging protect is throttle there): use "
+                "Linux 6.4 or newer");
         }
     }
 

@@ -33,6 +33,7 @@ struct KvmFacts {
 struct UserfaultfdFacts {
     bool available = false;  ///< at least for faults of user mode
     bool missing = false, minor = false, write_protect = false;
+    bool protect_unpopulated = false;  ///< write_protect for pages that are not there, too
     /// How this user gets one that also takes KVM's faults: "system call", "/dev/userfaultfd", or empty for not at all.
     std::string kernel_faults;
     int sysctl = -1;  ///< vm.unprivileged_userfaultfd; -1 where it cannot be read

@@ -4,7 +4,6 @@
 #include <liburing.h>
 #include <linux/userfaultfd.h>
 #include <sched.h>
-#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
@@ -17,6 +16,7 @@
 #include "vmm/base/try.h"
 #include "vmm/doctor/parse.h"
 #include "vmm/doctor/probe.h"
+#include "vmm/memory/userfaultfd.h"
 
 namespace snapvm::doctor {
 namespace {
@@ -73,26 +73,19 @@ SystemFacts probe_system() {
 UserfaultfdFacts probe_userfaultfd() {
     UserfaultfdFacts facts;
     facts.sysctl = small_number("/proc/sys/vm/unprivileged_userfaultfd");
-    // KVM faults in kernel mode, so a descriptor that takes its faults is one made without UFFD_USER_MODE_ONLY (userfaultfd(2)).
-    UniqueFd fd(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
-    if (fd.valid()) {
-        facts.kernel_faults = "system call";
-    } else if (const auto device = open_file("/dev/userfaultfd", O_RDWR); device) {
-        fd = UniqueFd(::ioctl(device->get(), USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK));
-        if (fd.valid()) {
-            facts.kernel_faults = "/dev/userfaultfd";
-        }
-    }
-    if (!fd.valid()) {
+    UniqueFd fd;
+    if (auto opened = open_userfaultfd()) {
+        fd = std::move(opened->fd);
+        facts.kernel_faults = opened->way;
+    } else {
         fd = UniqueFd(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY)));
     }
-    uffdio_api api{};
-    api.api = UFFD_API;
-    if (fd.valid() && ::ioctl(fd.get(), UFFDIO_API, &api) == 0) {
+    if (const auto features = fd.valid() ? agree_on_features(fd, 0) : Result<std::uint64_t>(0); *features != 0) {
         facts.available = true;
         facts.missing = true;
-        facts.minor = (api.features & UFFD_FEATURE_MINOR_SHMEM) != 0;
-        facts.write_protect = (api.features & UFFD_FEATURE_PAGEFAULT_FLAG_WP) != 0;
+        facts.minor = (*features & UFFD_FEATURE_MINOR_SHMEM) != 0;
+        facts.write_protect = (*features & UFFD_FEATURE_PAGEFAULT_FLAG_WP) != 0;
+        facts.protect_unpopulated = (*features & kUffdProtectsUnpopulated) != 0;
     }
     return facts;
 }

@@ -100,6 +100,7 @@ std::string facts_json(const HostFacts& facts, bool advice) {
           {"missing", facts.userfaultfd.missing},
           {"minor", facts.userfaultfd.minor},
           {"write_protect", facts.userfaultfd.write_protect},
+          {"protect_unpopulated", facts.userfaultfd.protect_unpopulated},
           {"kernel_faults", facts.userfaultfd.kernel_faults},
           {"sysctl", facts.userfaultfd.sysctl}}},
         {"io_uring",

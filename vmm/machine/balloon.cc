@@ -25,9 +25,10 @@ auto Machine::with_balloon(What what) {
     return balloon_transport_->locked(what);
 }
 
-Result<BalloonSize> Machine::balloon() const {
+Result<BalloonStatus> Machine::balloon() const {
     TRY(has_balloon());
-    return balloon_transport_->locked([this] { return BalloonSize{balloon_->target_bytes(), balloon_->actual_bytes()}; });
+    return balloon_transport_->locked(
+        [this] { return BalloonStatus{balloon_->target_bytes(), balloon_->actual_bytes(), balloon_->polling_seconds()}; });
 }
 
 Status Machine::set_balloon(std::uint64_t bytes) {
@@ -40,13 +41,19 @@ Status Machine::set_balloon(std::uint64_t bytes) {
     return {};
 }
 
+Status Machine::set_balloon_polling(std::uint16_t seconds) {
+    TRY(has_balloon());
+    with_balloon([&] { balloon_->set_polling(seconds); });
+    return {};
+}
+
 Result<virtio::BalloonStatistics> Machine::balloon_statistics(std::chrono::steady_clock::time_point deadline) {
     constexpr auto kPoll = std::chrono::milliseconds(1);
     TRY(has_balloon());
     std::uint64_t before = 0;
     const bool asked = with_balloon([&] {
         before = balloon_->statistics().updates;
-        return balloon_->request_statistics();
+        return balloon_->polling_seconds() == 0 && balloon_->request_statistics();
     });
     while (true) {
         virtio::BalloonStatistics now = balloon_transport_->locked([this] { return balloon_->statistics(); });

@@ -68,9 +68,10 @@ struct MachineStats {
 };
 
 /// A balloon, as the host and as the guest sees it.
-struct BalloonSize {
+struct BalloonStatus {
     std::uint64_t target_bytes = 0;
     std::uint64_t actual_bytes = 0;  ///< what the guest says it holds
+    std::uint16_t polling_seconds = 0;  ///< how often the guest is asked for statistics; 0: when somebody wants to know
 };
 
 /// One machine. Built paused and never run; `start` or `resume` runs it. All public functions may be called from any thread but a vCPU's.
@@ -144,9 +145,11 @@ public:
     [[nodiscard]] MachineStats stats() const;
 
     /// usage: the machine has no balloon. Waits while the machine is frozen, as `send_input` does.
-    Result<BalloonSize> balloon() const;
+    Result<BalloonStatus> balloon() const;
     Status set_balloon(std::uint64_t bytes);
-    /// The guest is asked for new ones, and what it said last is given when it has not answered by the deadline.
+    Status set_balloon_polling(std::uint16_t seconds);
+    /// Where the guest is polled, what it said last; else it is asked anew, and what it said last is given when it has not answered by the
+    /// deadline.
     Result<virtio::BalloonStatistics> balloon_statistics(std::chrono::steady_clock::time_point deadline);
 
     /// Whether it runs, has a balloon, and a driver of it that knows hints.

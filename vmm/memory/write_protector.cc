@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/memory/write_protector.h"
 
-#include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <sys/ioctl.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,12 +13,10 @@
 #include <system_error>
 
 #include "vmm/base/try.h"
+#include "vmm/memory/userfaultfd.h"
 
 namespace snapvm {
 namespace {
-
-// Linux 6.4; Debian 12's headers are older.
-constexpr std::uint64_t kProtectsUnpopulated = 1ULL << 13;
 
 std::unexpected<Error> refused(std::string_view call, int error) {
     return fail(ErrorKind::unsupported,
@@ -28,36 +24,25 @@ std::unexpected<Error> refused(std::string_view call, int error) {
                 "see snapvm doctor, userfaultfd");
 }
 
-// For faults of KVM's too, which come from the kernel: by capability or sysctl, or by the right to open the device.
-Result<UniqueFd> open_userfaultfd() {
-    UniqueFd fd(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
-    if (fd.valid()) {
-        return fd;
-    }
-    const int error = errno;
-#ifdef USERFAULTFD_IOC_NEW
-    if (const auto device = open_file("/dev/userfaultfd", O_RDWR)) {
-        fd = UniqueFd(::ioctl(device->get(), USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK));
-        if (fd.valid()) {
-            return fd;
-        }
-    }
-#endif
-    return refused("userfaultfd", error);
-}
-
 }  // namespace
 
 Result<WriteProtector> WriteProtector::over(std::span<const MemoryBlock> blocks) {
-    WriteProtector protector(blocks, TRY(open_userfaultfd()));
+    auto opened = open_userfaultfd();
+    if (!opened) {
+        return refused("userfaultfd", opened.error().code());
+    }
+    WriteProtector protector(blocks, std::move(opened->fd));
     // A page that was given up has nothing that could be protected, unless the kernel keeps a marker in its place. Otherwise all pages
     // that were ever written are there, and markers for the rest would cost page tables.
     const bool given_up = std::ranges::any_of(blocks, [](const MemoryBlock& block) { return block.types().touched(); });
-    uffdio_api api{};
-    api.api = UFFD_API;
-    api.features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | (given_up ? kProtectsUnpopulated : 0);
-    if (::ioctl(protector.fd_.get(), UFFDIO_API, &api) != 0) {
-        return refused("UFFDIO_API", errno);
+    const auto agreed =
+        agree_on_features(protector.fd_, UFFD_FEATURE_PAGEFAULT_FLAG_WP | (given_up ? kUffdProtectsUnpopulated : 0));
+    if (!agreed && given_up) {
+        return fail(ErrorKind::unsupported, "this kernel cannot write-protect memory of which a balloon has taken some",
+                    "use Linux 6.4 or newer; see snapvm doctor, userfaultfd");
+    }
+    if (!agreed) {
+        return refused("UFFDIO_API", agreed.error().code());
     }
     for (const MemoryBlock& block : blocks) {
         uffdio_register range{};

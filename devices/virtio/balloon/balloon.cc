@@ -39,6 +39,19 @@ std::uint32_t word_of(const ConfigBytes& bytes, std::size_t at) {
     return word;
 }
 
+Result<UniqueFd> make_timer() {
+    UniqueFd timer(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
+    if (!timer.valid()) {
+        return fail(Error::system("timerfd_create", "virtio-balloon", errno, "raise the limit of open files (ulimit -n)"));
+    }
+    return timer;
+}
+
+void take_expirations(const UniqueFd& timer) {
+    std::uint64_t times = 0;
+    (void)!::read(timer.get(), &times, sizeof times);
+}
+
 }  // namespace
 
 void BalloonStateV1::encode(Encoder& out) const {
@@ -50,6 +63,7 @@ void BalloonStateV1::encode(Encoder& out) const {
     if (held) {
         out.u16(*held);
     }
+    out.u16(polling_seconds);
 }
 
 BalloonStateV1 BalloonStateV1::decode(Decoder& in) {
@@ -61,15 +75,14 @@ BalloonStateV1 BalloonStateV1::decode(Decoder& in) {
     if (in.boolean()) {
         state.held = in.u16();
     }
+    state.polling_seconds = in.u16();
     return state;
 }
 
 Result<std::unique_ptr<Balloon>> Balloon::build(const BalloonStateV1& state) {
-    UniqueFd retry(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
-    if (!retry.valid()) {
-        return fail(Error::system("timerfd_create", "virtio-balloon", errno, "raise the limit of open files (ulimit -n)"));
-    }
-    return std::unique_ptr<Balloon>(new Balloon(state, std::move(retry)));
+    UniqueFd retry = TRY(make_timer());
+    UniqueFd poll = TRY(make_timer());
+    return std::unique_ptr<Balloon>(new Balloon(state, std::move(retry), std::move(poll)));
 }
 
 std::uint64_t Balloon::features() const {
@@ -96,12 +109,27 @@ void Balloon::write_config(std::uint64_t offset, std::span<const std::byte> data
 
 Status Balloon::attach(Port& port) {
     port_ = &port;
-    watch_ = TRY(port.watch(EventLoop::Kind::intake, retry_.get(), EPOLLIN, [this] {
-        std::uint64_t times = 0;
-        (void)!::read(retry_.get(), &times, sizeof times);
+    retry_watch_ = TRY(port.watch(EventLoop::Kind::intake, retry_.get(), EPOLLIN, [this] {
+        take_expirations(retry_);
         port_->ring();
     }));
+    poll_watch_ = TRY(port.watch(EventLoop::Kind::intake, poll_.get(), EPOLLIN, [this] {
+        take_expirations(poll_);
+        (void)request_statistics();  // a driver that has not answered yet is asked the next time
+    }));
+    start_polling();
     return {};
+}
+
+void Balloon::start_polling() {
+    itimerspec interval{};
+    interval.it_interval.tv_sec = interval.it_value.tv_sec = state_.polling_seconds;  // all zeros disarm it
+    (void)::timerfd_settime(poll_.get(), 0, &interval, nullptr);  // cannot fail with these values
+}
+
+void Balloon::set_polling(std::uint16_t seconds) {
+    state_.polling_seconds = seconds;
+    start_polling();
 }
 
 void Balloon::look_again_soon() {
@@ -119,11 +147,12 @@ void Balloon::activate() {
 }
 
 void Balloon::reset() {
-    // The host's wish outlives the driver; what that had said is over. Pages of the balloon are not the new one's to take back: those that
+    // The host's wishes outlive the driver; what that had said is over. Pages of the balloon are not the new one's to take back: those that
     // it uses are populated again, and so lose their type.
-    const std::uint32_t target = state_.target_pages;
-    state_ = {};
-    state_.target_pages = target;
+    BalloonStateV1 fresh;
+    fresh.target_pages = state_.target_pages;
+    fresh.polling_seconds = state_.polling_seconds;
+    state_ = fresh;
     active_ = false;
     hints_ = {};
     hinting_done_ = true;

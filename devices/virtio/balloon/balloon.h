@@ -27,6 +27,12 @@ struct BalloonStatistics {
         disk_caches,
         hugetlb_allocations,
         hugetlb_failures,
+        oom_kill,  // from here on Linux' own: include/uapi/linux/virtio_balloon.h
+        alloc_stall,
+        async_scan,
+        direct_scan,
+        async_reclaim,
+        direct_reclaim,
         tag_count,
     };
     std::array<std::optional<std::uint64_t>, tag_count> values;
@@ -41,6 +47,7 @@ struct BalloonStateV1 {
     std::uint32_t poison = 0;        ///< poison_val
     bool hinting = false;            ///< the driver has answered `hint_id`, and not said that it is done
     std::optional<std::uint16_t> held;  ///< the chain of statistics that waits for the host to ask
+    std::uint16_t polling_seconds = 0;  ///< how often it is asked without the host's doing; 0: never
 
     void encode(Encoder& out) const;
     static BalloonStateV1 decode(Decoder& in);
@@ -74,6 +81,9 @@ public:
     [[nodiscard]] std::uint64_t target_bytes() const { return state_.target_pages * kPageSize; }
     [[nodiscard]] std::uint64_t actual_bytes() const { return state_.actual_pages * kPageSize; }
     void set_target(std::uint64_t bytes);
+    [[nodiscard]] std::uint16_t polling_seconds() const { return state_.polling_seconds; }
+    /// The driver is asked for statistics every so many seconds from now on; 0: only by request_statistics.
+    void set_polling(std::uint16_t seconds);
     /// The driver is asked for new ones; they come later, if it answers. False: it cannot be asked now.
     bool request_statistics();
     [[nodiscard]] const BalloonStatistics& statistics() const { return statistics_; }
@@ -87,7 +97,8 @@ public:
     void finish_hinting();
 
 private:
-    Balloon(const BalloonStateV1& state, UniqueFd retry) : state_(state), retry_(std::move(retry)) {}
+    Balloon(const BalloonStateV1& state, UniqueFd retry, UniqueFd poll)
+        : state_(state), retry_(std::move(retry)), poll_(std::move(poll)) {}
     [[nodiscard]] bool negotiated(std::uint64_t feature) const { return active_ && (port_->features() & feature) != 0; }
     Result<std::vector<std::uint32_t>> page_numbers(const Chain& chain) const;
     template <class Visit>
@@ -100,10 +111,13 @@ private:
     Status read_statistics(const Chain& chain);
     Result<std::uint32_t> take_hints(const Chain& chain);
     void look_again_soon();
+    void start_polling();
 
     BalloonStateV1 state_;
     UniqueFd retry_;  ///< timerfd
-    std::unique_ptr<Port::Watch> watch_;
+    UniqueFd poll_;  ///< timerfd
+    std::unique_ptr<Port::Watch> retry_watch_;
+    std::unique_ptr<Port::Watch> poll_watch_;
     Port* port_ = nullptr;
     bool active_ = false;
     BalloonStatistics statistics_;

@@ -33,7 +33,7 @@ Result<std::unique_ptr<Blk>> Blk::restore(std::string id, std::unique_ptr<Disk> 
         return fail(ErrorKind::invalid,
                     disk->name() + " has " + std::to_string(disk->size() / kSectorSize) + " sectors, and the saved machine's had " +
                         std::to_string(state.sectors),
-                    "put the disk back that it was saved with");
+                    "give it the disk that it was saved with, or a copy");
     }
     if (!std::has_single_bit(state.block_size) || state.block_size < kSectorSize || state.block_size > kPageSize) {
         return fail(ErrorKind::invalid, "virtio-blk: a saved block size of " + std::to_string(state.block_size));
