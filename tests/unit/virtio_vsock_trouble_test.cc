@@ -5,6 +5,8 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include <filesystem>
+#include <iterator>
 #include <random>
 
 #include "tests/unit/virtio_vsock_fixture.h"
@@ -15,6 +17,12 @@ namespace {
 using test::at_end;
 using test::read_socket;
 using test::write_socket;
+
+// Closed by the device, which may have had bytes of ours that it did not read.
+bool gone(int fd) {
+    pollfd entry{fd, 0, 0};
+    return ::poll(&entry, 1, 0) > 0 && (entry.revents & POLLHUP) != 0;
+}
 
 TEST_F(VirtioVsock, MalformedPacketsDoNoHarm) {
     VsockGuest guest(path());
@@ -84,6 +92,43 @@ TEST_F(VirtioVsock, ARingThatMakesNoSenseNeedsAResetAndEndsAll) {
     EXPECT_TRUE(at_end(host.get()));
     write_socket(connect_unix(path())->get(), "CONNECT 1\n");
     ASSERT_TRUE(guest.run());
+}
+
+std::ptrdiff_t open_files() {
+    return std::distance(std::filesystem::directory_iterator("/proc/self/fd"), std::filesystem::directory_iterator());
+}
+
+// A guest that hangs, and a program of the host's that tries to reach it again and again.
+TEST_F(VirtioVsock, ClientsThatGoBeforeTheGuestHeardOfThemLeaveNothing) {
+    VsockGuest guest(path(), 0);
+    const std::ptrdiff_t before = open_files();
+    for (int i = 0; i < 50; ++i) {
+        UniqueFd client = *connect_unix(path());
+        write_socket(client.get(), "CONNECT 80\n");
+        ASSERT_TRUE(guest.run());
+        EXPECT_EQ(guest.device().connections(), 1U);
+        client.reset();
+        ASSERT_TRUE(guest.run());
+    }
+    EXPECT_EQ(open_files(), before);
+    EXPECT_EQ(guest.device().connections(), 0U);
+    guest.give_buffers(32);
+    expect_nothing(guest);
+}
+
+TEST_F(VirtioVsock, AConnectionThatEndsWhileItWaitsForBuffersIsClosedAtOnce) {
+    VsockGuest guest(path(), 1);
+    const UniqueFd host = connect_host(guest);
+    write_socket(host.get(), "first");
+    ASSERT_TRUE(guest.run());
+    write_socket(host.get(), "waits");
+    ASSERT_TRUE(guest.run());
+    guest.send(header(Op::reset));
+    ASSERT_TRUE(guest.run());
+    EXPECT_EQ(guest.device().connections(), 0U);
+    EXPECT_TRUE(gone(host.get()));
+    EXPECT_EQ(guest.receive()->payload, "first");
+    expect_nothing(guest);
 }
 
 TEST_F(VirtioVsock, NothingMovesWhileTheLoopIsHeld) {

@@ -189,8 +189,8 @@ bool Vsock::connect_host(const Header& header) {
 
 Status Vsock::send_packets() {
     Status sent = fill_buffers();
-    // Those that wait for buffers are not to be called meanwhile because they are readable.
-    for (const ConnectionPtr& connection : ready_) {
+    // Those that wait for buffers are not to be called meanwhile because they are readable. One that cannot be watched leaves the queue.
+    for (const ConnectionPtr& connection : std::vector(ready_.begin(), ready_.end())) {
         watch(connection);
     }
     return sent;
@@ -240,9 +240,6 @@ std::optional<Header> Vsock::next_packet(std::size_t room) {
     const ConnectionPtr connection = ready_.front();
     ready_.pop_front();
     connection->queued = false;
-    if (connection->gone || connection->finished()) {  // meanwhile
-        return std::nullopt;
-    }
     std::optional<Header> header = connection->next(std::span(payload_).first(room));
     if (header) {
         header->dst_cid = cid_;
