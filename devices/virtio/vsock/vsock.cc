@@ -84,7 +84,7 @@ Status Vsock::notified(std::size_t queue) {
     const auto serve = [&]() -> Status {
         switch (queue) {
             case kRx: return send_packets();
-            case kTx: return take_packets();
+            case kTx: return reset_event_->under_way() ? Status{} : take_packets();
             default: return reset_event_->notified();
         }
     };
