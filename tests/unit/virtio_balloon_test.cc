@@ -299,6 +299,21 @@ TEST_F(VirtioBalloon, GivingUpWaitsWhileItIsHeld) {
     EXPECT_TRUE(queues_[kInflate].take().has_value());
 }
 
+// A chain may name 65,536 pages; a queue full of such would hold up the other devices, and a pause.
+TEST_F(VirtioBalloon, OthersHaveTheirTurnBetweenRequests) {
+    start();
+    for (const std::uint32_t queue : {kInflate, kReports}) {
+        for (int i = 0; i < 8; ++i) {
+            queues_[queue].add({{Gpa{kPage * kPageSize}, kPageSize, queue == kReports}});
+        }
+        driver_->notify(queue);
+        ASSERT_TRUE(host_.loop->run_pending());
+        EXPECT_EQ(queues_[queue].used_index(), 4U);
+        run();
+        EXPECT_EQ(queues_[queue].used_index(), 8U);
+    }
+}
+
 TEST_F(VirtioBalloon, ADriverThatStartsOverKeepsTheHostsWish) {
     mmio_->locked([&] { balloon_->set_target(8 << 20); });
     start();
