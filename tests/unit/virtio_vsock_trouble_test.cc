@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The vsock device with a driver that keeps no rules, over a restore, and at its limits.
 #include <gtest/gtest.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -227,6 +228,28 @@ TEST_F(VirtioVsock, NoMoreConnectionsThanAllowed) {
     guest.send(header(Op::request, 5000));
     (void)expect(guest, Op::reset);
     (void)expect(guest, Op::response);
+    ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+// A guest must not keep the process from opening the files of a snapshot.
+TEST_F(VirtioVsock, NoMoreThanHalfOfTheOpenFilesAreTheGuests) {
+    rlimit limit{};
+    ::getrlimit(RLIMIT_NOFILE, &limit);
+    const auto allowed = static_cast<std::uint32_t>(open_files()) + 20;
+    const rlimit wanted = {rlim_t{2} * allowed, limit.rlim_max};
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &wanted), 0);
+    {
+        VsockGuest guest(path());
+        const Listener listener = listen();
+        for (std::uint32_t i = 0; i < allowed; ++i) {
+            guest.send(header(Op::request, i));
+            (void)expect(guest, Op::response);
+        }
+        guest.send(header(Op::request, allowed));
+        (void)expect(guest, Op::reset);
+        EXPECT_EQ(guest.device().connections(), allowed);
+        EXPECT_TRUE(test::ok(open_file("/dev/null", O_RDONLY)));
+    }
     ::setrlimit(RLIMIT_NOFILE, &limit);
 }
 

@@ -123,7 +123,7 @@ void Vsock::drop_all() {
 
 // One that only waits for the guest's agreement to its end makes way.
 bool Vsock::make_room() {
-    if (connections() < kMaxConnections) {
+    if (connections() < max_connections_) {
         return true;
     }
     const auto over = std::ranges::find_if(connections_, [](const auto& entry) { return entry.second->closing(); });

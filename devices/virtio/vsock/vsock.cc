@@ -3,6 +3,7 @@
 #include "devices/virtio/vsock/vsock.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <array>
@@ -26,11 +27,19 @@ constexpr std::size_t kMaxRefusals = 256;
 constexpr std::uint32_t kFirstHostPort = 1U << 30;
 constexpr std::size_t kLongestSuffix = 11;  // "_4294967295"
 
+// A guest that opens all it can must leave the process the files that it needs, of a snapshot for instance.
+std::size_t most_connections() {
+    rlimit limit{};
+    return ::getrlimit(RLIMIT_NOFILE, &limit) == 0 ? std::min<rlim_t>(Vsock::kMaxConnections, limit.rlim_cur / 2)
+                                                   : Vsock::kMaxConnections;
+}
+
 }  // namespace
 
 Vsock::Vsock(const VsockConfig& config, Listener listener, UniqueFd spare, const VsockStateV1& state)
     : cid_(config.cid),
       path_(config.socket),
+      max_connections_(most_connections()),
       state_(state),
       listener_(std::move(listener)),
       spare_(std::move(spare)),
