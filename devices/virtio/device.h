@@ -2,6 +2,7 @@
 // What is behind a virtio transport: one device's own part, and what it may ask of the transport. Source: virtio 1.2, chapters 2, 3 and 5.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -85,13 +86,13 @@ public:
 };
 
 /// Hands each chain that waits in a queue to `handle(chain)`, which returns the bytes it wrote (Result<std::uint32_t>), gives it back and
-/// tells the driver. At most as many as the queue is long: then it rings, so that nobody starves the other devices.
+/// tells the driver. At most as many as the queue is long, or `most`: then it rings, so that nobody starves the other devices.
 template <class Handle>
-Status serve(Port& port, std::size_t index, Handle handle) {
+Status serve(Port& port, std::size_t index, Handle handle, unsigned most = ~0U) {
     Queue& queue = port.queue(index);
     Chain chain;
     queue.suppress_notifications();
-    unsigned budget = queue.state().size;
+    unsigned budget = std::min<unsigned>(queue.state().size, most);
     while (true) {
         if (budget-- == 0) {
             port.ring();

@@ -2,7 +2,9 @@
 // The balloon against drivers that keep the rules, and against those that keep none.
 #include "devices/virtio/balloon/balloon.h"
 
+#include <algorithm>
 #include <chrono>
+#include <functional>
 #include <random>
 #include <thread>
 
@@ -286,6 +288,33 @@ TEST_F(VirtioBalloon, HintsDiscardNothing) {
     EXPECT_EQ(driver_->config<std::uint32_t>(8), 1U);
 }
 
+// Linux takes no notice of a request whose number is that of the last one it has answered, and a restored guest remembers it.
+TEST_F(VirtioBalloon, NoRequestForHintsHasANumberThatTheDriverHasSeen) {
+    start();
+    std::vector<std::uint32_t> seen;
+    const auto ask = [&] {
+        ASSERT_TRUE(mmio_->locked([&] { return balloon_->start_hinting([](std::size_t, std::uint64_t, std::uint64_t) {}); }));
+        seen.push_back(driver_->config<std::uint32_t>(8));
+        mmio_->locked([&] { balloon_->finish_hinting(); });
+    };
+    const auto restore = [&](const StateRecord& record) {
+        build(&record);
+        ASSERT_TRUE(ok(attached_.device->restored()));
+        run();
+    };
+    ask();
+    restore(attached_.device->save());
+    ask();
+    ask();
+    restore(attached_.device->save());
+    restore(attached_.device->save());
+    ask();
+    start();  // the driver starts over
+    ask();
+    EXPECT_TRUE(std::ranges::is_sorted(seen, std::less_equal<>{})) << "none comes twice";
+    EXPECT_GT(seen.front(), 1U) << "the others are no requests";
+}
+
 // Trap: a balloon change during a write-protect window: it waits, without holding anybody else up.
 TEST_F(VirtioBalloon, GivingUpWaitsWhileItIsHeld) {
     start();
@@ -305,6 +334,21 @@ TEST_F(VirtioBalloon, GivingUpWaitsWhileItIsHeld) {
     }
     EXPECT_EQ(type(kPage), PageType::balloon);
     EXPECT_TRUE(queues_[kInflate].take().has_value());
+}
+
+// A chain may name 65,536 pages; a queue full of such would hold up the other devices, and a pause.
+TEST_F(VirtioBalloon, OthersHaveTheirTurnBetweenRequests) {
+    start();
+    for (const std::uint32_t queue : {kInflate, kReports}) {
+        for (int i = 0; i < 8; ++i) {
+            queues_[queue].add({{Gpa{kPage * kPageSize}, kPageSize, queue == kReports}});
+        }
+        driver_->notify(queue);
+        ASSERT_TRUE(host_.loop->run_pending());
+        EXPECT_EQ(queues_[queue].used_index(), 4U);
+        run();
+        EXPECT_EQ(queues_[queue].used_index(), 8U);
+    }
 }
 
 TEST_F(VirtioBalloon, ADriverThatStartsOverKeepsTheHostsWish) {

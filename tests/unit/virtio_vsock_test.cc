@@ -331,5 +331,41 @@ TEST_F(VirtioVsock, WhatTheGuestSentBeforeItClosedArrivesAtASlowHost) {
     EXPECT_EQ(guest.device().connections(), 0U);
 }
 
+// A server that answers and closes without reading on. What it did not take is nobody's, and nothing of the connection stays.
+TEST_F(VirtioVsock, WhatTheHostDidNotTakeBeforeItClosedIsDropped) {
+    VsockGuest guest(path(), 1);
+    UniqueFd host = connect_host(guest);
+    const std::string part = random_text(50'000);
+    for (std::size_t sent = 0; sent < 250'000; sent += part.size()) {
+        guest.send(header(Op::data), part);
+        ASSERT_TRUE(guest.run());
+        while (const auto packet = guest.receive()) {
+            ASSERT_EQ(static_cast<int>(packet->header.op), static_cast<int>(Op::credit_update));
+            ASSERT_TRUE(guest.run());
+        }
+    }
+    write_socket(host.get(), "an answer");
+    ASSERT_TRUE(guest.run());
+    EXPECT_EQ(guest.receive(true)->payload, "an answer");
+    // Waits for a buffer, and fills it, so the device reads on and comes upon the end.
+    write_socket(host.get(), std::string(VsockGuest::kRxSize - Header::kSize, 'x'));
+    ASSERT_TRUE(guest.run());
+    guest.give_buffers(2);
+    host.reset();
+    ASSERT_TRUE(guest.run());
+    std::uint32_t flags = 0;
+    while (const auto packet = guest.receive()) {
+        ASSERT_NE(static_cast<int>(packet->header.op), static_cast<int>(Op::reset));
+        flags |= packet->header.op == Op::shutdown ? packet->header.flags : 0;
+        ASSERT_TRUE(guest.run());
+    }
+    EXPECT_EQ(flags, virtio::vsock::kNeither);
+    Header shutdown = header(Op::shutdown);
+    shutdown.flags = virtio::vsock::kNeither;
+    guest.send(shutdown);
+    (void)expect(guest, Op::reset);
+    EXPECT_EQ(guest.device().connections(), 0U);
+}
+
 }  // namespace
 }  // namespace snapvm

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The vsock device with a driver that keeps no rules, over a restore, and at its limits.
 #include <gtest/gtest.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include <filesystem>
+#include <iterator>
 #include <random>
 
 #include "tests/unit/virtio_vsock_fixture.h"
@@ -15,6 +18,12 @@ namespace {
 using test::at_end;
 using test::read_socket;
 using test::write_socket;
+
+// Closed by the device, which may have had bytes of ours that it did not read.
+bool gone(int fd) {
+    pollfd entry{fd, 0, 0};
+    return ::poll(&entry, 1, 0) > 0 && (entry.revents & POLLHUP) != 0;
+}
 
 TEST_F(VirtioVsock, MalformedPacketsDoNoHarm) {
     VsockGuest guest(path());
@@ -86,6 +95,43 @@ TEST_F(VirtioVsock, ARingThatMakesNoSenseNeedsAResetAndEndsAll) {
     ASSERT_TRUE(guest.run());
 }
 
+std::ptrdiff_t open_files() {
+    return std::distance(std::filesystem::directory_iterator("/proc/self/fd"), std::filesystem::directory_iterator());
+}
+
+// A guest that hangs, and a program of the host's that tries to reach it again and again.
+TEST_F(VirtioVsock, ClientsThatGoBeforeTheGuestHeardOfThemLeaveNothing) {
+    VsockGuest guest(path(), 0);
+    const std::ptrdiff_t before = open_files();
+    for (int i = 0; i < 50; ++i) {
+        UniqueFd client = *connect_unix(path());
+        write_socket(client.get(), "CONNECT 80\n");
+        ASSERT_TRUE(guest.run());
+        EXPECT_EQ(guest.device().connections(), 1U);
+        client.reset();
+        ASSERT_TRUE(guest.run());
+    }
+    EXPECT_EQ(open_files(), before);
+    EXPECT_EQ(guest.device().connections(), 0U);
+    guest.give_buffers(32);
+    expect_nothing(guest);
+}
+
+TEST_F(VirtioVsock, AConnectionThatEndsWhileItWaitsForBuffersIsClosedAtOnce) {
+    VsockGuest guest(path(), 1);
+    const UniqueFd host = connect_host(guest);
+    write_socket(host.get(), "first");
+    ASSERT_TRUE(guest.run());
+    write_socket(host.get(), "waits");
+    ASSERT_TRUE(guest.run());
+    guest.send(header(Op::reset));
+    ASSERT_TRUE(guest.run());
+    EXPECT_EQ(guest.device().connections(), 0U);
+    EXPECT_TRUE(gone(host.get()));
+    EXPECT_EQ(guest.receive()->payload, "first");
+    expect_nothing(guest);
+}
+
 TEST_F(VirtioVsock, NothingMovesWhileTheLoopIsHeld) {
     VsockGuest guest(path());
     const UniqueFd host = connect_host(guest);
@@ -107,8 +153,6 @@ TEST_F(VirtioVsock, ARestoredGuestIsToldThatItsConnectionsAreGone) {
     ASSERT_TRUE(guest.run());
     EXPECT_EQ(guest.take_events(), 1U);
     EXPECT_TRUE(at_end(host.get()));
-    guest.send(header(Op::data), "into the void");
-    (void)expect(guest, Op::reset);
     // Who connects before the driver has taken note waits: Linux would reset that connection too.
     const UniqueFd client = *connect_unix(path());
     write_socket(client.get(), "CONNECT 80\n");
@@ -116,6 +160,23 @@ TEST_F(VirtioVsock, ARestoredGuestIsToldThatItsConnectionsAreGone) {
     guest.give_event_buffers(1);
     EXPECT_NE(expect(guest, Op::request).header.src_port, old_port) << "the guest may still remember that one";
     EXPECT_EQ(guest.take_events(), 0U) << "told once";
+}
+
+// The other way round, too: Linux takes the answer, then gets to the event, and resets what it has just made.
+TEST_F(VirtioVsock, WhatTheGuestSendsBeforeItHasTakenNoteWaits) {
+    VsockGuest guest(path());
+    const UniqueFd old = connect_host(guest);
+    guest.restore();
+    const Listener listener = listen();
+    guest.send(header(Op::request, kGuestPort + 1));
+    expect_nothing(guest);
+    EXPECT_EQ(guest.take_events(), 1U);
+    EXPECT_FALSE(accept(listener).valid());
+    guest.give_event_buffers(1);
+    EXPECT_EQ(expect(guest, Op::response).header.dst_port, kGuestPort + 1);
+    EXPECT_TRUE(accept(listener).valid());
+    guest.send(header(Op::data), "into the void");
+    EXPECT_EQ(expect(guest, Op::reset).header.dst_port, kGuestPort);
 }
 
 TEST_F(VirtioVsock, TheEventWaitsForABuffer) {
@@ -167,6 +228,28 @@ TEST_F(VirtioVsock, NoMoreConnectionsThanAllowed) {
     guest.send(header(Op::request, 5000));
     (void)expect(guest, Op::reset);
     (void)expect(guest, Op::response);
+    ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+// A guest must not keep the process from opening the files of a snapshot.
+TEST_F(VirtioVsock, NoMoreThanHalfOfTheOpenFilesAreTheGuests) {
+    rlimit limit{};
+    ::getrlimit(RLIMIT_NOFILE, &limit);
+    const auto allowed = static_cast<std::uint32_t>(open_files()) + 20;
+    const rlimit wanted = {rlim_t{2} * allowed, limit.rlim_max};
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &wanted), 0);
+    {
+        VsockGuest guest(path());
+        const Listener listener = listen();
+        for (std::uint32_t i = 0; i < allowed; ++i) {
+            guest.send(header(Op::request, i));
+            (void)expect(guest, Op::response);
+        }
+        guest.send(header(Op::request, allowed));
+        (void)expect(guest, Op::reset);
+        EXPECT_EQ(guest.device().connections(), allowed);
+        EXPECT_TRUE(test::ok(open_file("/dev/null", O_RDONLY)));
+    }
     ::setrlimit(RLIMIT_NOFILE, &limit);
 }
 

@@ -55,7 +55,7 @@ void take_expirations(const UniqueFd& timer) {
 }  // namespace
 
 void BalloonStateV1::encode(Encoder& out) const {
-    for (const std::uint32_t value : {target_pages, actual_pages, hint_id, poison}) {
+    for (const std::uint32_t value : {target_pages, actual_pages, hint_id, last_hint_id, poison}) {
         out.u32(value);
     }
     out.boolean(hinting);
@@ -68,7 +68,7 @@ void BalloonStateV1::encode(Encoder& out) const {
 
 BalloonStateV1 BalloonStateV1::decode(Decoder& in) {
     BalloonStateV1 state;
-    for (std::uint32_t* value : {&state.target_pages, &state.actual_pages, &state.hint_id, &state.poison}) {
+    for (std::uint32_t* value : {&state.target_pages, &state.actual_pages, &state.hint_id, &state.last_hint_id, &state.poison}) {
         *value = in.u32();
     }
     state.hinting = in.boolean();
@@ -149,10 +149,10 @@ void Balloon::activate() {
 void Balloon::reset() {
     // The host's wishes outlive the driver; what that had said is over. Pages of the balloon are not the new one's to take back: those that
     // it uses are populated again, and so lose their type.
-    BalloonStateV1 fresh;
-    fresh.target_pages = state_.target_pages;
-    fresh.polling_seconds = state_.polling_seconds;
-    state_ = fresh;
+    const BalloonStateV1 before = std::exchange(state_, {});
+    state_.target_pages = before.target_pages;
+    state_.polling_seconds = before.polling_seconds;
+    state_.last_hint_id = before.last_hint_id;
     active_ = false;
     hints_ = {};
     hinting_done_ = true;
@@ -184,9 +184,8 @@ bool Balloon::start_hinting(HintSink sink) {
     hints_ = std::move(sink);
     hinting_done_ = false;
     state_.hinting = false;
-    last_hint_id_ = std::max(last_hint_id_, state_.hint_id);
-    last_hint_id_ = last_hint_id_ == ~0U ? kHintDone + 1 : last_hint_id_ + 1;
-    state_.hint_id = last_hint_id_;
+    state_.last_hint_id = state_.last_hint_id == ~0U ? kHintDone + 1 : std::max(state_.last_hint_id, kHintDone) + 1;
+    state_.hint_id = state_.last_hint_id;
     port_->signal_config();
     return true;
 }

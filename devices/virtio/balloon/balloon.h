@@ -44,6 +44,7 @@ struct BalloonStateV1 {
     std::uint32_t target_pages = 0;  ///< num_pages: what the host wants
     std::uint32_t actual_pages = 0;  ///< what the driver says the balloon holds
     std::uint32_t hint_id = 0;       ///< free_page_hint_cmd_id
+    std::uint32_t last_hint_id = 0;  ///< of the last request: the driver takes no notice of one that it has seen
     std::uint32_t poison = 0;        ///< poison_val
     bool hinting = false;            ///< the driver has answered `hint_id`, and not said that it is done
     std::optional<std::uint16_t> held;  ///< the chain of statistics that waits for the host to ask
@@ -123,7 +124,6 @@ private:
     BalloonStatistics statistics_;
     HintSink hints_;
     bool hinting_done_ = false;
-    std::uint32_t last_hint_id_ = 1;
 };
 
 }  // namespace snapvm::virtio

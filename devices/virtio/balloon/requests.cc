@@ -11,6 +11,8 @@ namespace {
 
 // Of one chain; Linux sends 256. More would keep the other devices waiting, and are not given up.
 constexpr std::size_t kMostNumbers = 65536;
+// Requests to give pages up, in a row: each may name that many, and take the host a tenth of a second. Linux makes one at a time.
+constexpr unsigned kMostRequests = 4;
 constexpr std::size_t kStatisticBytes = 10;
 constexpr std::size_t kMostStatistics = 64;
 
@@ -59,7 +61,7 @@ Status Balloon::serve_giving(std::size_t queue) {
         }
         passes.push_back(*std::move(pass));
     }
-    return serve(*port_, queue, [this, queue](const Chain& chain) -> Result<std::uint32_t> {
+    const auto take = [this, queue](const Chain& chain) -> Result<std::uint32_t> {
         if (queue == kInflate) {
             TRY(for_numbered_runs(chain, [this](Gpa at, std::uint64_t pages) { give_up(at, pages, false); }));
             return 0;
@@ -72,7 +74,8 @@ Status Balloon::serve_giving(std::size_t queue) {
             }
         }
         return 0;
-    });
+    };
+    return serve(*port_, queue, take, kMostRequests);
 }
 
 void Balloon::give_up(Gpa at, std::uint64_t pages, bool reported) {

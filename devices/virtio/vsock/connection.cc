@@ -176,6 +176,8 @@ std::optional<Header> Connection::next(std::span<std::byte> room) {
             watch.reset();
             watched.reset();
             socket_.reset();
+            unsent_ = {};  // nobody is there to take it
+            unsent_at_ = 0;
         }
         return shutdown;
     }

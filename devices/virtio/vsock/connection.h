@@ -44,6 +44,8 @@ public:
 
     /// Its socket failed, or its client gave up: the guest is to be told by a reset.
     [[nodiscard]] bool broken() const { return broken_; }
+    /// The guest has asked for it, or was asked.
+    [[nodiscard]] bool known_to_guest() const { return !request_waits_; }
     /// The guest has shut down both directions.
     [[nodiscard]] bool finished() const { return guest_shut_ == kNeither; }
     /// The host has closed its end, and the guest was told: it only has to agree.

@@ -11,7 +11,7 @@
 namespace snapvm::virtio::vsock {
 
 /// Waits for a buffer in the event queue, then until the driver has put one back: Linux' driver resets all connections that it finds
-/// when it gets to the event, so a new one made before that would be lost with the old ones.
+/// when it gets to the event, so a new one made before that, by either side, would be lost with the old ones.
 class ResetEvent {
 public:
     ResetEvent(Port& port, std::size_t queue) : port_(port), queue_(queue) {}
@@ -22,7 +22,7 @@ public:
     Status notified();
     /// The driver starts over: it has no connections.
     void cancel();
-    /// No new connections yet.
+    /// No new connections yet: what the driver sends is to wait, too.
     [[nodiscard]] bool under_way() const { return timer_watch_ != nullptr; }
 
 private:

@@ -88,7 +88,8 @@ void Vsock::look(const ConnectionPtr& connection) {
     deliver();
 }
 
-// Out of the table; with `tell`, the guest gets a reset.
+// Out of the tables, and of the queue for buffers, where a guest that gives none would keep it, socket and all; with `tell`, the guest gets a
+// reset, if it has heard of it.
 void Vsock::close(const ConnectionPtr& connection, bool tell) {
     if (std::exchange(connection->gone, true)) {
         return;
@@ -96,10 +97,13 @@ void Vsock::close(const ConnectionPtr& connection, bool tell) {
     connection->watch.reset();
     connection->watched.reset();
     draining_.erase(connection);
+    if (std::exchange(connection->queued, false)) {
+        std::erase(ready_, connection);
+    }
     const Ports ports = connection->ports();
     if (const auto found = connections_.find(ports); found != connections_.end() && found->second == connection) {
         connections_.erase(found);
-        if (tell) {
+        if (tell && connection->known_to_guest()) {
             refuse({.dst_cid = kHostCid, .src_port = ports.guest, .dst_port = ports.host});
         }
     }
@@ -119,7 +123,7 @@ void Vsock::drop_all() {
 
 // One that only waits for the guest's agreement to its end makes way.
 bool Vsock::make_room() {
-    if (connections() < kMaxConnections) {
+    if (connections() < max_connections_) {
         return true;
     }
     const auto over = std::ranges::find_if(connections_, [](const auto& entry) { return entry.second->closing(); });

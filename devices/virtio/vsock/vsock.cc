@@ -3,6 +3,7 @@
 #include "devices/virtio/vsock/vsock.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <array>
@@ -26,11 +27,19 @@ constexpr std::size_t kMaxRefusals = 256;
 constexpr std::uint32_t kFirstHostPort = 1U << 30;
 constexpr std::size_t kLongestSuffix = 11;  // "_4294967295"
 
+// A guest that opens all it can must leave the process the files that it needs, of a snapshot for instance.
+std::size_t most_connections() {
+    rlimit limit{};
+    return ::getrlimit(RLIMIT_NOFILE, &limit) == 0 ? std::min<rlim_t>(Vsock::kMaxConnections, limit.rlim_cur / 2)
+                                                   : Vsock::kMaxConnections;
+}
+
 }  // namespace
 
 Vsock::Vsock(const VsockConfig& config, Listener listener, UniqueFd spare, const VsockStateV1& state)
     : cid_(config.cid),
       path_(config.socket),
+      max_connections_(most_connections()),
       state_(state),
       listener_(std::move(listener)),
       spare_(std::move(spare)),
@@ -84,7 +93,7 @@ Status Vsock::notified(std::size_t queue) {
     const auto serve = [&]() -> Status {
         switch (queue) {
             case kRx: return send_packets();
-            case kTx: return take_packets();
+            case kTx: return reset_event_->under_way() ? Status{} : take_packets();
             default: return reset_event_->notified();
         }
     };
@@ -189,8 +198,8 @@ bool Vsock::connect_host(const Header& header) {
 
 Status Vsock::send_packets() {
     Status sent = fill_buffers();
-    // Those that wait for buffers are not to be called meanwhile because they are readable.
-    for (const ConnectionPtr& connection : ready_) {
+    // Those that wait for buffers are not to be called meanwhile because they are readable. One that cannot be watched leaves the queue.
+    for (const ConnectionPtr& connection : std::vector(ready_.begin(), ready_.end())) {
         watch(connection);
     }
     return sent;
@@ -240,9 +249,6 @@ std::optional<Header> Vsock::next_packet(std::size_t room) {
     const ConnectionPtr connection = ready_.front();
     ready_.pop_front();
     connection->queued = false;
-    if (connection->gone || connection->finished()) {  // meanwhile
-        return std::nullopt;
-    }
     std::optional<Header> header = connection->next(std::span(payload_).first(room));
     if (header) {
         header->dst_cid = cid_;

@@ -33,7 +33,8 @@ struct VsockStateV1 {
 
 class Vsock final : public Device {
 public:
-    /// All that one guest may have at once, clients that have not said yet what they want included.
+    /// All that one guest may have at once, clients that have not said yet what they want included; fewer where the process may not have twice
+    /// as many open files.
     static constexpr std::size_t kMaxConnections = 1024;
 
     /// Listens at once: a socket that cannot be had is an error of the start.
@@ -81,6 +82,7 @@ private:
 
     const std::uint64_t cid_;
     const std::string path_;
+    const std::size_t max_connections_;
     VsockStateV1 state_;
     Listener listener_;
     UniqueFd spare_;  ///< given up for a moment to turn a client away when there are no descriptors left
