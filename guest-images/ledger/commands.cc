@@ -6,6 +6,7 @@
 #include "guest-images/ledger/ledger.h"
 #include "guest-images/ledger/power.h"
 #include "guest-images/ledger/serial.h"
+#include "guest-images/ledger/virtio/rng.h"
 
 namespace snapvm::guest {
 namespace {
@@ -18,6 +19,8 @@ struct Generation {
     bool operator==(const Generation&) const = default;
 };
 Generation generation;
+constinit virtio::Rng rng;
+bool rng_started = false;
 
 Generation read_generation() {
     if (!has_test_port()) return {};  // not snapvm's platform: who knows what is there
@@ -58,6 +61,22 @@ void print_finding(const ledger::Finding& f) {
     line.text(" expected=").hex(f.expected).text(" found=").hex(f.found).print();
 }
 
+// The device is looked for when it is first asked.
+void draw_and_print(u64 ring_features) {
+    if (!rng_started && !rng.start(ring_features)) {
+        Line().text("LEDGER RNG none").print();
+        return;
+    }
+    rng_started = true;
+    u8 bytes[virtio::Rng::kBytes] = {};
+    const u32 count = rng.draw(bytes);
+    u64 value;
+    __builtin_memcpy(&value, bytes, sizeof value);
+    Line line;
+    line.text("LEDGER RNG bytes=").number(count).text(" value=").hex(value);
+    line.text(" interrupts=").number(rng.device().interrupts()).text(" notifications=").number(rng.queue().notifications()).print();
+}
+
 void carry_out(int command, const Options& options) {
     switch (command) {
         case 'v': verify_and_print(); break;
@@ -67,6 +86,7 @@ void carry_out(int command, const Options& options) {
         case 'c': set_paused(false); break;
         case 'm': test_mark(static_cast<u32>(total_steps())); break;
         case 'b': print_char('.'); break;
+        case 'n': draw_and_print(options.plain_virtio ? 0 : virtio::kEventIndex | virtio::kIndirect); break;
         case 't': triple_fault();
         case 'o': power_off();
         case 'e': debug_exit(0x10);
@@ -74,7 +94,6 @@ void carry_out(int command, const Options& options) {
         case 'u': *reinterpret_cast<volatile u64*>(ledger::kPageBytes << 40) = 0; break;  // a trap, to see it reported
         default: break;
     }
-    static_cast<void>(options);
 }
 
 }  // namespace

@@ -50,6 +50,11 @@ Pattern pattern(const char* value) {
     panic("pattern is not seq, random or hot");
 }
 
+bool plain(const char* value) {
+    if (!is(value, "plain")) panic("virtio is not plain");
+    return true;
+}
+
 void parse_word(Options& o, const char* word) {
     const char* v = nullptr;
     if ((v = value_of(word, "ws"))) {
@@ -87,6 +92,8 @@ void parse_word(Options& o, const char* word) {
         o.quiet = number(v) != 0;
     else if ((v = value_of(word, "paused")))
         o.paused = number(v) != 0;
+    else if ((v = value_of(word, "virtio")))
+        o.plain_virtio = plain(v);
 }
 
 }  // namespace

@@ -28,6 +28,7 @@ struct Options {
     bool beat = false;
     bool quiet = false;
     bool paused = false;
+    bool plain_virtio = false;
 };
 
 // Ends the guest on a value that cannot be.
