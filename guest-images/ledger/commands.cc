@@ -3,6 +3,7 @@
 
 #include "guest-images/ledger/clock.h"
 #include "guest-images/ledger/control.h"
+#include "guest-images/ledger/disk_ledger.h"
 #include "guest-images/ledger/ledger.h"
 #include "guest-images/ledger/power.h"
 #include "guest-images/ledger/serial.h"
@@ -57,7 +58,10 @@ ledger::Finding check_clocks(std::int64_t* skew) {
 void print_finding(const ledger::Finding& f) {
     Line line;
     line.text("LEDGER BAD ").text(ledger::name(f.fault)).text(" shard=").number(f.shard);
-    if (f.page != ~0ULL) line.text(" page=").number(f.page).text(" at=").hex(page_address(ledger_root, f.page));
+    if (f.page != ~0ULL && ledger::is_of_disk(f.fault))
+        line.text(" block=").number(f.page);
+    else if (f.page != ~0ULL)
+        line.text(" page=").number(f.page).text(" at=").hex(page_address(ledger_root, f.page));
     line.text(" expected=").hex(f.expected).text(" found=").hex(f.found).print();
 }
 
@@ -86,7 +90,7 @@ void carry_out(int command, const Options& options) {
         case 'c': set_paused(false); break;
         case 'm': test_mark(static_cast<u32>(total_steps())); break;
         case 'b': print_char('.'); break;
-        case 'n': draw_and_print(options.plain_virtio ? 0 : virtio::kEventIndex | virtio::kIndirect); break;
+        case 'n': draw_and_print(options.ring_features); break;
         case 't': triple_fault();
         case 'o': power_off();
         case 'e': debug_exit(0x10);
@@ -111,6 +115,7 @@ bool verify_and_print() {
     std::int64_t skew = 0;
     ledger::Finding finding = verify_all();
     if (!finding) finding = check_clocks(&skew);
+    if (!finding) finding = check_disk();
     if (finding) {
         print_finding(finding);
         return false;
@@ -118,7 +123,9 @@ bool verify_and_print() {
     const u64 steps = total_steps();
     Line line;
     line.text("LEDGER OK steps=").number(steps).text(" pages=").number(ledger_root.pages).text(" ticks=").number(all_ticks());
-    line.text(" gen=").number(steps / ledger_root.pages).text(" skew_ms=").number_signed(skew / 1000000).print();
+    line.text(" gen=").number(steps / ledger_root.pages).text(" skew_ms=").number_signed(skew / 1000000);
+    if (const u64 records = disk_records(); records != 0) line.text(" records=").number(records);
+    line.print();
     return true;
 }
 

@@ -113,6 +113,7 @@ void lay_out_ledger(const BootInfo& boot, const Options& options, u32 shards) {
     placed += memory.take_pages(root, placed, root.pages - placed, stride, false);
     if (placed != root.pages) panic("ws does not fit the memory");
 
+    if (options.disk) root.disk = memory.take(kPageBytes, true, "no memory for the disk's header");
     root.stir_pages = options.stir / kPageBytes;
     if (root.stir_pages == 0) return;
     if (root.stir_pages < shards) panic("stir has fewer pages than vCPUs");
