@@ -27,10 +27,17 @@
 #define LAPIC_TIMER_INITIAL 0x380
 #define IOAPIC_BASE 0xFEC00000
 
+// Virtio devices: registers, IOAPIC pins and vectors of as many as there are pins for.
+#define VIRTIO_BASE 0xD0000000
+#define VIRTIO_STRIDE 4096
+#define VIRTIO_PIN 8
+#define VIRTIO_DEVICES 16
+
 // Interrupt vectors.
 #define VECTOR_TICK 0x40
 #define VECTOR_SERIAL 0x41
 #define VECTOR_WAKE 0x42
+#define VECTOR_DEVICE 0x50  // of the first virtio device
 #define VECTOR_SPURIOUS 0xFF
 
 // Calls from CPL 3 to CPL 0: `ud2` with one of these in EAX. See traps.S.

@@ -7,8 +7,8 @@
 namespace snapvm::guest {
 
 struct MemoryRange {
-    u64 begin;
-    u64 end;
+    u64 begin = 0;
+    u64 end = 0;
 };
 
 struct BootInfo {

@@ -3,9 +3,11 @@
 
 #include "guest-images/ledger/clock.h"
 #include "guest-images/ledger/control.h"
+#include "guest-images/ledger/disk_ledger.h"
 #include "guest-images/ledger/ledger.h"
 #include "guest-images/ledger/power.h"
 #include "guest-images/ledger/serial.h"
+#include "guest-images/ledger/virtio/rng.h"
 
 namespace snapvm::guest {
 namespace {
@@ -18,6 +20,8 @@ struct Generation {
     bool operator==(const Generation&) const = default;
 };
 Generation generation;
+constinit virtio::Rng rng;
+bool rng_started = false;
 
 Generation read_generation() {
     if (!has_test_port()) return {};  // not snapvm's platform: who knows what is there
@@ -54,8 +58,27 @@ ledger::Finding check_clocks(std::int64_t* skew) {
 void print_finding(const ledger::Finding& f) {
     Line line;
     line.text("LEDGER BAD ").text(ledger::name(f.fault)).text(" shard=").number(f.shard);
-    if (f.page != ~0ULL) line.text(" page=").number(f.page).text(" at=").hex(page_address(ledger_root, f.page));
+    if (f.page != ~0ULL && ledger::is_of_disk(f.fault))
+        line.text(" block=").number(f.page);
+    else if (f.page != ~0ULL)
+        line.text(" page=").number(f.page).text(" at=").hex(page_address(ledger_root, f.page));
     line.text(" expected=").hex(f.expected).text(" found=").hex(f.found).print();
+}
+
+// The device is looked for when it is first asked.
+void draw_and_print(u64 ring_features) {
+    if (!rng_started && !rng.start(ring_features)) {
+        Line().text("LEDGER RNG none").print();
+        return;
+    }
+    rng_started = true;
+    u8 bytes[virtio::Rng::kBytes] = {};
+    const u32 count = rng.draw(bytes);
+    u64 value;
+    __builtin_memcpy(&value, bytes, sizeof value);
+    Line line;
+    line.text("LEDGER RNG bytes=").number(count).text(" value=").hex(value);
+    line.text(" interrupts=").number(rng.device().interrupts()).text(" notifications=").number(rng.queue().notifications()).print();
 }
 
 void carry_out(int command, const Options& options) {
@@ -67,6 +90,7 @@ void carry_out(int command, const Options& options) {
         case 'c': set_paused(false); break;
         case 'm': test_mark(static_cast<u32>(total_steps())); break;
         case 'b': print_char('.'); break;
+        case 'n': draw_and_print(options.ring_features); break;
         case 't': triple_fault();
         case 'o': power_off();
         case 'e': debug_exit(0x10);
@@ -74,7 +98,6 @@ void carry_out(int command, const Options& options) {
         case 'u': *reinterpret_cast<volatile u64*>(ledger::kPageBytes << 40) = 0; break;  // a trap, to see it reported
         default: break;
     }
-    static_cast<void>(options);
 }
 
 }  // namespace
@@ -92,6 +115,7 @@ bool verify_and_print() {
     std::int64_t skew = 0;
     ledger::Finding finding = verify_all();
     if (!finding) finding = check_clocks(&skew);
+    if (!finding) finding = check_disk();
     if (finding) {
         print_finding(finding);
         return false;
@@ -99,7 +123,9 @@ bool verify_and_print() {
     const u64 steps = total_steps();
     Line line;
     line.text("LEDGER OK steps=").number(steps).text(" pages=").number(ledger_root.pages).text(" ticks=").number(all_ticks());
-    line.text(" gen=").number(steps / ledger_root.pages).text(" skew_ms=").number_signed(skew / 1000000).print();
+    line.text(" gen=").number(steps / ledger_root.pages).text(" skew_ms=").number_signed(skew / 1000000);
+    if (const u64 records = disk_records(); records != 0) line.text(" records=").number(records);
+    line.print();
     return true;
 }
 

@@ -112,6 +112,16 @@ inline u32 read_mmio(u64 address) {
     asm volatile("movl (%1), %0" : "=r"(value) : "r"(address) : "memory");
     return value;
 }
+inline u8 read_mmio8(u64 address) {
+    u8 value;
+    asm volatile("movb (%1), %0" : "=q"(value) : "r"(address) : "memory");
+    return value;
+}
+inline u16 read_mmio16(u64 address) {
+    u16 value;
+    asm volatile("movw (%1), %0" : "=r"(value) : "r"(address) : "memory");
+    return value;
+}
 inline void write_mmio(u64 address, u32 value) { asm volatile("movl %0, (%1)" : : "r"(value), "r"(address) : "memory"); }
 
 // Stores and loads that others may watch: x86 keeps a CPU's stores in order, so keeping the compiler to it is enough.

@@ -17,7 +17,7 @@ constexpr u64 kFourGib = 4ULL << 30;
 // RAM left to give out, page-aligned, above the image only: what is below may still hold the VMM's tables.
 class FreeMemory {
 public:
-    explicit FreeMemory(const BootInfo& boot) {
+    void fill(const BootInfo& boot) {
         const u64 floor = reinterpret_cast<u64>(image_end);
         for (u32 i = 0; i < boot.ranges; ++i) {
             u64 begin = (boot.ram[i].begin + kPageBytes - 1) & ~(kPageBytes - 1);
@@ -79,14 +79,16 @@ private:
     void add(u64 begin, u64 end) {
         if (count_ < BootInfo::kMaxRanges) ranges_[count_++] = {begin, end};
     }
-    MemoryRange ranges_[BootInfo::kMaxRanges];
+    MemoryRange ranges_[BootInfo::kMaxRanges] = {};
     u32 count_ = 0;
 };
+
+constinit FreeMemory memory;
 
 }  // namespace
 
 void lay_out_ledger(const BootInfo& boot, const Options& options, u32 shards) {
-    FreeMemory memory(boot);
+    memory.fill(boot);
     ledger::Root& root = ledger_root;
     u64 working_set = options.working_set;
     const u64 left = memory.bytes() > options.stir ? memory.bytes() - options.stir : 0;
@@ -111,10 +113,13 @@ void lay_out_ledger(const BootInfo& boot, const Options& options, u32 shards) {
     placed += memory.take_pages(root, placed, root.pages - placed, stride, false);
     if (placed != root.pages) panic("ws does not fit the memory");
 
+    if (options.disk) root.disk = memory.take(kPageBytes, true, "no memory for the disk's header");
     root.stir_pages = options.stir / kPageBytes;
     if (root.stir_pages == 0) return;
     if (root.stir_pages < shards) panic("stir has fewer pages than vCPUs");
     root.stir = memory.take(options.stir, true, "stir does not fit the memory in one piece");
 }
+
+u64 take_memory(u64 bytes, const char* why) { return memory.take((bytes + kPageBytes - 1) & ~(kPageBytes - 1), true, why); }
 
 }  // namespace snapvm::guest

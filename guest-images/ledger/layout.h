@@ -15,4 +15,7 @@ extern "C" ledger::Root ledger_root;
 // the guest if memory does not suffice; only a default working set is cut to fit.
 void lay_out_ledger(const BootInfo& boot, const Options& options, u32 shards);
 
+// Whole pages of what the ledger has left, mapped, for as long as the guest runs; ends it with `why` if there are none. First vCPU only.
+u64 take_memory(u64 bytes, const char* why);
+
 }  // namespace snapvm::guest

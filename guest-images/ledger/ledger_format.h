@@ -35,7 +35,7 @@ inline constexpr std::uint64_t kRootAddress = 0x100000;  // guest-physical
 inline constexpr std::uint64_t kRootMagic = 0x31544F4F5244474CULL;  // "LGDROOT1"
 inline constexpr std::uint64_t kHeaderMagic = 0x3144524148534744ULL;
 inline constexpr std::uint64_t kPageMagic = 0x3145474150474445ULL;
-inline constexpr std::uint32_t kVersion = 2;
+inline constexpr std::uint32_t kVersion = 3;
 inline constexpr std::uint64_t kPageBytes = 4096;
 inline constexpr std::uint32_t kMaxShards = 8;
 inline constexpr std::uint32_t kMaxSegments = 16;
@@ -70,6 +70,7 @@ struct Root {
     Segment segments[kMaxSegments];
     std::uint64_t stir;  // guest address of the stirred region
     std::uint64_t stir_pages;  // 0: there is none
+    std::uint64_t disk;  // guest address of the DiskHeader (ledger_disk_format.h); 0: there is no disk
     std::uint64_t checksum;  // of the words before it
     State state;
 };

@@ -35,18 +35,27 @@ enum class Fault : std::uint32_t {
     clock,
     stir,
     stirred,
+    // Of the disk: ledger_disk_verify.h.
+    disk_header,
+    disk_unreadable,
+    disk_record,
+    disk_stamp,
+    disk_payload,
+    disk_steps,
 };
 
 constexpr const char* name(Fault fault) {
     constexpr const char* names[] = {
-        "none",    "unreadable",  "root",     "not_ready", "header",    "steps",           "random",    "intent",
-        "sum",     "generations", "seen",     "index",     "page_head", "page_generation", "page_step", "page_seen",
-        "payload", "checksum",    "dup_page", "zero_page", "registers", "clock",           "stir",      "stirred",
+        "none",        "unreadable",      "root",        "not_ready",  "header",       "steps",           "random",    "intent",
+        "sum",         "generations",     "seen",        "index",      "page_head",    "page_generation", "page_step", "page_seen",
+        "payload",     "checksum",        "dup_page",    "zero_page",  "registers",    "clock",           "stir",      "stirred",
+        "disk_header", "disk_unreadable", "disk_record", "disk_stamp", "disk_payload", "disk_steps",
     };
     return names[static_cast<std::uint32_t>(fault)];
 }
+constexpr bool is_of_disk(Fault fault) { return fault >= Fault::disk_header; }
 
-// The first thing found wrong. `page` is the global number, or ~0 where no page of the working set is concerned. `stir`: expected and
+// The first thing found wrong. `page` is the global number, of a disk the block's, or ~0 where none is concerned. `stir`: expected and
 // found are a page's word, `stirred`: the least and the found count of writes.
 struct Finding {
     Fault fault = Fault::none;

@@ -6,6 +6,7 @@
 #include "guest-images/ledger/clock.h"
 #include "guest-images/ledger/commands.h"
 #include "guest-images/ledger/control.h"
+#include "guest-images/ledger/disk_ledger.h"
 #include "guest-images/ledger/ledger.h"
 #include "guest-images/ledger/power.h"
 #include "guest-images/ledger/serial.h"
@@ -84,6 +85,7 @@ void serve(PerCpu& cpu, u64& last_tick) {
         if (options.beat) print_char('.');
         if (serial_input_needs_polling()) handle_commands(options);
     }
+    serve_disk();
     if (options.steps != 0 && all_finished()) verify_and_exit();
 }
 
@@ -111,8 +113,9 @@ void serve(PerCpu& cpu, u64& last_tick) {
         const bool held = shard != 0 && !may_step(shard);
         const bool done = options.steps != 0 && steps >= options.steps;
         const bool works = !held && !is_paused && !done;
-        const bool steps_now = works && pace.allows(steps);
+        const bool steps_now = works && pace.allows(steps) && (shard != 0 || disk_has_room());
         if (steps_now) step(shard, options);
+        if (steps_now && shard == 0) record_step();
         if (works && options.stir != 0 && stir_pace.allows(cpu.ticks, shard_header(shard).stirred, share))
             stir(shard);
         else if (!steps_now)
@@ -152,6 +155,7 @@ void main(u64 boot_address, u32 boot_kind, u32 test_magic) {
     enable_lapic();
     start_own_clock_and_ticks();
     start_checks();
+    start_disk(options);
     enable_serial_input();
     run_shard(0);
 }

@@ -50,6 +50,11 @@ Pattern pattern(const char* value) {
     panic("pattern is not seq, random or hot");
 }
 
+u64 ring_features(const char* value) {
+    if (is(value, "plain")) return 0;
+    panic("virtio is not plain");
+}
+
 void parse_word(Options& o, const char* word) {
     const char* v = nullptr;
     if ((v = value_of(word, "ws"))) {
@@ -87,6 +92,14 @@ void parse_word(Options& o, const char* word) {
         o.quiet = number(v) != 0;
     else if ((v = value_of(word, "paused")))
         o.paused = number(v) != 0;
+    else if ((v = value_of(word, "virtio")))
+        o.ring_features = ring_features(v);
+    else if ((v = value_of(word, "disk")))
+        o.disk = number(v) != 0;
+    else if ((v = value_of(word, "disksize")))
+        o.disk_size = number(v);
+    else if ((v = value_of(word, "diskevery")))
+        o.disk_every = number(v);
 }
 
 }  // namespace
@@ -104,6 +117,7 @@ Options parse_options(const char* at) {
     if (o.gap % ledger::kPageBytes != 0) panic("gap is no multiple of 4K");
     if (o.stir % ledger::kPageBytes != 0) panic("stir is no multiple of 4K");
     if (o.working_set < ledger::kPageBytes) panic("ws below 4K");
+    if (o.disk_every == 0) panic("diskevery is 0");
     if (o.seen_every == 0) panic("seen is 0");
     if (o.rate > 100000000) panic("rate above 100000000");
     if (o.stir_rate > 0 && o.hz == 0) panic("stirrate without ticks");

@@ -3,7 +3,7 @@
 // ignored.
 #pragma once
 
-#include "guest-images/ledger/cpu.h"
+#include "guest-images/ledger/virtio/device.h"
 
 namespace snapvm::guest {
 
@@ -28,6 +28,10 @@ struct Options {
     bool beat = false;
     bool quiet = false;
     bool paused = false;
+    u64 ring_features = virtio::kEventIndex | virtio::kIndirect;
+    bool disk = false;
+    u64 disk_size = 1 << 20;
+    u64 disk_every = 1;
 };
 
 // Ends the guest on a value that cannot be.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// All that runs at CPL 0 after start-up: the call gate, the tick, two wake-up interrupts, and the way from an exception
+// All that runs at CPL 0 after start-up: the call gate, the tick, wake-up interrupts, and the way from an exception
 // to its report at CPL 3. No register but those saved is touched, SSE ones never.
 #include "guest-images/ledger/abi.h"
 
@@ -92,6 +92,13 @@ wake_entry:
 spurious_entry:
     iretq
 
+// One for each virtio device: counted, the rest is its driver's.
+    .irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15
+device_entry_\n:
+    incq device_interrupts + 8 * \n
+    jmp wake_entry
+    .endr
+
 .macro exception vector, has_error=0
 trap_\vector:
     .if !\has_error
@@ -153,4 +160,12 @@ exception_entries:
     .irp v, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21
     .quad trap_\v
     .endr
+    .globl device_entries
+device_entries:
+    .irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15
+    .quad device_entry_\n
+    .endr
+    .if (. - device_entries) != 8 * VIRTIO_DEVICES
+    .error "not an entry for each device"
+    .endif
     .section .note.GNU-stack, "", @progbits

@@ -29,6 +29,7 @@ constexpr int kExitTrap = 99;
 extern "C" {
 alignas(16) Gate idt[256];
 extern const u64 exception_entries[kExceptions];
+extern const u64 device_entries[VIRTIO_DEVICES];
 void tick_entry();
 void serial_entry();
 void wake_entry();
@@ -44,6 +45,7 @@ void fill_interrupt_table() {
     set(VECTOR_TICK, reinterpret_cast<u64>(&tick_entry));
     set(VECTOR_SERIAL, reinterpret_cast<u64>(&serial_entry));
     set(VECTOR_WAKE, reinterpret_cast<u64>(&wake_entry));
+    for (u32 i = 0; i < VIRTIO_DEVICES; ++i) set(VECTOR_DEVICE + i, device_entries[i]);
     set(VECTOR_SPURIOUS, reinterpret_cast<u64>(&spurious_entry));
 }
 

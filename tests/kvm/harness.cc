@@ -75,6 +75,7 @@ std::unique_ptr<Machine> KvmTest::create_ledger(const LedgerOptions& options) {
     config.cpus = options.cpus;
     config.kernel = "builtin:ledger";
     config.cmdline = options.cmdline;
+    config.devices = options.devices;
     config.machine_id = need(Uuid::random());
     const BootSource source{.kernel = ledger_image(),
                             .initrds = {},

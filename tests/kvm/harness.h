@@ -70,6 +70,7 @@ struct LedgerOptions {
     std::uint64_t memory_bytes = 64ULL << 20;
     bool linux64 = false;
     HostSetup host = {};
+    DeviceConfig devices = {};
 };
 
 class KvmTest : public ::testing::Test {
