@@ -49,6 +49,16 @@ Result<std::uint32_t> parse_cid(const std::string& text) {
     return cid;
 }
 
+Status set_tap(DeviceConfig& devices, std::string_view id, const std::string& tap, const std::string& setting) {
+    const auto net = std::ranges::find(devices.nets, id, &NetConfig::id);
+    if (net == devices.nets.end()) {
+        return fail(ErrorKind::usage,
+                    "--set " + setting + ": the machine in the snapshot has no network interface " + std::string(id));
+    }
+    net->tap = tap;
+    return devices.validate();
+}
+
 }  // namespace
 
 Result<DiskConfig> parse_disk(const std::string& text) {
@@ -78,12 +88,29 @@ Result<VsockConfig> parse_vsock(const std::string& text) {
     return VsockConfig{TRY(parse_cid(fields["cid"])), fields["socket"]};
 }
 
+Result<NetConfig> parse_net(const std::string& text) {
+    const std::string advice = "write --net id=ID,tap=TAP[,mac=02:00:00:00:00:0a]";
+    Fields fields = TRY(parse_fields("--net", text, {"id", "tap", "mac"}, advice));
+    if (!fields.contains("id") || !fields.contains("tap")) {
+        return fail(ErrorKind::usage, "--net " + text + " lacks " + (fields.contains("id") ? "a tap" : "an id"), advice);
+    }
+    return NetConfig{.id = fields["id"],
+                     .tap = fields["tap"],
+                     .mac = fields.contains("mac") ? TRY(parse_mac(fields["mac"])) : TRY(random_mac())};
+}
+
 Status set_device(DeviceConfig& devices, const std::string& text) {
     const std::size_t equals = text.find('=');
     const std::string key = text.substr(0, equals);
     const std::string value = equals == std::string::npos ? "" : text.substr(equals + 1);
+    constexpr std::string_view kNet = "net.";
+    constexpr std::string_view kTap = ".tap";
+    if (key.starts_with(kNet) && key.ends_with(kTap) && key.size() > kNet.size() + kTap.size() && !value.empty()) {
+        return set_tap(devices, key.substr(kNet.size(), key.size() - kNet.size() - kTap.size()), value, text);
+    }
     if ((key != "vsock.socket" && key != "vsock.cid") || value.empty()) {
-        return fail(ErrorKind::usage, "--set " + text + " makes no sense", "it takes vsock.socket=PATH and vsock.cid=N");
+        return fail(ErrorKind::usage, "--set " + text + " makes no sense",
+                    "it takes net.ID.tap=TAP, vsock.socket=PATH and vsock.cid=N");
     }
     if (!devices.vsock) {
         return fail(ErrorKind::usage, "--set " + text + ": the machine in the snapshot has no vsock");

@@ -10,6 +10,7 @@
 #include "devices/device_config.h"
 #include "devices/tap/tap.h"
 #include "devices/virtio/device.h"
+#include "devices/virtio/net/counters.h"
 
 namespace snapvm::virtio {
 
@@ -20,16 +21,6 @@ struct NetStateV1 {
 
     void encode(Encoder& out) const;
     static NetStateV1 decode(Decoder& in);
-};
-
-/// Since this process has it. To the guest is received, from the guest is transmitted.
-struct NetCounters {
-    std::uint64_t received_frames = 0;
-    std::uint64_t received_bytes = 0;  ///< without headers of virtio's
-    std::uint64_t received_dropped = 0;
-    std::uint64_t transmitted_frames = 0;
-    std::uint64_t transmitted_bytes = 0;
-    std::uint64_t transmitted_dropped = 0;
 };
 
 /// Frames for the guest wait in the tap while the driver has no buffers: it is read when there are some, and watched only then. At most
