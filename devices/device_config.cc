@@ -64,6 +64,11 @@ Status DeviceConfig::validate() const {
     for (const NetConfig& net : nets) {
         TRY(check_id(net.id, ids));
         TRY(check_text(net.tap, "the tap of network interface " + net.id));
+        if ((net.mac[0] & 1) != 0 || net.mac == MacAddress{}) {
+            return fail(ErrorKind::usage,
+                        "the MAC address " + mac_text(net.mac) + " of network interface " + net.id + " is a group's, or none",
+                        "give one with an even first byte, such as 02:00:00:00:00:01");
+        }
     }
     if (vsock) {
         TRY(check_text(vsock->socket, "the vsock's socket"));

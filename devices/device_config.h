@@ -2,18 +2,16 @@
 // Which devices a machine has beside those that every one has. Part of its configuration, and so of its snapshots.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "devices/mac_address.h"
 #include "vmm/base/bytes.h"
 #include "vmm/base/error.h"
 
 namespace snapvm {
-
-using MacAddress = std::array<std::uint8_t, 6>;
 
 struct DiskConfig {
     std::string id;  ///< names it in messages, and as its serial number to the guest; unique

@@ -14,6 +14,7 @@
 #include "devices/virtio/blk/blk.h"
 #include "devices/virtio/console/console.h"
 #include "devices/virtio/mmio/mmio.h"
+#include "devices/virtio/net/net.h"
 #include "devices/virtio/rng/rng.h"
 #include "devices/virtio/vsock/vsock.h"
 #include "devices/vmgenid/vmgenid.h"
@@ -124,6 +125,16 @@ Result<AttachedDevice> build_blk(const DeviceHost& host, const DeviceConfig& con
                         });
 }
 
+Result<AttachedDevice> build_net(const DeviceHost& host, const DeviceConfig& config, std::uint32_t instance,
+                                 const StateRecord* record) {
+    const NetConfig& net = config.nets[instance];
+    return build_virtio(host, place_of(RecordKind::virtio_net, config, instance), record,
+                        [&](Decoder* saved) -> Result<std::unique_ptr<virtio::Device>> {
+                            const auto state = saved == nullptr ? virtio::NetStateV1{} : virtio::NetStateV1::decode(*saved);
+                            return TRY(virtio::Net::create(net.mac, TRY(host.open_tap(net.id, net.tap)), state));
+                        });
+}
+
 Result<AttachedDevice> build_balloon(const DeviceHost& host, const DeviceConfig& config, std::uint32_t instance,
                                      const StateRecord* record) {
     return build_virtio(host, place_of(RecordKind::virtio_balloon, config, instance), record,
@@ -165,7 +176,7 @@ Result<AttachedDevice> build_console(const DeviceHost& host, const DeviceConfig&
 
 std::uint32_t always_one(const DeviceConfig& /*config*/) { return 1; }
 
-constexpr std::array<DeviceFactory, 12> kFactories = {{
+constexpr std::array<DeviceFactory, 13> kFactories = {{
     {RecordKind::ioapic, IoApicStateV1::kVersion, always_one, build_ioapic},
     {RecordKind::serial, SerialStateV1::kVersion, always_one, build_serial},
     {RecordKind::reset, ResetStateV1::kVersion, always_one, build_reset},
@@ -176,6 +187,8 @@ constexpr std::array<DeviceFactory, 12> kFactories = {{
     // Virtio devices, in the order of their places on the bus (PLATFORM.md).
     {RecordKind::virtio_blk, virtio::MmioStateV1::kVersion,
      [](const DeviceConfig& config) { return static_cast<std::uint32_t>(config.disks.size()); }, build_blk},
+    {RecordKind::virtio_net, virtio::MmioStateV1::kVersion,
+     [](const DeviceConfig& config) { return static_cast<std::uint32_t>(config.nets.size()); }, build_net},
     {RecordKind::virtio_vsock, virtio::MmioStateV1::kVersion, [](const DeviceConfig& config) { return config.vsock ? 1U : 0U; },
      build_vsock},
     {RecordKind::virtio_balloon, virtio::MmioStateV1::kVersion, [](const DeviceConfig& config) { return config.balloon ? 1U : 0U; },

@@ -37,6 +37,8 @@ public:
     [[nodiscard]] virtual EventLoop& loop() = 0;
     /// The features that both sides agreed on.
     [[nodiscard]] virtual std::uint64_t features() const = 0;
+    /// The driver is there (DRIVER_OK), and neither in need of a reset nor in the middle of one.
+    [[nodiscard]] virtual bool running() const = 0;
     /// Tells the driver of what was pushed to a queue, if it wants to know.
     virtual void signal_used(std::size_t queue) = 0;
     /// Tells it that the configuration space has changed.

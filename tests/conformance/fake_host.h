@@ -17,6 +17,7 @@
 #include "devices/device.h"
 #include "devices/event_loop/event_loop.h"
 #include "devices/registry.h"
+#include "tests/support/fake_tap.h"
 #include "tests/support/scratch_folder.h"
 #include "vmm/platform/platform.h"
 
@@ -41,7 +42,8 @@ public:
                 .console_output = console_sink_,
                 .events = *this,
                 .memory = memory,
-                .loop = loop.get()};
+                .loop = loop.get(),
+                .open_tap = open_tap};
     }
 
     void set_level(std::uint32_t gsi, bool high) override {
@@ -82,6 +84,7 @@ public:
     }
     [[nodiscard]] bool high(std::uint32_t gsi) const { return gsi < levels.size() && levels[gsi]; }
 
+    OpenTap open_tap = FakeTap::open;
     GuestMemory memory;
     std::unique_ptr<EventLoop> loop;  ///< not started: tests say when it works
     std::vector<std::string> log;
@@ -129,6 +132,7 @@ inline DeviceConfig all_devices() {
     static unsigned machine = 0;
     DeviceConfig config;
     config.disks = {{.id = "root", .path = memory_disk(), .read_only = true}};
+    config.nets = {{.id = "eth0", .tap = "tap0", .mac = {2, 0, 0, 0, 0, 1}}};
     config.balloon.emplace();
     config.vsock = VsockConfig{3, scratch.file("vsock-" + std::to_string(++machine))};
     config.rng = true;

@@ -195,3 +195,32 @@ save("virtio_vsock", "client-bad", start + client(b"CONNECT x\n") + client(b"CON
 save("virtio_vsock", "restored", start + likely(1) + bytes([7, 0, 2, 0]) + likely(5, size=1) + client(b"CONNECT 1\n"))
 save("virtio_vsock", "raw", start + bytes([0, 44]) + bytes(44) + bytes([3, 0]) + bytes([0, 10]) + bytes(10) + bytes([0, 0]))
 save("virtio_vsock", "ring", start + bytes([3, 200, 0, 1, 3, 255, 0]))
+# virtio_net: a byte of flags and features, then steps.
+def net(flags, *steps, features=0):
+    return struct.pack("<BQ", flags, features) + b"".join(steps)
+
+
+def net_in(size, header=bytes(12)):
+    return struct.pack("<BH", 4, size) + header
+
+
+def net_out(size, header=bytes(12), cut=12):
+    return struct.pack("<BH", 11, size) + header + bytes([cut])
+
+
+def net_buffers(count, size):
+    return struct.pack("<BBH", 5, count, size)
+
+
+KICK_IN, KICK_OUT = bytes([3, 0]), bytes([3, 1])
+TSO = struct.pack("<BBHHHHH", 1, 1, 54, 1448, 34, 16, 0)
+save("virtio_net", "in", net(1, net_buffers(4, 1536), KICK_IN, net_in(72), net_in(1600)))
+save("virtio_net", "in-large", net(1, net_buffers(7, 1536), KICK_IN, net_in(9000, TSO), net_buffers(7, 1536), KICK_IN))
+save("virtio_net", "in-plain", net(0, net_buffers(2, 100), KICK_IN, net_in(101), net_in(100), features=0x10000))
+save("virtio_net", "in-tiny", net(1, net_buffers(3, 12), net_buffers(1, 11), net_in(40), KICK_IN))
+save("virtio_net", "out", net(1, net_out(72), net_out(20000, TSO, 200), net_out(5), KICK_OUT))
+save("virtio_net", "tap-fails", net(1, net_buffers(4, 1536), KICK_IN, bytes([8, 0]), net_out(72), KICK_OUT, bytes([8, 2]), bytes([8, 1]),
+     net_out(72), KICK_OUT, bytes([8, 4]), net_in(72), KICK_OUT))
+save("virtio_net", "commands", net(3, bytes([9]), bytes([6, 3, 0, 0, 0, 0]), bytes([6, 5, 0, 0x82, 0, 0]), bytes([6, 9, 9, 9, 9, 9])))
+save("virtio_net", "ring", net(1, struct.pack("<BBBIIBB", 1, 1, 0, 0x40000, 64, 1, 0), bytes([2, 1, 0]), KICK_OUT, bytes([10]) + bytes(8)))
+save("virtio_net", "restored", net(1, net_buffers(1, 1536), KICK_IN, net_in(3000, TSO), bytes([9]), net_buffers(4, 1536), KICK_IN))

@@ -23,7 +23,10 @@ using namespace std::chrono_literals;
 
 class FakeService final : public Service {
 public:
-    FakeService() { config_.kernel = "builtin:fake"; }
+    FakeService() {
+        config_.kernel = "builtin:fake";
+        config_.devices.nets = {{.id = "eth0", .tap = "tap0", .mac = {2, 0, 0, 0, 0xAB, 1}}};
+    }
 
     [[nodiscard]] std::string id() const override { return "fake"; }
     [[nodiscard]] ServiceState state() const override { return state_; }
@@ -34,6 +37,7 @@ public:
         stats.state = state_;
         stats.pid = 1;
         stats.cpus = 1;
+        stats.networks = {{.id = "eth0", .link_up = true, .counters = {.received_frames = 3}}};
         if (!no_snapshot) {
             stats.snapshot.emplace();
             stats.snapshot->backend = "threads";

@@ -160,6 +160,16 @@ TEST_F(ApiContract, TheBalloonIsFirecrackers) {
     EXPECT_EQ(ask("PATCH", "/balloon/statistics", R"({"stats_polling_interval_s":3})").status, 400U);
 }
 
+TEST_F(ApiContract, NetworkInterfacesAreFirecrackers) {
+    start();
+    const auto config = nlohmann::json::parse(ask("GET", "/vm/config").body)["network-interfaces"];
+    EXPECT_EQ(config, (nlohmann::json{{{"iface_id", "eth0"}, {"host_dev_name", "tap0"}, {"guest_mac", "02:00:00:00:ab:01"}}}));
+    const auto stats = nlohmann::json::parse(ask("GET", "/stats").body)["network_interfaces"][0];
+    EXPECT_EQ(stats["id"], "eth0");
+    EXPECT_EQ(stats["link_up"], true);
+    EXPECT_EQ(stats["received_frames"], 3);
+}
+
 TEST_F(ApiContract, UnknownPathsAndMethods) {
     start();
     EXPECT_EQ(ask("GET", "/nothing").status, 404U);

@@ -47,6 +47,15 @@ TEST(CliUsage, UnknownCommandsFlagsAndValues) {
                              "id=root,path=/x,size=3", "id=root,path=/x,id=data", "id=root,path=/x,", ""}) {
         expect_refused({"run", "--kernel", "builtin:ledger", "--disk", disk}, 2, "write --disk id=ID,path=FILE");
     }
+    for (const char* net :
+         {"eth0", "id=eth0", "tap=tap0", "id=eth0,tap=", "id=eth0,tap=t,mtu=9000", "id=eth0,tap=t,tap=u", "id=eth0,tap=t,", ""}) {
+        expect_refused({"run", "--kernel", "builtin:ledger", "--net", net}, 2, "write --net id=ID,tap=TAP");
+    }
+    for (const char* mac : {"2", "02:00:00:00:00", "02:00:00:00:00:0g", "02:00:00:00:00:000", "02-00-00-00-00-0a",
+                            "01:00:00:00:00:0a", "00:00:00:00:00:00"}) {
+        expect_refused({"run", "--kernel", "builtin:ledger", "--net", std::string("id=eth0,tap=t,mac=") + mac}, 2, "MAC");
+    }
+    expect_refused({"run", "--kernel", "builtin:ledger", "--net", "id=a,tap=t", "--disk", "id=a,path=/y"}, 2, "two devices");
     expect_refused({"run", "--kernel", "builtin:ledger", "--disk", "id=a,path=/x", "--disk", "id=a,path=/y"}, 2, "two devices");
     expect_refused({"restore", "/nonexistent", "--clock", "stop"}, 2, "--clock");
     expect_refused({"area", "create", "/tmp/x", "--mem", "64M", "--slots", "3"}, 2, "--slots");

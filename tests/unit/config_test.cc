@@ -116,6 +116,8 @@ TEST(MachineConfig, ExtremesAreRefusedWithWhatIsAllowed) {
         {"no disk path", [](auto& c) { c.devices.disks[0].path.clear(); }},
         {"long disk path", [](auto& c) { c.devices.disks[0].path.assign(4097, 'x'); }},
         {"no tap", [](auto& c) { c.devices.nets[0].tap.clear(); }},
+        {"no MAC", [](auto& c) { c.devices.nets[0].mac = {}; }},
+        {"a group's MAC", [](auto& c) { c.devices.nets[0].mac[0] = 1; }},
         {"reserved cid", [](auto& c) { c.devices.vsock->cid = 2; }},
         {"no vsock socket", [](auto& c) { c.devices.vsock->socket.clear(); }},
         {"too many devices",

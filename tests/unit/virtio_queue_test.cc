@@ -152,6 +152,39 @@ TEST_F(VirtioQueue, NotificationsAreSuppressedAndAskedForAgain) {
     EXPECT_EQ(driver_->available_event(), 1U);
 }
 
+// Who found too little there is told of more, and not of what it has seen.
+TEST_F(VirtioQueue, NotificationsAreAskedForBeyondWhatIsKnown) {
+    connect(8, true);
+    driver_->add({{kData, 8, true}});
+    driver_->add({{kData, 8, true}});
+    EXPECT_FALSE(*queue_.resume_notifications(2));
+    EXPECT_EQ(driver_->available_event(), 2U);
+    EXPECT_TRUE(*queue_.resume_notifications(1)) << "a second has come since";
+    connect(8, false);
+    driver_->add({{kData, 8, true}});
+    EXPECT_FALSE(*queue_.resume_notifications(1));
+    EXPECT_EQ(driver_->used_flags(), 0U);
+}
+
+TEST_F(VirtioQueue, SeveralChainsGoBackAtOnce) {
+    std::vector<Queue::Done> chains;
+    for (std::uint32_t i = 0; i < 3; ++i) {
+        const std::uint16_t head = driver_->add({{kData, 64, true}});
+        ASSERT_TRUE(*pop());
+        chains.push_back({head, 10 * i});
+    }
+    EXPECT_EQ(driver_->used_index(), 0U);
+    queue_.push(chains);
+    EXPECT_EQ(driver_->used_index(), 3U);
+    for (const Queue::Done& chain : chains) {
+        const auto used = driver_->take();
+        ASSERT_TRUE(used.has_value());
+        EXPECT_EQ(used->head, chain.head);
+        EXPECT_EQ(used->written, chain.written);
+    }
+    EXPECT_TRUE(queue_.wants_interrupt());
+}
+
 TEST_F(VirtioQueue, BadSettingsMakeNoQueue) {
     const Gpa good = driver_->descriptors();
     const auto refuses = [&](std::uint16_t size, Gpa descriptors, Gpa available, Gpa used) {

@@ -34,6 +34,31 @@ json machine_config(const MachineConfig& config) {
             {"huge_pages", huge_pages_word(config.pages)}};
 }
 
+// As Firecracker has them.
+json network_interfaces(const MachineConfig& config) {
+    json list = json::array();
+    for (const NetConfig& net : config.devices.nets) {
+        list.push_back({{"iface_id", net.id}, {"host_dev_name", net.tap}, {"guest_mac", mac_text(net.mac)}});
+    }
+    return list;
+}
+
+json network_stats(const std::vector<NetworkStats>& networks) {
+    json list = json::array();
+    for (const NetworkStats& network : networks) {
+        const virtio::NetCounters& counters = network.counters;
+        list.push_back({{"id", network.id},
+                        {"link_up", network.link_up},
+                        {"received_frames", counters.received_frames},
+                        {"received_bytes", counters.received_bytes},
+                        {"received_dropped", counters.received_dropped},
+                        {"transmitted_frames", counters.transmitted_frames},
+                        {"transmitted_bytes", counters.transmitted_bytes},
+                        {"transmitted_dropped", counters.transmitted_dropped}});
+    }
+    return list;
+}
+
 json outcome_fields(const Outcome& outcome) {
     json fields = {{"outcome", outcome.name()}, {"exit_code", outcome.exit_code()}};
     if (outcome.error) {
@@ -83,7 +108,7 @@ std::string vm_config_json(const MachineConfig& config) {
     return text_of({{"machine-config", machine_config(config)},
                     {"boot-source", std::move(boot)},
                     {"drives", json::array()},
-                    {"network-interfaces", json::array()},
+                    {"network-interfaces", network_interfaces(config)},
                     {"machine_id", config.machine_id.text()}});
 }
 
@@ -117,7 +142,8 @@ std::string stats_json(const ServiceStats& stats) {
                    {"mark", stats.mark},
                    {"marks", stats.marks},
                    {"crash_loaded", stats.crash_loaded},
-                   {"serial_bytes", stats.serial_bytes}};
+                   {"serial_bytes", stats.serial_bytes},
+                   {"network_interfaces", network_stats(stats.networks)}};
     if (stats.snapshot) {
         fields["snapshot"] = json::parse(to_json(*stats.snapshot));
     }

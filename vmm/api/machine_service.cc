@@ -51,6 +51,7 @@ ServiceStats MachineService::stats() const {
             .marks = machine.marks,
             .crash_loaded = machine.crash_loaded,
             .serial_bytes = console().end(),
+            .networks = machine.networks,
             .snapshot = last_snapshot(),
             .outcome = outcome()};
 }

@@ -94,6 +94,7 @@ struct ServiceStats {
     std::uint64_t marks = 0;
     bool crash_loaded = false;  ///< the guest has panicked, and its crash kernel runs
     std::uint64_t serial_bytes = 0;
+    std::vector<NetworkStats> networks;
     std::optional<SnapshotReport> snapshot;  ///< of the last one that went well
     std::optional<Outcome> outcome;
 };

@@ -25,6 +25,7 @@ std::string_view name_of(RecordKind kind) {
         case RecordKind::pvpanic: return "pvpanic";
         case RecordKind::ged: return "ged";
         case RecordKind::virtio_blk: return "virtio-blk";
+        case RecordKind::virtio_net: return "virtio-net";
         case RecordKind::virtio_vsock: return "virtio-vsock";
         case RecordKind::virtio_balloon: return "virtio-balloon";
         case RecordKind::virtio_rng: return "virtio-rng";

@@ -25,6 +25,7 @@ enum class RecordKind : std::uint16_t {
     pvpanic = 37,
     ged = 38,  ///< generic event device: power button
     virtio_blk = 64,  ///< virtio devices have 64 to 95; instance = which of its kind
+    virtio_net = 65,
     virtio_vsock = 66,
     virtio_balloon = 67,
     virtio_rng = 68,

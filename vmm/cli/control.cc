@@ -55,11 +55,19 @@ Result<int> stop(const Globals& globals, const StopOptions& options) {
 
 std::string scalar_text(const nlohmann::json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
 
-// One line a number: those of an object under its name and a dot, and of a list how long it is.
+// One line a number: those of an object under its name and a dot, those of a list of such under their ids, and of any other list how long it is.
 void print_fields(const Json& fields, const std::string& prefix) {
     for (const auto& [key, value] : fields.items()) {
         if (value.is_object()) {
             print_fields(value, prefix + key + ".");
+            continue;
+        }
+        if (value.is_array() && !value.empty() && value.front().contains("id")) {
+            for (Json one : value) {
+                const std::string id = scalar_text(one["id"]);
+                one.erase("id");
+                print_fields(one, prefix + key + "." + id + ".");
+            }
             continue;
         }
         const std::string text = value.is_array() ? std::to_string(value.size()) : scalar_text(value);

@@ -62,6 +62,7 @@ Result<std::uint32_t> parse_cid(const std::string& text) {
 
 constexpr std::string_view kClone = "{i}";
 constexpr std::string_view kDisk = "disk.";
+constexpr std::string_view kNet = "net.";
 
 Status set_disk_path(DeviceConfig& devices, std::string_view id, const std::string& path, const std::string& setting) {
     const auto disk = std::ranges::find(devices.disks, id, &DiskConfig::id);
@@ -73,6 +74,16 @@ Status set_disk_path(DeviceConfig& devices, std::string_view id, const std::stri
         return fail(ErrorKind::usage, "--set " + setting + ": the machine in the snapshot has no disk " + std::string(id), ids);
     }
     disk->path = TRY(absolute(path));
+    return {};
+}
+
+Status set_tap(DeviceConfig& devices, std::string_view id, const std::string& tap, const std::string& setting) {
+    const auto net = std::ranges::find(devices.nets, id, &NetConfig::id);
+    if (net == devices.nets.end()) {
+        return fail(ErrorKind::usage,
+                    "--set " + setting + ": the machine in the snapshot has no network interface " + std::string(id));
+    }
+    net->tap = tap;
     return {};
 }
 
@@ -102,6 +113,9 @@ std::vector<Place> places_of(const DeviceConfig& devices) {
         if (!disk.read_only) {
             places.push_back({"disk " + disk.id + ", which they write", disk.path, "disk." + disk.id + ".path", "COPY{i}"});
         }
+    }
+    for (const NetConfig& net : devices.nets) {
+        places.push_back({"a tap", net.tap, "net." + net.id + ".tap", "TAP{i}"});
     }
     if (devices.vsock) {
         places.push_back({"a vsock's socket", devices.vsock->socket, "vsock.socket", "PATH{i}"});
@@ -133,6 +147,17 @@ Result<VsockConfig> parse_vsock(const std::string& text) {
     return VsockConfig{TRY(parse_cid(fields["cid"])), fields["socket"]};
 }
 
+Result<NetConfig> parse_net(const std::string& text) {
+    const std::string advice = "write --net id=ID,tap=TAP[,mac=02:00:00:00:00:0a]";
+    Fields fields = TRY(parse_fields("--net", text, {"id", "tap", "mac"}, advice));
+    if (!fields.contains("id") || !fields.contains("tap")) {
+        return fail(ErrorKind::usage, "--net " + text + " lacks " + (fields.contains("id") ? "a tap" : "an id"), advice);
+    }
+    return NetConfig{.id = fields["id"],
+                     .tap = fields["tap"],
+                     .mac = fields.contains("mac") ? TRY(parse_mac(fields["mac"])) : TRY(random_mac())};
+}
+
 std::string for_clone(std::string text, unsigned clone) {
     const std::string number = std::to_string(clone);
     for (std::size_t at = text.find(kClone); at != std::string::npos; at = text.find(kClone, at + number.size())) {
@@ -150,11 +175,13 @@ Status set_device(DeviceConfig& devices, const std::string& text, unsigned clone
     const std::string_view what = key.substr(std::min(dot + 1, key.size()));
     if (!value.empty() && device.starts_with(kDisk) && what == "path") {
         TRY(set_disk_path(devices, device.substr(kDisk.size()), value, text));
+    } else if (!value.empty() && device.starts_with(kNet) && what == "tap") {
+        TRY(set_tap(devices, device.substr(kNet.size()), value, text));
     } else if (!value.empty() && device == "vsock" && (what == "socket" || what == "cid")) {
         TRY(set_vsock(devices, what, value, text));
     } else {
         return fail(ErrorKind::usage, "--set " + text + " makes no sense",
-                    "it takes disk.ID.path=FILE, vsock.socket=PATH and vsock.cid=N");
+                    "it takes disk.ID.path=FILE, net.ID.tap=TAP, vsock.socket=PATH and vsock.cid=N");
     }
     return devices.validate();
 }

@@ -75,10 +75,10 @@ void add_restore(CLI::App& app, Globals& globals, Action& chosen) {
             "resume: the guest's clock goes on from where it was; continue: the guest sees the time since (default: resume)")
         ->check(CLI::IsMember({"resume", "continue"}));
     command
-        ->add_option(
-            "--set", options->settings,
-            "DEVICE.KEY=VALUE, of the host's side of its devices: disk.ID.path=F, vsock.socket=P, vsock.cid=N; {i} in VALUE is the "
-            "number of the clone")
+        ->add_option("--set", options->settings,
+                     "DEVICE.KEY=VALUE, of the host's side of its devices: disk.ID.path=F, net.ID.tap=T, vsock.socket=P, "
+                     "vsock.cid=N; {i} in VALUE is the "
+                     "number of the clone")
         ->expected(1)
         ->take_all();
     options->host.add_to(*command);

@@ -22,6 +22,7 @@ struct RunOptions {
     std::uint32_t cpus = 1;
     std::string pages = "auto";
     std::vector<std::string> disks;
+    std::vector<std::string> nets;
     std::string balloon;
     std::string vsock;
     bool rng = false;
@@ -51,6 +52,9 @@ Result<MachineConfig> config_of(const RunOptions& options) {
     config.cmdline = options.cmdline;
     for (const std::string& disk : options.disks) {
         config.devices.disks.push_back(TRY(parse_disk(disk)));
+    }
+    for (const std::string& net : options.nets) {
+        config.devices.nets.push_back(TRY(parse_net(net)));
     }
     if (!options.balloon.empty()) {
         config.devices.balloon = TRY(parse_balloon(options.balloon));
@@ -103,6 +107,9 @@ void add_run(CLI::App& app, Globals& globals, Action& chosen) {
     command
         ->add_option("--disk", options->disks,
                      "id=ID,path=FILE[,readonly=on]: a raw file or block device; may be given several times")
+        ->expected(1)
+        ->take_all();
+    command->add_option("--net", options->nets, "id=ID,tap=TAP[,mac=M]: a network interface on a tap; may be given several times")
         ->expected(1)
         ->take_all();
     command->add_option("--balloon", options->balloon, "a virtio balloon, and what it takes from the guest at first: size=0");

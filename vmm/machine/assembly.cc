@@ -200,6 +200,9 @@ Status Machine::build_devices(RecordReader* records) {
                     balloon_ = balloon;
                 }
             }
+            if (factory.kind == RecordKind::virtio_net) {
+                net_transports_.push_back(dynamic_cast<virtio::Mmio*>(attached.device.get()));
+            }
             if (factory.kind == RecordKind::virtio_console) {
                 console_transport_ = dynamic_cast<virtio::Mmio*>(attached.device.get());
                 console_device_ = dynamic_cast<virtio::Console*>(&console_transport_->device());

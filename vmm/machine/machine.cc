@@ -11,6 +11,7 @@
 #include "devices/test_port/test_port.h"
 #include "devices/virtio/console/console.h"
 #include "devices/virtio/mmio/mmio.h"
+#include "devices/virtio/net/net.h"
 #include "vmm/base/bytes.h"
 #include "vmm/base/try.h"
 #include "vmm/machine/clock_state.h"
@@ -350,12 +351,20 @@ void Machine::output_ready() {
 
 MachineStats Machine::stats() const {
     const TestPortStateV1 test = test_port_->state();
+    std::vector<NetworkStats> networks;
+    for (virtio::Mmio* transport : net_transports_) {
+        const auto& net = dynamic_cast<virtio::Net&>(transport->device());
+        networks.push_back(transport->locked([&]() -> NetworkStats {
+            return {.id = config_.devices.nets[networks.size()].id, .link_up = net.link_up(), .counters = net.counters()};
+        }));
+    }
     return {.exits = vcpus_->exits(),
             .ready = test.ready,
             .ready_value = test.ready_value,
             .mark = test.mark,
             .marks = test.marks,
-            .crash_loaded = pvpanic_->has_crash_kernel()};
+            .crash_loaded = pvpanic_->has_crash_kernel(),
+            .networks = std::move(networks)};
 }
 
 std::optional<bool> Machine::tsc_was_set() const {

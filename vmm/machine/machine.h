@@ -14,6 +14,7 @@
 
 #include "devices/event_loop/event_loop.h"
 #include "devices/registry.h"
+#include "devices/virtio/net/counters.h"
 #include "vmm/base/error.h"
 #include "vmm/boot/loader.h"
 #include "vmm/bus/bus.h"
@@ -57,6 +58,13 @@ struct HostSetup {
     GapMode gap = GapMode::hidden;
 };
 
+/// One of its network interfaces.
+struct NetworkStats {
+    std::string id;
+    bool link_up = false;
+    virtio::NetCounters counters;
+};
+
 /// Numbers that `stats` shows.
 struct MachineStats {
     std::uint64_t exits = 0;
@@ -65,6 +73,7 @@ struct MachineStats {
     std::uint32_t mark = 0;
     std::uint64_t marks = 0;
     bool crash_loaded = false;  ///< the guest has panicked, and its crash kernel runs
+    std::vector<NetworkStats> networks;
 };
 
 /// A balloon, as the host and as the guest sees it.
@@ -218,6 +227,7 @@ private:
     TestPort* test_port_ = nullptr;
     virtio::Mmio* balloon_transport_ = nullptr;  ///< null where there is no balloon
     virtio::Balloon* balloon_ = nullptr;
+    std::vector<virtio::Mmio*> net_transports_;  ///< in the configuration's order
     virtio::Mmio* console_transport_ = nullptr;  ///< null where there is no virtio console
     virtio::Console* console_device_ = nullptr;
     Pvpanic* pvpanic_ = nullptr;

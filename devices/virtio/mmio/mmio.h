@@ -83,13 +83,13 @@ private:
     void serve_queues();
     void need_reset();
     void raise(std::uint32_t cause);
-    [[nodiscard]] bool running() const;
 
     // Port
     Queue& queue(std::size_t index) override { return queues_[index]; }
     GuestMemory& memory() override { return host_.memory; }
     EventLoop& loop() override { return *host_.loop; }
     [[nodiscard]] std::uint64_t features() const override { return state_.driver_features; }
+    [[nodiscard]] bool running() const override;
     void signal_used(std::size_t queue) override;
     void signal_config() override;
     void ring() override;

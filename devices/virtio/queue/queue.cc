@@ -196,12 +196,14 @@ void Queue::store_used(std::uint64_t offset, std::uint16_t value) {
     memory_->mark_written(state_.used + offset, sizeof value);
 }
 
-void Queue::push(std::uint16_t head, std::uint32_t written) {
-    const std::uint64_t entry = kRing + kUsedEntry * (state_.next_used % state_.size);
-    const std::array<std::uint32_t, 2> element = {head, written};
-    std::memcpy(used_.data() + entry, element.data(), sizeof element);
-    memory_->mark_written(state_.used + entry, sizeof element);
-    ++state_.next_used;
+void Queue::push(std::span<const Done> chains) {
+    for (const Done& chain : chains) {
+        const std::uint64_t entry = kRing + kUsedEntry * (state_.next_used % state_.size);
+        const std::array<std::uint32_t, 2> element = {chain.head, chain.written};
+        std::memcpy(used_.data() + entry, element.data(), sizeof element);
+        memory_->mark_written(state_.used + entry, sizeof element);
+        ++state_.next_used;
+    }
     store_used(kIndex, state_.next_used);
 }
 
@@ -226,17 +228,18 @@ void Queue::suppress_notifications() {
     }
 }
 
-Result<bool> Queue::resume_notifications() {
+Result<bool> Queue::resume_notifications(std::uint16_t known) {
     if (!state_.ready) {
         return false;
     }
     if (event_index_) {
-        store_used(kRing + kUsedEntry * state_.size, state_.next_available);
+        // The driver tells when it passes this index, and only then: one that it has passed already it never comes by again (2.7.10).
+        store_used(kRing + kUsedEntry * state_.size, static_cast<std::uint16_t>(state_.next_available + known));
     } else {
         store_used(kFlags, 0);
     }
     std::atomic_thread_fence(std::memory_order_seq_cst);  // as in wants_interrupt, the other way round
-    return TRY(waiting()) > 0;
+    return TRY(waiting()) > known;
 }
 
 }  // namespace snapvm::virtio

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "devices/virtio/queue/chain.h"
 #include "vmm/base/bytes.h"
@@ -51,24 +52,34 @@ public:
     /// VIRTIO_F_EVENT_IDX, as negotiated.
     void use_event_index(bool use) { event_index_ = use; }
 
+    /// How many chains the driver has put there that were not taken yet.
+    [[nodiscard]] Result<std::uint16_t> waiting() const;
     /// Takes the next chain; false where there is none.
     Result<bool> pop(Chain& chain);
     /// Puts back the chain that `pop` gave last, to be given again.
     void unpop() { --state_.next_available; }
+    struct Done {
+        std::uint16_t head = 0;
+        std::uint32_t written = 0;
+    };
     /// Gives a chain back, of whose writable buffers the first `written` bytes were written.
-    void push(std::uint16_t head, std::uint32_t written);
+    void push(std::uint16_t head, std::uint32_t written) {
+        const Done one{head, written};
+        push(std::span(&one, 1));
+    }
+    /// Several: the driver, which may look at any time, sees all of them or none.
+    void push(std::span<const Done> chains);
     /// Whether the driver wants to be told of what was pushed since this was last asked.
     [[nodiscard]] bool wants_interrupt();
     /// Spares the driver the notification of more chains: they are looked for anyway.
     void suppress_notifications();
-    /// Asks for it again; true when something has come in between, and nobody will tell.
-    Result<bool> resume_notifications();
+    /// Asks for it again, once more than `known` chains wait; true when they do already, and nobody will tell.
+    Result<bool> resume_notifications(std::uint16_t known = 0);
 
 private:
     struct Descriptor;
     Status map();
     [[nodiscard]] std::uint16_t available_index() const;
-    Result<std::uint16_t> waiting() const;
     Status add(const Descriptor& descriptor, Chain& chain) const;
     Status follow(std::span<const std::byte> table, std::uint16_t first, Chain& chain, unsigned& budget, bool indirect) const;
     Status follow_indirect(const Descriptor& descriptor, Chain& chain, unsigned& budget) const;
