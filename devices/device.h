@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "devices/disk/disk.h"
 #include "vmm/base/error.h"
 #include "vmm/base/state_record.h"
 #include "vmm/bus/bus.h"
@@ -47,6 +48,7 @@ struct DeviceHost {
     GuestEvents& events;
     GuestMemory& memory;
     EventLoop* loop = nullptr;  ///< null where no device needs one (DeviceConfig::virtio_devices)
+    DiskOpener open_disk = {};  ///< null: as files and block devices
 };
 
 /// A device. Its state is saved by construction: `save` is pure virtual, and a device is built from a saved record as readily as
