@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "devices/disk/disk.h"
 #include "devices/tap/tap.h"
 #include "vmm/base/error.h"
 #include "vmm/base/state_record.h"
@@ -48,6 +49,7 @@ struct DeviceHost {
     GuestEvents& events;
     GuestMemory& memory;
     EventLoop* loop = nullptr;  ///< null where no device needs one (DeviceConfig::virtio_devices)
+    DiskOpener open_disk = {};  ///< null: as files and block devices
     OpenTap open_tap = snapvm::open_tap;
 };
 

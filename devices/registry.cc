@@ -117,7 +117,8 @@ Result<AttachedDevice> build_blk(const DeviceHost& host, const DeviceConfig& con
                         [&](Decoder* saved) -> Result<std::unique_ptr<virtio::Device>> {
                             DiskOptions options;
                             options.read_only = disk.read_only;
-                            std::unique_ptr<Disk> opened = TRY(open_disk(disk.id, disk.path, std::move(options)));
+                            std::unique_ptr<Disk> opened =
+                                TRY(host.open_disk ? host.open_disk(disk) : open_disk(disk.id, disk.path, std::move(options)));
                             if (saved == nullptr) {
                                 return std::make_unique<virtio::Blk>(disk.id, std::move(opened));
                             }

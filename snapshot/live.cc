@@ -37,12 +37,13 @@ public:
         set_phase(options_.monitor, SnapshotPhase::copying);
         TRY(first_round());
         for (unsigned pauses = 0;; ++pauses) {
-            TRY(later_rounds());
+            TRY(later_rounds(attempt_.changed() ? ~0ULL : attempt_.data_bytes() / kPageSize));
+            QuiesceGuard quiet = TRY(quiesce());
             throttle_.reset();
             if (guard_) {
-                return pause_and_protect();
+                return pause_and_protect(std::move(quiet));
             }
-            if (TRY(pause_and_copy(pauses < kVainPauses && !gave_in_))) {
+            if (TRY(pause_and_copy(std::move(quiet), pauses < kVainPauses && !gave_in_))) {
                 return {};
             }
             TRY(empty_staging());
@@ -131,9 +132,8 @@ private:
         return unused;
     }
 
-    // Until what is left fits the pause, or until it is plain that it never will.
-    Status later_rounds() {
-        std::uint64_t before = attempt_.changed() ? ~0ULL : attempt_.data_bytes() / kPageSize;
+    // Until what is left fits the pause, or until it is plain that it never will. `before`: pages of the round before.
+    Status later_rounds(std::uint64_t before) {
         unsigned stuck = 0;
         while (true) {
             TRY(attempt_.check_cancelled());
@@ -161,12 +161,36 @@ private:
                 stuck = 0;
             }
             before = pages;
-            if (to_memory) {
-                stage_round(pages);
-            } else {
-                TRY(disk_round(pages));
-            }
+            TRY(one_round(pages));
         }
+    }
+
+    Status one_round(std::uint64_t pages) {
+        if (staged_mode() && leaves_room(subscription_->pages())) {
+            stage_round(pages);
+            return {};
+        }
+        return disk_round(pages);
+    }
+
+    // The guest's devices end what they have begun, while it runs, however long a disk takes. What is written meanwhile is for rounds, too,
+    // and not for the pause; what is to be protected is looked at again by protect_ahead.
+    Result<QuiesceGuard> quiesce() {
+        const Stopwatch watch;
+        set_phase(options_.monitor, SnapshotPhase::quiescing);
+        QuiesceGuard quiet = TRY(QuiesceGuard::quiesce(source_, [this] { return attempt_.check_cancelled(); }));
+        const std::uint64_t took = watch.us();
+        report_.quiesce_us += took;
+        set_phase(options_.monitor, SnapshotPhase::copying);
+        if (!guard_ && !gave_in_) {
+            TRY(later_rounds(~0ULL));  // however much it is: no round has been in vain
+            return quiet;
+        }
+        TRY(feed_.collect());
+        if (gave_in_ && took > static_cast<std::uint64_t>(live_.max_pause.count())) {
+            TRY(one_round(subscription_->pages().count()));  // not another in vain, where the devices were at rest
+        }
+        return quiet;
     }
 
     // The last round must find room, too.
@@ -289,12 +313,12 @@ private:
     }
 
     // Nothing is copied in this pause: what is left is protected, and each page copied before its first write.
-    Status pause_and_protect() {
+    Status pause_and_protect(QuiesceGuard quiet) {
         // All that is written from here on, some of it before the instant: the next snapshot writes a few pages more than it had to.
         TRY(attempt_.follow(feed_));
         TRY(protect_ahead());
-        const Stopwatch pause;
-        FreezeGuard frozen = TRY(FreezeGuard::freeze(source_));
+        FreezeGuard frozen = TRY(FreezeGuard::freeze(std::move(quiet)));
+        const Stopwatch pause(frozen.since());
         set_phase(options_.monitor, SnapshotPhase::paused);
         const Attempt::State state = TRY(attempt_.take_state());
         // After the state: reading it may be what makes KVM write to guest memory last. A look is enough: what follows is no copy that a
@@ -333,14 +357,14 @@ private:
 
     // False: the guest wrote more between the last look and the pause than there was kept room for, and it runs again. What was staged
     // goes to the disk then, not in the pause; unless that has been in vain often enough.
-    Result<bool> pause_and_copy(bool may_be_in_vain) {
+    Result<bool> pause_and_copy(QuiesceGuard quiet, bool may_be_in_vain) {
         if (staged_mode()) {
             staging_.prepare(2 * std::max(subscription_->pages().count(), kFewPages));
         } else {
             TRY(empty_staging());
         }
-        const Stopwatch pause;
-        FreezeGuard frozen = TRY(FreezeGuard::freeze(source_));
+        FreezeGuard frozen = TRY(FreezeGuard::freeze(std::move(quiet)));
+        const Stopwatch pause(frozen.since());
         set_phase(options_.monitor, SnapshotPhase::paused);
         const Attempt::State state = TRY(attempt_.take_state());
         // After the state: reading it may be what makes KVM write to guest memory last.

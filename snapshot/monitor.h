@@ -11,6 +11,7 @@ namespace snapvm {
 enum class SnapshotPhase : std::uint8_t {
     preparing,  ///< nothing of the guest has been touched
     copying,    ///< rounds while the guest runs
+    quiescing,  ///< the guest's devices end what they have begun, while it runs
     paused,     ///< the vCPUs stand
     draining,   ///< the guest runs again, what was staged goes to the disk
     done,       ///< over, well or not
@@ -19,6 +20,7 @@ enum class SnapshotPhase : std::uint8_t {
     switch (phase) {
         case SnapshotPhase::preparing: return "preparing";
         case SnapshotPhase::copying: return "copying";
+        case SnapshotPhase::quiescing: return "quiescing";
         case SnapshotPhase::paused: return "paused";
         case SnapshotPhase::draining: return "draining";
         case SnapshotPhase::done: return "done";

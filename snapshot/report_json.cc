@@ -114,6 +114,7 @@ std::string to_json(const SnapshotReport& report) {
         rounds.push_back({{"dirty_pages", round.dirty_pages}, {"written_bytes", round.written_bytes}, {"us", round.us}});
     }
     Json out = {{"pause_us", report.pause_us},
+                {"quiesce_us", report.quiesce_us},
                 {"total_us", report.total_us},
                 {"rounds", std::move(rounds)},
                 {"pages", classes_json(report.pages)},

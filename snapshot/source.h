@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <utility>
 
 #include "vmm/base/error.h"
@@ -20,8 +21,13 @@ public:
     virtual ~SnapshotSource() = default;
     /// May be called at any time; does not change.
     [[nodiscard]] virtual const MachineConfig& config() const = 0;
-    /// Stops vCPUs and devices. When it fails, the machine runs on as before.
-    virtual Status freeze() = 0;
+    /// Devices begin nothing new, and what they have begun ends while the vCPUs run, however long a disk takes: a freeze then does not wait
+    /// for it. `go_on` is asked now and then meanwhile; with its error, and any other, nothing is held.
+    virtual Status quiesce(const std::function<Status()>& go_on) = 0;
+    /// Undoes one quiesce; devices begin again once nothing else holds them. Never fails.
+    virtual void unquiesce() = 0;
+    /// Stops vCPUs and devices. When the first vCPU was asked to stop. When it fails, the machine runs on as before.
+    virtual Result<std::chrono::steady_clock::time_point> freeze() = 0;
     /// Undoes one freeze. Never fails: a guest must not stay stopped because a snapshot went wrong. Returns when the guest was running again,
     /// which this thread may learn later: the vCPUs that it woke may have taken its processor.
     virtual std::chrono::steady_clock::time_point thaw() = 0;
@@ -38,19 +44,48 @@ public:
     virtual void add_free_pages(DirtySet& into) { (void)into; }
 };
 
+/// Keeps a machine's devices at rest; lets them go on every way out.
+class QuiesceGuard {
+public:
+    static Result<QuiesceGuard> quiesce(SnapshotSource& source, const std::function<Status()>& go_on) {
+        if (Status status = source.quiesce(go_on); !status) {
+            return fail(std::move(status).error());
+        }
+        return QuiesceGuard(source);
+    }
+    QuiesceGuard(QuiesceGuard&& other) noexcept : source_(std::exchange(other.source_, nullptr)) {}
+    QuiesceGuard& operator=(QuiesceGuard&&) = delete;
+    ~QuiesceGuard() {
+        if (source_ != nullptr) {
+            source_->unquiesce();
+        }
+    }
+
+private:
+    friend class FreezeGuard;
+    explicit QuiesceGuard(SnapshotSource& source) : source_(&source) {}
+    SnapshotSource* source_;
+};
+
 /// Keeps a machine frozen; thaws it on every way out.
 class FreezeGuard {
 public:
+    /// The guest stands for as long as devices take to end what they have begun, and some more.
     static Result<FreezeGuard> freeze(SnapshotSource& source) {
-        if (Status status = source.freeze(); !status) {
-            return fail(std::move(status).error());
+        const auto since = source.freeze();
+        if (!since) {
+            return fail(since.error());
         }
-        return FreezeGuard(source);
+        return FreezeGuard(source, *since);
     }
-    FreezeGuard(FreezeGuard&& other) noexcept : source_(std::exchange(other.source_, nullptr)) {}
+    /// What `quiet` holds the freeze holds from now on: devices begin again with the thaw.
+    static Result<FreezeGuard> freeze(QuiesceGuard quiet) { return freeze(*quiet.source_); }
+    FreezeGuard(FreezeGuard&& other) noexcept : source_(std::exchange(other.source_, nullptr)), since_(other.since_) {}
     FreezeGuard& operator=(FreezeGuard&&) = delete;
     ~FreezeGuard() { thaw(); }
 
+    /// When the first vCPU was asked to stop.
+    [[nodiscard]] std::chrono::steady_clock::time_point since() const { return since_; }
     /// When it ran again.
     std::chrono::steady_clock::time_point thaw() {
         SnapshotSource* source = std::exchange(source_, nullptr);
@@ -60,8 +95,9 @@ public:
     void release() { source_ = nullptr; }
 
 private:
-    explicit FreezeGuard(SnapshotSource& source) : source_(&source) {}
+    FreezeGuard(SnapshotSource& source, std::chrono::steady_clock::time_point since) : source_(&source), since_(since) {}
     SnapshotSource* source_;
+    std::chrono::steady_clock::time_point since_;
 };
 
 }  // namespace snapvm

@@ -6,11 +6,13 @@
 
 namespace snapvm {
 
-/// Time since it was made.
+/// Time since it was made, or since then.
 class Stopwatch {
 public:
     using Clock = std::chrono::steady_clock;
 
+    Stopwatch() = default;
+    explicit Stopwatch(Clock::time_point start) : start_(start) {}
     [[nodiscard]] std::uint64_t us() const { return us_until(Clock::now()); }
     [[nodiscard]] std::uint64_t us_until(Clock::time_point end) const {
         return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(end - start_).count());

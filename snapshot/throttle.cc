@@ -43,15 +43,22 @@ bool Throttle::tighten() {
     return true;
 }
 
+Status Throttle::go_on() {
+    const std::lock_guard lock(mutex_);
+    return over_ ? Status(fail(ErrorKind::cancelled, "throttled no more")) : Status{};
+}
+
 void Throttle::work() {
     std::unique_lock lock(mutex_);
     while (!over_) {
         const auto running = kRunning[level_];
         lock.unlock();
-        auto frozen = FreezeGuard::freeze(source_);
+        // A disk that does not answer must keep nobody from ending this.
+        auto quiet = QuiesceGuard::quiesce(source_, [this] { return go_on(); });
+        auto frozen = quiet ? FreezeGuard::freeze(*std::move(quiet)) : Result<FreezeGuard>(fail(quiet.error()));
         lock.lock();
         if (!frozen) {
-            return;  // the run has ended; whoever takes the snapshot will find out
+            return;  // over, or the run has ended; whoever takes the snapshot will find out
         }
         changed_.wait_for(lock, kPeriod - running, [this] { return over_; });
         lock.unlock();

@@ -28,6 +28,7 @@ public:
 
 private:
     explicit Throttle(SnapshotSource& source) : source_(source) {}
+    Status go_on();
     void work();
 
     SnapshotSource& source_;

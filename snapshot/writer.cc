@@ -48,8 +48,12 @@ Status write_stopped(SnapshotSource& source, Attempt& attempt, const WriteOption
     if (attempt.fresh()) {
         TRY(attempt.begin());
     }
-    const Stopwatch pause;
-    FreezeGuard frozen = TRY(FreezeGuard::freeze(source));
+    set_phase(options.monitor, SnapshotPhase::quiescing);
+    const Stopwatch drain;
+    QuiesceGuard quiet = TRY(QuiesceGuard::quiesce(source, [&] { return attempt.check_cancelled(); }));
+    report.quiesce_us = drain.us();
+    FreezeGuard frozen = TRY(FreezeGuard::freeze(std::move(quiet)));
+    const Stopwatch pause(frozen.since());
     set_phase(options.monitor, SnapshotPhase::paused);
     const Attempt::State state = TRY(attempt.take_state());
     if (!attempt.begun()) {

@@ -97,6 +97,7 @@ struct SnapshotRound {
 struct SnapshotReport {
     /// From the first vCPU asked to stop to the last one on its way back into KVM_RUN; of all pauses, where one was in vain.
     std::uint64_t pause_us = 0;
+    std::uint64_t quiesce_us = 0;  ///< before that, while the guest ran: what its devices took to end what they had begun
     std::uint64_t total_us = 0;
     std::vector<SnapshotRound> rounds;
     std::array<std::uint64_t, kPageClassCount> pages{};  ///< by PageClass

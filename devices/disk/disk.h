@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "devices/device_config.h"
 #include "devices/disk/engine.h"
 #include "vmm/base/error.h"
 
@@ -68,5 +69,8 @@ struct DiskOptions {
 /// Opens the file or block device at `path`, and locks it: against everybody who writes it, and to write it against everybody. `id` is for
 /// messages.
 Result<std::unique_ptr<Disk>> open_disk(const std::string& id, const std::string& path, DiskOptions options);
+
+/// What opens a machine's disks instead: disks that are no files, and tests.
+using DiskOpener = std::function<Result<std::unique_ptr<Disk>>(const DiskConfig& config)>;
 
 }  // namespace snapvm

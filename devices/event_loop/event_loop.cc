@@ -6,6 +6,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <utility>
@@ -78,6 +79,7 @@ Status EventLoop::start() {
         }
     });
     ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    const std::lock_guard lock(mutex_);  // somebody may hold the loop already
     thread_ = TRY(std::move(thread));
     return {};
 }
@@ -144,26 +146,33 @@ void EventLoop::admit_intake(bool admit) {
     (void)::epoll_ctl(all_.get(), EPOLL_CTL_MOD, intake_.get(), &event);
 }
 
-void EventLoop::hold() {
+bool EventLoop::hold(std::chrono::steady_clock::time_point deadline) {
     {
         const std::lock_guard lock(mutex_);
         held_ = true;
         admit_intake(false);
     }
-    wait([this] { return !calling_ && busy_ == 0; });
+    return wait_until(deadline, [this] { return !calling_ && busy_ == 0; });
 }
 
-void EventLoop::wait(const std::function<bool()>& done) {
+bool EventLoop::wait_until(std::chrono::steady_clock::time_point deadline, const std::function<bool()>& done) {
+    constexpr std::chrono::milliseconds kLook{100};
     std::unique_lock lock(mutex_);
     if (thread_.joinable()) {
-        changed_.wait(lock, done);
-        return;
+        return changed_.wait_until(lock, deadline, done);
     }
     while (!done()) {
+        const auto left = deadline - std::chrono::steady_clock::now();
+        if (left <= left.zero()) {
+            return false;
+        }
         lock.unlock();
-        (void)dispatch(100);  // nobody else does
+        // Nobody else does.
+        (void)dispatch(
+            static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(std::min<decltype(left)>(left, kLook)).count()));
         lock.lock();
     }
+    return true;
 }
 
 void EventLoop::release() {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -63,13 +64,13 @@ public:
     void begin_work() { ++busy_; }
     void end_work();
 
-    /// Returns when no callback runs, none of the intake will before `release`, and all work has ended. Both idempotent. Not on the loop's
-    /// thread.
-    void hold();
+    /// No callback of the intake begins before `release`, whatever this returns: true once none runs any more and all work has ended, false
+    /// if that is not so by the deadline; asked again, it waits on. Both idempotent. Not on the loop's thread.
+    bool hold(std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max());
     void release();
     /// Returns when `done` does, which callbacks bring about; looked at after each of them, under the loop's lock: it takes no other. Not on
     /// the loop's thread.
-    void wait(const std::function<bool()>& done);
+    void wait(const std::function<bool()>& done) { (void)wait_until(std::chrono::steady_clock::time_point::max(), done); }
 
 private:
     struct Source {
@@ -78,6 +79,7 @@ private:
     };
     EventLoop(UniqueFd all, UniqueFd intake, UniqueFd wake)
         : all_(std::move(all)), intake_(std::move(intake)), wake_(std::move(wake)) {}
+    bool wait_until(std::chrono::steady_clock::time_point deadline, const std::function<bool()>& done);
     bool dispatch(int timeout_ms);
     bool dispatch_from(int epoll, int timeout_ms);
     void call(std::uint64_t id);
@@ -88,7 +90,7 @@ private:
     UniqueFd intake_;  ///< an epoll of its own, so that a hold is one call however many sources there are
     UniqueFd wake_;  ///< eventfd
 
-    std::mutex mutex_;  // guards the four below; innermost
+    std::mutex mutex_;  // guards the four below, and the setting of thread_; innermost
     std::condition_variable changed_;
     std::map<std::uint64_t, std::shared_ptr<Source>> sources_;
     std::uint64_t next_id_ = 2;  ///< 0 is the wake-up, 1 the intake

@@ -55,10 +55,12 @@ public:
           feed_(machine.memory(), std::make_unique<LossyTracker>(*machine.dirty(), frozen_, std::move(mutation))) {}
 
     [[nodiscard]] const MachineConfig& config() const override { return inner_.config(); }
-    Status freeze() override {
-        TRY(inner_.freeze());
+    Status quiesce(const std::function<Status()>& go_on) override { return inner_.quiesce(go_on); }
+    void unquiesce() override { inner_.unquiesce(); }
+    Result<SteadyClock::time_point> freeze() override {
+        const auto since = TRY(inner_.freeze());
         frozen_ = true;
-        return {};
+        return since;
     }
     std::chrono::steady_clock::time_point thaw() override {
         frozen_ = false;

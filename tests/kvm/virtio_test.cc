@@ -4,23 +4,13 @@
 #include <thread>
 
 #include "tests/kvm/harness.h"
-#include "tests/kvm/tiny_guest.h"
-#include "tests/support/virtio_driver.h"
+#include "tests/kvm/tiny_virtio.h"
 #include "vmm/platform/platform.h"
 #include "vmm/vcpu/vcpu_state.h"
 
-// At 0x71000: pairs of a register's address and a value, until an address of 0. Then one request after the other: the available ring's entries
-// are zeros, so each is descriptor 0. Counter 0: requests answered.
-SNAPVM_TINY_CODE(drive_rng, R"(
-    mov $0x71000, %esi
-1:  mov (%rsi), %rdi
-    test %rdi, %rdi
-    jz 2f
-    mov 8(%rsi), %eax
-    mov %eax, (%rdi)
-    add $16, %rsi
-    jmp 1b
-2:  xor %ecx, %ecx
+// One request after the other: the available ring's entries are zeros, so each is descriptor 0. Counter 0: requests answered.
+SNAPVM_TINY_CODE(drive_rng, SNAPVM_TINY_SET_UP_VIRTIO R"(
+    xor %ecx, %ecx
     mov $0xd0000050, %edi
 3:  inc %ecx
     mov %cx, 0x91002
@@ -94,28 +84,7 @@ protected:
         write_tiny_tables(machine->memory(), guest);
         DriverQueue queue(machine->memory(), Gpa{0x90000}, 8);
         queue.write_descriptor(0, kBuffer, 64, DriverQueue::kWrite, 0);
-        const std::uint64_t base = platform::kVirtioBase.value;
-        Gpa at{0x71000};
-        for (const auto& [offset, value] :
-             std::initializer_list<std::pair<std::uint64_t, std::uint64_t>>{{0x70, 0},
-                                                                            {0x70, 1},
-                                                                            {0x70, 3},
-                                                                            {0x24, 1},
-                                                                            {0x20, 1},
-                                                                            {0x70, 11},
-                                                                            {0x30, 0},
-                                                                            {0x38, 8},
-                                                                            {0x80, queue.descriptors().value},
-                                                                            {0x84, 0},
-                                                                            {0x90, queue.available().value},
-                                                                            {0x94, 0},
-                                                                            {0xA0, queue.used().value},
-                                                                            {0xA4, 0},
-                                                                            {0x44, 1},
-                                                                            {0x70, 15}}) {
-            need(machine->memory().store(at, std::array<std::uint64_t, 2>{base + offset, value}));
-            at = at + 16;
-        }
+        tiny::write_registers(machine->memory(), platform::kVirtioBase, 0, {queue});
         return machine;
     }
     static std::uint64_t answered(Machine& machine) { return need(machine.memory().load<std::uint64_t>(tiny::kData)); }

@@ -49,5 +49,14 @@ TEST(CheckClones, NoTwoHaveTheSameToThemselves) {
     EXPECT_TRUE(fails(check({"disk.root.path=/r{i}", "vsock.socket=/v", "vsock.cid=1{i}"}, 3), ErrorKind::usage, "3 machines"));
 }
 
+TEST(CheckClones, EachHasATapOfItsOwn) {
+    DeviceConfig config;
+    config.nets = {{.id = "eth0", .tap = "tap0", .mac = {2, 0, 0, 0, 0, 1}}};
+    const auto check = [&](std::vector<std::string> settings) { return check_clones(config, settings, 2); };
+    EXPECT_TRUE(fails(check({}), ErrorKind::usage, "net.eth0.tap=TAP{i}"));
+    EXPECT_TRUE(ok(check({"net.eth0.tap=t{i}"})));
+    EXPECT_TRUE(fails(check({"net.eth1.tap=t{i}"}), ErrorKind::usage, "no network interface eth1"));
+}
+
 }  // namespace
 }  // namespace snapvm::cli

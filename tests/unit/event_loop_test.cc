@@ -126,6 +126,36 @@ TEST(EventLoop, AHoldWaitsForWhatWasBegunAndLetsNothingBegin) {
     }
 }
 
+// Work that takes long, or for ever: who holds the loop can look after something else in between, and let go.
+TEST(EventLoop, AHoldThatIsNotDoneByItsDeadlineHoldsAllTheSame) {
+    for (const bool threaded : {false, true}) {
+        SCOPED_TRACE(threaded);
+        const auto loop = *EventLoop::create();
+        const Bell request;
+        std::atomic<int> begun = 0;
+        const auto intake = *loop->watch(EventLoop::Kind::intake, request.fd(), EPOLLIN, [&] {
+            request.answer();
+            ++begun;
+        });
+        if (threaded) {
+            ASSERT_TRUE(ok(loop->start()));
+        }
+        loop->begin_work();
+        const auto now = [] { return std::chrono::steady_clock::now(); };
+        EXPECT_FALSE(loop->hold(now()));
+        EXPECT_FALSE(loop->hold(now() + 5ms));
+        request.ring();
+        EXPECT_FALSE(loop->hold(now() + 5ms));
+        EXPECT_EQ(begun, 0);
+        loop->end_work();
+        EXPECT_TRUE(loop->hold(now()));
+        EXPECT_EQ(begun, 0);
+        loop->release();
+        EXPECT_TRUE(threaded ? soon([&] { return begun == 1; }) : loop->run_pending());
+        loop->stop();
+    }
+}
+
 TEST(EventLoop, WaitsUntilCallbacksHaveBroughtItAbout) {
     const auto loop = *EventLoop::create();
     const Bell bell;

@@ -66,7 +66,16 @@ public:
         : config_(restored.saved.config), records_(std::move(restored.saved.records)), memory_(std::move(restored.memory)) {}
 
     [[nodiscard]] const MachineConfig& config() const override { return config_; }
-    Status freeze() override {
+    Status quiesce(const std::function<Status()>& go_on) override {
+        if (on_quiesce) {
+            TRY(on_quiesce(go_on));
+        }
+        ++quiesced;
+        return {};
+    }
+    void unquiesce() override { --quiesced; }
+    Result<std::chrono::steady_clock::time_point> freeze() override {
+        const auto asked = std::chrono::steady_clock::now();
         if (fail_freeze) {
             return fail(ErrorKind::system, "freeze failed");
         }
@@ -74,7 +83,7 @@ public:
             on_freeze();
         }
         ++frozen;
-        return {};
+        return asked;
     }
     std::chrono::steady_clock::time_point thaw() override {
         --frozen;
@@ -82,7 +91,8 @@ public:
         if (on_thaw) {
             on_thaw();
         }
-        return std::chrono::steady_clock::now();
+        thawed_at = std::chrono::steady_clock::now();
+        return thawed_at;
     }
     Result<SavedMachine> save() override {
         if (fail_save) {
@@ -116,8 +126,11 @@ public:
 
     std::atomic<int> frozen = 0;
     std::atomic<int> thaws = 0;
+    std::atomic<int> quiesced = 0;
+    std::function<Status(const std::function<Status()>& go_on)> on_quiesce;  ///< returns when its devices are at rest
     std::function<void()> on_freeze;  ///< returns when nothing writes any more
     std::function<void()> on_thaw;
+    std::chrono::steady_clock::time_point thawed_at;  ///< last
     std::function<void(DirtySet&)> on_asked_for_free_pages;  ///< null: cannot be asked
     bool fail_freeze = false;
     bool fail_save = false;

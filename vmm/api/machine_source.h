@@ -13,7 +13,9 @@ public:
     explicit MachineSnapshotSource(Machine& machine) : machine_(machine) {}
 
     [[nodiscard]] const MachineConfig& config() const override { return machine_.config(); }
-    Status freeze() override { return machine_.freeze(); }
+    Status quiesce(const std::function<Status()>& go_on) override { return machine_.quiesce(go_on); }
+    void unquiesce() override { machine_.unquiesce(); }
+    Result<std::chrono::steady_clock::time_point> freeze() override { return machine_.freeze(); }
     std::chrono::steady_clock::time_point thaw() override { return machine_.thaw(); }
     Result<SavedMachine> save() override { return machine_.save(); }
     [[nodiscard]] const GuestMemory& memory() const override { return machine_.memory(); }

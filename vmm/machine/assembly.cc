@@ -115,7 +115,8 @@ Result<std::unique_ptr<Machine>> Machine::assemble(const kvm::System& system, co
     TRY(machine->vm_.enable_split_irqchip(platform::kIoApicPins));
     TRY(machine->choose_tracking(host.dirty));  // before the vCPUs too: their rings are made with them
     TRY(machine->map_memory());
-    TRY(machine->build_devices(records));
+    machine->drain_limit_ = host.drain_limit;
+    TRY(machine->build_devices(records, host.open_disk));
     TRY(machine->build_vcpus());
     machine->build_tracker();
     machine->msr_indices_ = order_msrs(TRY(system.msr_indices()));
@@ -165,7 +166,7 @@ Status Machine::map_memory() {
     return {};
 }
 
-Status Machine::build_devices(RecordReader* records) {
+Status Machine::build_devices(RecordReader* records, const DiskOpener& open_disk) {
     if (config_.devices.virtio_devices() > 0) {
         loop_ = TRY(EventLoop::create());
     }
@@ -175,7 +176,8 @@ Status Machine::build_devices(RecordReader* records) {
                     .console_output = virtio_console_,
                     .events = *this,
                     .memory = memory_,
-                    .loop = loop_.get()};
+                    .loop = loop_.get(),
+                    .open_disk = open_disk};
     std::size_t virtio = 0;
     for (const DeviceFactory& factory : device_factories()) {
         virtio += is_virtio(factory.kind) ? factory.count(config_.devices) : 0;

@@ -29,6 +29,26 @@ bool lapic_has(const kvm_lapic_state& lapic, std::size_t bits, std::uint8_t vect
     return (byte >> vector % 8 & 1) != 0;
 }
 
+// Devices come to rest before the vCPUs stop: a slow disk lengthens no pause (design.md, "Taking it live").
+class Quiesced {
+public:
+    static Result<Quiesced> of(Machine& machine) {
+        TRY(machine.quiesce([] { return Status{}; }));
+        return Quiesced(machine);
+    }
+    Quiesced(Quiesced&& other) noexcept : machine_(std::exchange(other.machine_, nullptr)) {}
+    Quiesced& operator=(Quiesced&&) = delete;
+    ~Quiesced() {
+        if (machine_ != nullptr) {
+            machine_->unquiesce();
+        }
+    }
+
+private:
+    explicit Quiesced(Machine& machine) : machine_(&machine) {}
+    Machine* machine_;
+};
+
 }  // namespace
 
 Machine::~Machine() {
@@ -78,7 +98,6 @@ Status Machine::start_first_time() {
     }
     if (loop_) {
         TRY(loop_->start());
-        loop_->release();  // it may have been paused before it ever ran
     }
     TRY(vcpus_->start());
     started_ = true;
@@ -116,37 +135,61 @@ Status Machine::resume() {
     if (!started_) {
         TRY(start_first_time());
     } else {
-        run_again();
+        vcpus_->resume();
     }
     paused_ = false;
+    let_devices_begin();
     return {};
 }
 
 Status Machine::pause() {
+    const Quiesced quiet = TRY(Quiesced::of(*this));
     const std::lock_guard control(control_);
     paused_ = true;
-    stand_still();
-    return {};
-}
-
-// Devices first: what they have begun ends while the guest runs, so that a slow disk lengthens no pause (design.md, "Taking it live").
-void Machine::stand_still() {
-    if (loop_) {
-        loop_->hold();
-    }
     if (started_) {
         vcpus_->pause();
     }
+    return {};
 }
 
-void Machine::run_again() {
-    vcpus_->resume();
-    if (loop_) {
+// A disk may take its time, or never answer: nobody waits for that with a lock held.
+Status Machine::quiesce(const std::function<Status()>& go_on) {
+    using Clock = std::chrono::steady_clock;
+    constexpr auto kSlice = std::chrono::milliseconds(10);
+    const auto deadline = Clock::now() + drain_limit_;
+    {
+        const std::lock_guard control(control_);
+        ++quiesced_;
+    }
+    while (loop_ && !loop_->hold(Clock::now() + kSlice) && !wait_ended(Clock::now())) {
+        Status wish = go_on();
+        if (wish && Clock::now() >= deadline) {
+            wish = fail(ErrorKind::busy,
+                        "the guest's disks have not done in " + std::to_string(drain_limit_.count()) + " ms what they had begun",
+                        "the guest runs on; try again when its disks answer");
+        }
+        if (!wish) {
+            unquiesce();
+            return wish;
+        }
+    }
+    return {};
+}
+
+void Machine::unquiesce() {
+    const std::lock_guard control(control_);
+    --quiesced_;
+    let_devices_begin();
+}
+
+void Machine::let_devices_begin() {
+    if (loop_ && !paused_ && !frozen_ && quiesced_ == 0) {
         loop_->release();
     }
 }
 
-Status Machine::freeze() {
+Result<std::chrono::steady_clock::time_point> Machine::freeze() {
+    const Quiesced quiet = TRY(Quiesced::of(*this));
     const std::lock_guard control(control_);
     if (frozen_) {
         return fail(ErrorKind::busy, "the machine is being snapshotted already");
@@ -163,7 +206,10 @@ Status Machine::freeze() {
         input_held_ = true;
     }
     frozen_ = true;
-    stand_still();
+    const auto asked = std::chrono::steady_clock::now();
+    if (started_) {
+        vcpus_->pause();
+    }
     bool ended = false;
     {
         // Completing the last exits can end the run. Saved after that, the machine would come back as one that asked in vain.
@@ -174,7 +220,7 @@ Status Machine::freeze() {
         thaw_locked();
         return fail(ErrorKind::usage, "the machine has ended while it was being stopped");
     }
-    return {};
+    return asked;
 }
 
 std::chrono::steady_clock::time_point Machine::thaw() {
@@ -209,13 +255,12 @@ void Machine::thaw_locked() {
     if (paused_) {
         return;
     }
-    if (!started_) {
-        if (Status status = start_first_time(); !status) {
-            failed(std::move(status).error());
-        }
-        return;
+    if (started_) {
+        vcpus_->resume();
+    } else if (Status status = start_first_time(); !status) {
+        failed(std::move(status).error());
     }
-    run_again();
+    let_devices_begin();
 }
 
 Result<SavedMachine> Machine::save() const {

@@ -56,6 +56,10 @@ enum class GapMode : std::uint8_t { hidden, seen };
 struct HostSetup {
     DirtyTracking dirty = DirtyTracking::automatic;
     GapMode gap = GapMode::hidden;
+    /// How its disks are opened; null: as files and block devices (open_disk).
+    DiskOpener open_disk = {};
+    /// So long a pause, or a snapshot, waits for what the disks have begun. Then it fails, and the guest has not noticed.
+    std::chrono::milliseconds drain_limit{30'000};
 };
 
 /// One of its network interfaces.
@@ -101,12 +105,18 @@ public:
 
     /// Starts running, or goes on after `pause`. An ended machine is an error.
     Status resume();
-    /// Returns when no vCPU runs. Idempotent.
+    /// Returns when no vCPU runs. Idempotent. busy: see quiesce.
     Status pause();
     [[nodiscard]] State state() const;
 
-    /// For snapshots, independent of pause and resume: stands still, nothing changes from inside or outside, until `thaw`.
-    Status freeze();
+    /// For snapshots, independent of pause and resume. Devices begin nothing new from here on, and it returns when what they have begun has
+    /// ended, or the run has; the vCPUs run on. Asks `go_on` now and then while it waits, and gives up with its error; busy when a disk takes
+    /// longer than HostSetup::drain_limit. Whoever else asks for something of the machine does not wait. As many `unquiesce` undo it.
+    Status quiesce(const std::function<Status()>& go_on);
+    void unquiesce();
+    /// Stands still, nothing changes from inside or outside, until `thaw`; quiesces first. When the first vCPU was asked to stop. busy: it is
+    /// frozen already, or see quiesce.
+    Result<std::chrono::steady_clock::time_point> freeze();
     /// When the last vCPU was running again, where they are to run; waits for that. The guest does not wait for this thread.
     std::chrono::steady_clock::time_point thaw();
     /// Configuration and state records; the machine must be frozen or never have run.
@@ -176,7 +186,7 @@ private:
     Status choose_tracking(DirtyTracking wish);
     void build_tracker();
     Status map_memory();
-    Status build_devices(RecordReader* records);
+    Status build_devices(RecordReader* records, const DiskOpener& open_disk);
     Status put_on_bus(const AttachedDevice& attached, std::string_view name);
     Status build_vcpus();
     Status load_vcpus(RecordReader& records);
@@ -184,8 +194,7 @@ private:
     Status start_first_time();
     std::size_t feed(std::span<const std::uint8_t> bytes, std::chrono::steady_clock::time_point deadline,
                      const std::function<std::size_t(std::span<const std::uint8_t>)>& receive);
-    void stand_still();
-    void run_again();
+    void let_devices_begin();  // with control_ held
     Status set_guest_time();
     Status finish_lost_eois();
     void thaw_locked();
@@ -217,6 +226,7 @@ private:
     std::uint32_t saved_tsc_khz_ = 0;
     GapMode gap_ = GapMode::hidden;
     std::optional<bool> tsc_was_set_;
+    std::chrono::milliseconds drain_limit_{};
     bool restored_ = false;
     Console console_;
     Console virtio_console_;
@@ -239,6 +249,7 @@ private:
     bool started_ = false;
     bool paused_ = true;
     bool frozen_ = false;
+    unsigned quiesced_ = 0;  ///< by so many
 
     std::mutex input_;  ///< held while the world outside changes the serial port or presses the button, and guards the four below
     std::condition_variable input_changed_;

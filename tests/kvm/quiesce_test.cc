@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pauses and snapshots of a machine whose disk does not answer yet, or never.
+#include <future>
+#include <thread>
+
+#include "tests/kvm/tiny_virtio.h"
+#include "tests/support/blk_rig.h"
+#include "vmm/api/machine_service.h"
+#include "vmm/platform/platform.h"
+
+// Words: 0: requests answered; 1: how many it may make (the test's); 2: that it is alive; 3: whether it is to write to one of 1,024 pages after
+// the other while it waits for an answer (the test's); 4: how often it has.
+SNAPVM_TINY_CODE(drive_disk, SNAPVM_TINY_SET_UP_VIRTIO R"(
+    xor %ecx, %ecx
+    xor %edx, %edx
+    mov $0xd0000050, %edi
+3:  incq 16(%rbx)
+    cmp 8(%rbx), %rcx
+    jae 3b
+    inc %ecx
+    mov %cx, 0x91002
+    movl $0, (%rdi)
+4:  incq 16(%rbx)
+    cmp %cx, 0x92002
+    je 5f
+    cmpq $0, 24(%rbx)
+    je 4b
+    add $0x1000, %edx
+    and $0x3ff000, %edx
+    incq 0x200000(%rdx)
+    incq 32(%rbx)
+    jmp 4b
+5:  incq (%rbx)
+    jmp 3b
+)");
+
+namespace snapvm::test {
+namespace {
+
+constexpr std::uint64_t kPages = 1024;
+constexpr std::uint64_t kFew = 64;  // beside those
+enum Word : std::uint64_t { kAnswered, kAllowed, kAlive, kWrite, kWrites };
+
+class QuiesceMachine : public KvmTest {
+protected:
+    void boot(std::chrono::milliseconds limit = 1h) {
+        MachineConfig config;
+        config.memory_bytes = 8ULL << 20;
+        config.kernel = "tiny";
+        config.pages = PagePolicy::small_pages;
+        config.machine_id = need(Uuid::random());
+        config.devices.disks = {{.id = "slow", .path = "fake"}};
+        HostSetup host;
+        host.drain_limit = limit;
+        host.open_disk = [this](const DiskConfig&) -> Result<std::unique_ptr<Disk>> {
+            auto disk = std::make_unique<FakeDisk>(1 << 20);
+            disk_ = disk.get();
+            return disk;
+        };
+        const TinyGuest guest{.code = drive_disk};
+        const std::vector<std::byte> elf = tiny_elf(guest);
+        machine_ = need(Machine::create(
+            system(), config, BootSource{.kernel = elf, .initrds = {}, .cmdline = {}, .cpus = 1, .force_linux64 = true}, host));
+        GuestMemory& memory = machine_->memory();
+        write_tiny_tables(memory, guest);
+        DriverQueue queue(memory, Gpa{0x90000}, 8);
+        // A read of sector 0: header, a page of data, the status.
+        queue.write_descriptor(0, Gpa{0xA0000}, 16, DriverQueue::kNext, 1);
+        queue.write_descriptor(1, Gpa{0xA1000}, kPageSize, DriverQueue::kNext | DriverQueue::kWrite, 2);
+        queue.write_descriptor(2, Gpa{0xA2000}, 1, DriverQueue::kWrite, 0);
+        tiny::write_registers(memory, platform::kVirtioBase, 0, {queue});
+        service_ = std::make_unique<api::MachineService>(*machine_, "slow");
+        need(machine_->resume());
+        wait_for(kAlive, 1);
+    }
+    [[nodiscard]] std::uint64_t get(Word which) const {
+        return need(machine_->memory().load<std::uint64_t>(tiny::kData + which * 8));
+    }
+    void set(Word which, std::uint64_t value) { need(machine_->memory().store(tiny::kData + which * 8, value)); }
+    void wait_for(Word which, std::uint64_t more) {
+        const std::uint64_t enough = get(which) + more;
+        for (const auto until = soon(); get(which) < enough;) {
+            ASSERT_LT(SteadyClock::now(), until) << "the guest stands still";
+            std::this_thread::sleep_for(100us);
+        }
+    }
+    /// The guest waits for its disk from here on, until `answer`.
+    void begin_request() {
+        set(kAllowed, ++requests_);
+        for (const auto until = soon(); disk_->in_flight() == 0;) {
+            ASSERT_LT(SteadyClock::now(), until);
+            std::this_thread::sleep_for(100us);
+        }
+    }
+    void answer() { disk_->finish_one(); }
+    /// It was harmed by nothing: its requests are answered.
+    void expect_goes_on() {
+        for (int i = 0; i < 3; ++i) {
+            ASSERT_NO_FATAL_FAILURE(begin_request());
+            answer();
+            for (const auto until = soon(); get(kAnswered) != requests_;) {
+                ASSERT_LT(SteadyClock::now(), until);
+                std::this_thread::sleep_for(100us);
+            }
+        }
+        ASSERT_NO_FATAL_FAILURE(wait_for(kAlive, 10));
+    }
+    void wait_for_phase(SnapshotPhase phase) {
+        for (const auto until = soon(); service_->snapshot_status().phase != phase;) {
+            ASSERT_LT(SteadyClock::now(), until) << "in phase " << name_of(*service_->snapshot_status().phase);
+            std::this_thread::sleep_for(1ms);
+        }
+    }
+    api::SnapshotRequest request(SnapshotMode mode) {
+        api::SnapshotRequest request;
+        request.area = area();
+        request.mode = mode;
+        request.live.max_pause = 10us;  // time for a few pages
+        return request;
+    }
+
+    std::uint64_t requests_ = 0;
+    FakeDisk* disk_ = nullptr;
+    std::unique_ptr<Machine> machine_;
+    std::unique_ptr<api::MachineService> service_;
+};
+
+class QuiesceMachineModes : public QuiesceMachine, public ::testing::WithParamInterface<SnapshotMode> {};
+
+TEST_P(QuiesceMachineModes, ASnapshotWaitsForTheDiskWhileTheGuestRunsAndOthersAreAnswered) {
+    boot();
+    begin_request();
+    need(service_->start_snapshot(request(GetParam())));
+    ASSERT_NO_FATAL_FAILURE(wait_for_phase(SnapshotPhase::quiescing));
+    set(kWrite, 1);
+    ASSERT_NO_FATAL_FAILURE(wait_for(kWrites, 2 * kPages));
+    EXPECT_EQ(machine_->state(), Machine::State::running);
+    EXPECT_EQ(service_->stats().state, api::ServiceState::running);
+    EXPECT_EQ(service_->snapshot_status().phase, SnapshotPhase::quiescing);
+    answer();
+    ASSERT_NO_FATAL_FAILURE(wait_for_phase(SnapshotPhase::done));
+    const api::SnapshotStatus status = service_->snapshot_status();
+    ASSERT_TRUE(status.report.has_value()) << status.error->message();
+    if (GetParam() != SnapshotMode::stop) {
+        const auto& rounds = status.report->rounds;
+        ASSERT_GE(rounds.size(), 3U);
+        EXPECT_LE(rounds.back().dirty_pages, kFew) << "what it wrote while it waited";
+        EXPECT_GE(rounds[rounds.size() - 2].dirty_pages, kPages);
+    }
+    ASSERT_NO_FATAL_FAILURE(expect_goes_on());
+}
+
+TEST_P(QuiesceMachineModes, ASnapshotIsCalledOffWhileTheDiskIsSilent) {
+    boot();
+    begin_request();
+    need(service_->start_snapshot(request(GetParam())));
+    ASSERT_NO_FATAL_FAILURE(wait_for_phase(SnapshotPhase::quiescing));
+    need(service_->cancel_snapshot());
+    ASSERT_NO_FATAL_FAILURE(wait_for_phase(SnapshotPhase::done));
+    const api::SnapshotStatus status = service_->snapshot_status();
+    ASSERT_TRUE(status.error.has_value());
+    EXPECT_EQ(status.error->kind(), ErrorKind::cancelled);
+    ASSERT_NO_FATAL_FAILURE(wait_for(kAlive, 1000));
+    answer();
+    ASSERT_NO_FATAL_FAILURE(expect_goes_on());
+    need(service_->snapshot(request(GetParam())));
+}
+
+TEST_P(QuiesceMachineModes, ADeadDiskEndsItAndTheGuestGoesOn) {
+    boot(20ms);
+    begin_request();
+    const Error error = need_error(service_->snapshot(request(GetParam())));
+    EXPECT_EQ(error.kind(), ErrorKind::busy);
+    EXPECT_NE(error.message().find("disks"), std::string::npos) << error.message();
+    EXPECT_EQ(machine_->state(), Machine::State::running);
+    ASSERT_NO_FATAL_FAILURE(wait_for(kAlive, 1000));
+    answer();
+    ASSERT_NO_FATAL_FAILURE(expect_goes_on());
+}
+
+std::string mode_name(const ::testing::TestParamInfo<SnapshotMode>& test) {
+    constexpr std::array kNames = {"Live", "Precopy", "Stop"};
+    return kNames[static_cast<std::size_t>(test.param)];
+}
+
+INSTANTIATE_TEST_SUITE_P(Modes, QuiesceMachineModes,
+                         ::testing::Values(SnapshotMode::live, SnapshotMode::precopy, SnapshotMode::stop), mode_name);
+
+TEST_F(QuiesceMachine, APauseWaitsForTheDiskWhileTheGuestRuns) {
+    boot();
+    begin_request();
+    auto pausing = std::async(std::launch::async, [&] { return machine_->pause(); });
+    ASSERT_NO_FATAL_FAILURE(wait_for(kAlive, 1000));
+    EXPECT_EQ(machine_->state(), Machine::State::running);
+    answer();
+    need(pausing.get());
+    EXPECT_EQ(machine_->state(), Machine::State::paused);
+    const std::uint64_t alive = get(kAlive);
+    std::this_thread::sleep_for(2ms);
+    EXPECT_EQ(get(kAlive), alive);
+    need(machine_->resume());
+    ASSERT_NO_FATAL_FAILURE(expect_goes_on());
+}
+
+TEST_F(QuiesceMachine, APauseGivesUpOnADeadDisk) {
+    boot(20ms);
+    begin_request();
+    EXPECT_EQ(need_error(machine_->pause()).kind(), ErrorKind::busy);
+    EXPECT_EQ(need_error(machine_->freeze()).kind(), ErrorKind::busy);
+    EXPECT_EQ(machine_->state(), Machine::State::running);
+    ASSERT_NO_FATAL_FAILURE(wait_for(kAlive, 1000));
+    answer();
+    ASSERT_NO_FATAL_FAILURE(expect_goes_on());
+    need(machine_->pause());
+}
+
+// Nobody waits any more for the disk of a machine that has ended.
+TEST_F(QuiesceMachine, TheEndEndsAPauseThatWaits) {
+    boot();
+    begin_request();
+    auto pausing = std::async(std::launch::async, [&] { return machine_->pause(); });
+    ASSERT_NO_FATAL_FAILURE(wait_for(kAlive, 1000));
+    machine_->end({.kind = Outcome::Kind::stopped, .code = 0, .error = {}});
+    need(pausing.get());
+    EXPECT_EQ(need_error(machine_->freeze()).kind(), ErrorKind::usage);
+    answer();
+}
+
+// Each who holds the devices holds them until he lets go, whatever others do meanwhile.
+TEST_F(QuiesceMachine, DevicesAreHeldAsLongAsAnybodyHoldsThem) {
+    boot();
+    const auto go_on = [] { return Status{}; };
+    need(machine_->quiesce(go_on));
+    need(machine_->freeze());
+    machine_->thaw();
+    need(machine_->pause());
+    need(machine_->resume());
+    need(machine_->quiesce(go_on));
+    machine_->unquiesce();
+    set(kAllowed, ++requests_);
+    ASSERT_NO_FATAL_FAILURE(wait_for(kAlive, 1000));  // it has made its request, and waits
+    std::this_thread::sleep_for(10ms);
+    EXPECT_EQ(disk_->in_flight(), 0U);
+    machine_->unquiesce();
+    for (const auto until = soon(); disk_->in_flight() == 0;) {
+        ASSERT_LT(SteadyClock::now(), until);
+        std::this_thread::sleep_for(1ms);
+    }
+    answer();
+    ASSERT_NO_FATAL_FAILURE(wait_for(kAlive, 10));
+    ASSERT_NO_FATAL_FAILURE(expect_goes_on());
+}
+
+}  // namespace
+}  // namespace snapvm::test
