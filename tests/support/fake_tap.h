@@ -5,8 +5,8 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <array>
-#include <cstring>
 #include <deque>
 #include <memory>
 #include <string>
@@ -58,7 +58,7 @@ public:
             return gone_ ? TapAnswer::gone : TapAnswer::later;
         }
         size = std::min(frame.size(), waiting.front().size());
-        std::memcpy(frame.data(), waiting.front().data(), size);
+        std::ranges::copy(std::span(waiting.front()).first(size), frame.begin());
         waiting.pop_front();
         if (waiting.empty()) {
             std::byte token{};
