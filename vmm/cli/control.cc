@@ -10,6 +10,7 @@
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 #include "vmm/cli/run_dir.h"
+#include "vmm/machine/machine.h"
 
 namespace snapvm::cli {
 namespace {
@@ -18,7 +19,8 @@ using Json = nlohmann::ordered_json;
 
 Result<int> set_state(const Globals& globals, const std::string& name, const char* state, const char* result) {
     api::ApiClient client = TRY(connect_machine(globals, name));
-    TRY(ask(client, "PATCH", "/vm", Json{{"state", state}}.dump(), kQuickAnswer));
+    // A pause waits for the guest's disks.
+    TRY(ask(client, "PATCH", "/vm", Json{{"state", state}}.dump(), kDrainLimit + kQuickAnswer));
     if (globals.json) {
         print_line(Json{{"name", name}, {"state", result}}.dump());
     }

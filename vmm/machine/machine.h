@@ -52,6 +52,9 @@ enum class DirtyTracking : std::uint8_t { automatic, log, ring };
 /// Whether a restored guest sees the time that has passed since its snapshot (`--clock resume|continue`).
 enum class GapMode : std::uint8_t { hidden, seen };
 
+/// HostSetup::drain_limit, where nobody says otherwise.
+inline constexpr std::chrono::seconds kDrainLimit{30};
+
 /// What a machine does not keep in its snapshots: the host's side.
 struct HostSetup {
     DirtyTracking dirty = DirtyTracking::automatic;
@@ -59,7 +62,7 @@ struct HostSetup {
     /// How its disks are opened; null: as files and block devices (open_disk).
     DiskOpener open_disk = {};
     /// So long a pause, or a snapshot, waits for what the disks have begun. Then it fails, and the guest has not noticed.
-    std::chrono::milliseconds drain_limit{30'000};
+    std::chrono::milliseconds drain_limit{kDrainLimit};
 };
 
 /// One of its network interfaces.
