@@ -202,6 +202,14 @@ TEST_F(CliNet, AMachineHasATapForItself) {
     EXPECT_EQ(command({"restore", area, "--set", "net.eth0.mac=02:00:00:00:00:01"}).exit_code, 2);
     EXPECT_EQ(command({"restore", area, "-d", "--name", "b", "--set", "net.eth0.tap=two"}).exit_code, 0);
     EXPECT_EQ(json_of({"stats", "b"})["network_interfaces"][0]["link_up"], true);
+    // Several, each on its own.
+    const auto shared = command({"restore", area, "-n", "2", "--name", "c"});
+    EXPECT_EQ(shared.exit_code, 2);
+    EXPECT_NE(shared.err.find("net.eth0.tap=TAP{i}"), std::string::npos) << shared.err;
+    network_.add("three-0");
+    network_.add("three-1");
+    EXPECT_EQ(command({"restore", area, "-n", "2", "--name", "c", "--set", "net.eth0.tap=three-{i}"}).exit_code, 0);
+    EXPECT_EQ(machines().size(), 4U);
 }
 
 TEST_F(CliNet, ATapThatCannotBeHadIsSaidInOneLine) {
