@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A virtio device in a machine: a guest of a few instructions drives it, and is snapshotted and restored while requests are on their way.
 #include <algorithm>
+#include <atomic>
 #include <thread>
 
 #include "tests/kvm/harness.h"
@@ -150,8 +151,10 @@ TEST_F(VirtioMachine, AnInterruptInFlightIsServedByTheRestoredGuest) {
     const std::unique_ptr<Machine> machine =
         create({.code = interrupted_by_rng, .user = true, .vector = kVector, .handler = &rng_handler});
     need(machine->resume());
-    // The first handler stands at the gate; its request has been answered.
-    for (const auto until = soon(); need(machine->memory().load<std::uint16_t>(Gpa{0x92002})) != 2;) {
+    // The first handler stands at the gate; its request has been answered. The device writes this while it is looked at.
+    const auto used = need(machine->memory().span(Gpa{0x92002}, sizeof(std::uint16_t)));
+    const std::atomic_ref<std::uint16_t> used_index(*reinterpret_cast<std::uint16_t*>(used.data()));
+    for (const auto until = soon(); used_index.load() != 2;) {
         ASSERT_LT(SteadyClock::now(), until);
         std::this_thread::sleep_for(100us);
     }

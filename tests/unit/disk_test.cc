@@ -264,10 +264,10 @@ TEST_P(RawDisks, ADiskThatShrinksFails) {
 }
 
 TEST_P(RawDisks, DestroyedWithWorkInFlight) {
-    Bytes data(1 << 20);
+    std::vector<Bytes> data(64, Bytes(1 << 18));
     std::vector<DiskRequest> requests;
-    for (int i = 0; i < 64; ++i) {
-        requests.push_back(transfer(i % 2 == 0 ? Kind::write : Kind::read, 0, data));
+    for (Bytes& own : data) {
+        requests.push_back(transfer(requests.size() % 2 == 0 ? Kind::write : Kind::read, 0, own));
     }
     const auto raw = disk();
     for (DiskRequest& request : requests) {
