@@ -85,7 +85,7 @@ Result<AreaWriter> AreaWriter::open(const AreaPath& path, const AreaShape& shape
     writer.names_ = std::move(names);
     const AreaFile& area = writer.file_;
     constexpr std::string_view kBusy = "another snapshot is being written into it";
-    TRY(area.lock(true, 0, kSlotsStart, kBusy));
+    TRY(writer.lock_unpinned(area.lock_descriptor(), 0, kSlotsStart, kBusy));
     if (!area.device && !is_same_file(area.fd, area.opened_path, true)) {
         // The writer that made it has failed and removed it, between our opening and our lock.
         return fail(ErrorKind::busy, area.name + " is in use: " + std::string(kBusy), "try again");

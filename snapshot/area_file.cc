@@ -90,10 +90,6 @@ Result<AreaFile> AreaFile::open(const AreaPath& area, int flags) {
     return file;
 }
 
-Status AreaFile::lock(bool exclusive, std::uint64_t offset, std::uint64_t size, std::string_view who) const {
-    return lock_range(lock_descriptor(), exclusive, base + offset, size, name, who);
-}
-
 Status AreaFile::unlock(std::uint64_t offset, std::uint64_t size) const {
     return unlock_range(lock_descriptor(), base + offset, size, name);
 }

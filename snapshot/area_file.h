@@ -32,9 +32,7 @@ struct AreaFile {
     [[nodiscard]] int lock_descriptor() const { return lock_fd.valid() ? lock_fd.get() : fd.get(); }
     /// Bytes from the area's start to the end of the file.
     [[nodiscard]] std::uint64_t room() const { return end > base ? end - base : 0; }
-    /// Takes an OFD lock (fcntl_locking(2)) on [offset, offset + size) of the area without waiting; it lasts as long as the descriptor's
-    /// open file description. ErrorKind::busy with `who` in the message when somebody else's conflicts.
-    Status lock(bool exclusive, std::uint64_t offset, std::uint64_t size, std::string_view who) const;
+    /// Gives back a lock (pins.h) on [offset, offset + size) of the area.
     Status unlock(std::uint64_t offset, std::uint64_t size) const;
     /// Reads exactly, or says that the area is truncated.
     Status read(std::span<std::byte> out, std::uint64_t offset) const;

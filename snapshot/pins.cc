@@ -5,10 +5,12 @@
 
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <filesystem>
 #include <limits>
 #include <optional>
 #include <sstream>
+#include <thread>
 
 #include "vmm/base/fd.h"
 
@@ -19,6 +21,8 @@ namespace fs = std::filesystem;
 
 constexpr std::size_t kMaxFdInfo = 1U << 20;
 constexpr std::size_t kMostNamed = 3;
+constexpr std::chrono::milliseconds kLastWrites{1000};
+constexpr std::chrono::milliseconds kNextTry{2};
 
 template <class Number>
 std::optional<Number> number(std::string_view text) {
@@ -28,11 +32,11 @@ std::optional<Number> number(std::string_view text) {
 }
 
 // A line as "lock:  1: OFDLCK ADVISORY READ -1 fe:01:1234 8192 16383"; the last byte may be EOF.
-bool is_read_lock_in(const std::string& line, std::uint64_t offset, std::uint64_t size) {
+bool is_lock_in(const std::string& line, std::string_view wanted, std::uint64_t offset, std::uint64_t size) {
     std::istringstream words(line);
     std::string tag, count, kind, strictness, mode, pid, inode, first, last;
     words >> tag >> count >> kind >> strictness >> mode >> pid >> inode >> first >> last;
-    if (!words || tag != "lock:" || kind != "OFDLCK" || mode != "READ") {
+    if (!words || tag != "lock:" || kind != "OFDLCK" || mode != wanted) {
         return false;
     }
     const auto from = number<std::uint64_t>(first);
@@ -40,7 +44,7 @@ bool is_read_lock_in(const std::string& line, std::uint64_t offset, std::uint64_
     return from && to && *from < offset + size && *to >= offset;
 }
 
-bool pins(const fs::path& process, const struct stat& file, std::uint64_t offset, std::uint64_t size) {
+bool locks(const fs::path& process, const struct stat& file, std::string_view mode, std::uint64_t offset, std::uint64_t size) {
     std::error_code error;  // processes and descriptors come and go
     for (fs::directory_iterator at(process / "fd", error), end; !error && at != end; at.increment(error)) {
         struct stat info{};
@@ -50,7 +54,7 @@ bool pins(const fs::path& process, const struct stat& file, std::uint64_t offset
         const auto text = read_file(process / "fdinfo" / at->path().filename(), kMaxFdInfo);
         std::istringstream lines(text ? *text : "");
         for (std::string line; std::getline(lines, line);) {
-            if (is_read_lock_in(line, offset, size)) {
+            if (is_lock_in(line, mode, offset, size)) {
                 return true;
             }
         }
@@ -58,9 +62,7 @@ bool pins(const fs::path& process, const struct stat& file, std::uint64_t offset
     return false;
 }
 
-}  // namespace
-
-std::vector<int> pinning_processes(int fd, std::uint64_t offset, std::uint64_t size) {
+std::vector<int> processes_with_lock(int fd, std::string_view mode, std::uint64_t offset, std::uint64_t size) {
     std::vector<int> pids;
     struct stat file{};
     if (::fstat(fd, &file) != 0) {
@@ -69,7 +71,7 @@ std::vector<int> pinning_processes(int fd, std::uint64_t offset, std::uint64_t s
     std::error_code error;
     for (fs::directory_iterator at("/proc", error), end; !error && at != end; at.increment(error)) {
         const auto pid = number<int>(at->path().filename().native());
-        if (pid && pins(at->path(), file, offset, size)) {
+        if (pid && locks(at->path(), file, mode, offset, size)) {
             pids.push_back(*pid);
         }
     }
@@ -77,9 +79,28 @@ std::vector<int> pinning_processes(int fd, std::uint64_t offset, std::uint64_t s
     return pids;
 }
 
+}  // namespace
+
+std::vector<int> pinning_processes(int fd, std::uint64_t offset, std::uint64_t size) {
+    return processes_with_lock(fd, "READ", offset, size);
+}
+
+Status lock_when_dead_writers_are_done(int fd, const AreaFile& file, bool exclusive, std::uint64_t offset, std::uint64_t size,
+                                       std::string_view who) {
+    const auto held = [&](std::string_view mode) { return !processes_with_lock(fd, mode, file.base + offset, size).empty(); };
+    for (const auto until = std::chrono::steady_clock::now() + kLastWrites;;) {
+        Status locked = lock_range(fd, exclusive, file.base + offset, size, file.name, who);
+        const bool busy = !locked && locked.error().kind() == ErrorKind::busy;
+        if (!busy || held("WRITE") || (exclusive && held("READ")) || std::chrono::steady_clock::now() >= until) {
+            return locked;
+        }
+        std::this_thread::sleep_for(kNextTry);
+    }
+}
+
 Status lock_unpinned(int fd, const AreaFile& file, std::uint64_t offset, std::uint64_t size, std::string_view who,
                      const MachineNames& names) {
-    Status locked = lock_range(fd, true, file.base + offset, size, file.name, who);
+    Status locked = lock_when_dead_writers_are_done(fd, file, true, offset, size, who);
     if (locked || locked.error().kind() != ErrorKind::busy) {
         return locked;
     }

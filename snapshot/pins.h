@@ -21,8 +21,13 @@ using MachineNames = std::function<std::string(int pid)>;
 /// user's processes are not seen.
 [[nodiscard]] std::vector<int> pinning_processes(int fd, std::uint64_t offset, std::uint64_t size);
 
+/// Takes a lock as lock_range() does. Where it is busy and no process that can be seen has the lock, a writer was killed and what it had
+/// given to the disk is under way (DECISIONS.md: locks follow the writes): waits for that, up to a second.
+Status lock_when_dead_writers_are_done(int fd, const AreaFile& file, bool exclusive, std::uint64_t offset, std::uint64_t size,
+                                       std::string_view who);
+
 /// Takes the write lock on [offset, offset + size) of the area on `fd`, a descriptor of its file. Where that is busy, the message says
-/// `who` is in the way, and which machines where that can be seen.
+/// `who` is in the way, and which machines where that can be seen. Waits as the function above.
 Status lock_unpinned(int fd, const AreaFile& file, std::uint64_t offset, std::uint64_t size, std::string_view who,
                      const MachineNames& names);
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <string>
 
+#include "snapshot/pins.h"
 #include "vmm/base/crc32c.h"
 #include "vmm/base/try.h"
 
@@ -28,7 +29,8 @@ Status check_not_truncated(const AreaFile& file, const Superblock& superblock) {
 }
 
 Status pin_slot(const AreaFile& file, const Superblock& superblock) {
-    return file.lock(false, superblock.slot_offset, superblock.slot_size, "a snapshot is being written into it");
+    return lock_when_dead_writers_are_done(file.lock_descriptor(), file, false, superblock.slot_offset, superblock.slot_size,
+                                           "a snapshot is being written into it");
 }
 
 Result<PinnedSnapshot> pin_snapshot(const AreaPath& path, bool salvage) {

@@ -63,12 +63,7 @@ protected:
 
     // The id of the snapshot in an area, found to be whole; empty where it says that it is incomplete.
     static std::string snapshot_in(const AreaPath& path) {
-        auto restored = open_snapshot(path);
-        // What a dead writer had given to the disk is under way for a moment, under its lock.
-        for (const auto until = soon(); !restored && restored.error().kind() == ErrorKind::busy && SteadyClock::now() < until;) {
-            ::usleep(2000);
-            restored = open_snapshot(path);
-        }
+        const auto restored = open_snapshot(path);
         if (!restored) {
             EXPECT_EQ(restored.error().kind(), ErrorKind::incomplete) << restored.error().message();
             return {};

@@ -3,6 +3,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -10,12 +11,15 @@
 
 #include <cerrno>
 #include <cstddef>
+#include <cstring>
 #include <fstream>
+#include <thread>
 #include <tuple>
 
 #include "snapshot/inspect.h"
 #include "snapshot/verify.h"
 #include "tests/unit/snapshot_fixture.h"
+#include "vmm/base/file_lock.h"
 
 namespace snapvm::test {
 namespace {
@@ -32,6 +36,37 @@ protected:
         EXPECT_EQ(report.error().message().find('\n'), std::string::npos);
         EXPECT_EQ(machine.thaws, 0) << "refused before the freeze";
     }
+};
+
+// Descriptors in it are no process's.
+class SocketPair {
+public:
+    SocketPair() {
+        int ends[2] = {-1, -1};
+        EXPECT_EQ(::socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, ends), 0);
+        ends_ = {UniqueFd(ends[0]), UniqueFd(ends[1])};
+    }
+    void pass(UniqueFd fd) {
+        char byte = 0;
+        iovec data{&byte, 1};
+        alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> room{};
+        msghdr message{};
+        message.msg_iov = &data;
+        message.msg_iovlen = 1;
+        message.msg_control = room.data();
+        message.msg_controllen = room.size();
+        cmsghdr* head = CMSG_FIRSTHDR(&message);
+        head->cmsg_level = SOL_SOCKET;
+        head->cmsg_type = SCM_RIGHTS;
+        head->cmsg_len = CMSG_LEN(sizeof(int));
+        const int raw = fd.get();
+        std::memcpy(CMSG_DATA(head), &raw, sizeof raw);
+        EXPECT_EQ(::sendmsg(ends_[0].get(), &message, 0), 1);
+    }
+    void close() { ends_ = {}; }
+
+private:
+    std::array<UniqueFd, 2> ends_;
 };
 
 TEST(AreaPath, IsParsed) {
@@ -234,6 +269,27 @@ TEST_F(Area, BusyWhileWritten) {
         EXPECT_EQ(reader[0], ErrorKind::incomplete);
         EXPECT_EQ(rival.thaws, 0);
     }
+}
+
+// The last writes of a writer that was killed keep its locks, though no process has them any more: a descriptor in a socket does the same.
+TEST_F(Area, WhatAKilledWriterLeftUnderWayIsWaitedFor) {
+    FakeMachine machine;
+    machine.fill(BlockId::ram_low, 1, 1);
+    ASSERT_OK(write_snapshot(machine, area(), {}));
+    const auto waits = [&](auto&& act) {
+        UniqueFd fd = *open_file(area().path, O_RDWR);
+        ASSERT_OK(lock_range(fd.get(), true, 0, 0, area().path, "nobody"));
+        SocketPair under_way;
+        under_way.pass(std::move(fd));
+        std::jthread last_write([&] {
+            std::this_thread::sleep_for(std::chrono::milliseconds(20));
+            under_way.close();
+        });
+        ASSERT_OK(act());
+    };
+    waits([&] { return open_snapshot(area()); });
+    waits([&] { return write_snapshot(machine, area(), {}); });
+    waits([&] { return create_area(area(), shape(machine), {.force = true}); });
 }
 
 TEST_F(Area, ReadOnlyFileCanBeRestoredAndNotWritten) {
