@@ -84,7 +84,7 @@ def vcpu(cpuid=2, msrs=2, cpuid_count=None):
 # The first byte chooses the decoder: the record's kind (vmm/base/state_record.h), or the configuration.
 CONFIG, VCPU = 0, 2
 SERIAL, IOAPIC, RESET, TEST_PORT, VMGENID, PVPANIC, GED = range(32, 39)
-BLK, VSOCK, BALLOON, RNG, CONSOLE = 64, 66, 67, 68, 69
+BLK, NET, VSOCK, BALLOON, RNG, CONSOLE = range(64, 70)
 
 
 def record(kind, name, data):
@@ -127,6 +127,8 @@ EVENT_INDEX = 1 << 29
 blk = struct.pack("<QI", 2048, 512)  # the disk of tests/conformance/fake_host.h
 record(BLK, "virtio-blk", virtio(1, running=False) + blk)
 record(BLK, "virtio-blk-driven", virtio(1, EVENT_INDEX | 1 << 9, interrupt=1) + blk)
+record(NET, "virtio-net", virtio(3, running=False) + struct.pack("<QB", 0, 0))
+record(NET, "virtio-net-driven", virtio(3, 1 << 1 | 1 << 2 | 1 << 5 | 1 << 7 | 1 << 15 | 1 << 17 | 1 << 21) + struct.pack("<QB", 1 << 7, 1))
 record(VSOCK, "virtio-vsock", virtio(3, running=False) + struct.pack("<I", 1 << 30))
 record(VSOCK, "virtio-vsock-driven", virtio(3, 1) + struct.pack("<I", 0xFFFFFFFF))
 record(BALLOON, "virtio-balloon", virtio(5, running=False) + struct.pack("<IIIIIBBH", 256, 0, 0, 1, 0, 0, 0, 0))
