@@ -39,10 +39,11 @@ public:
     static constexpr std::uint64_t kCid = 7;
     static constexpr std::uint32_t kRxSize = 1024;
 
-    explicit VsockGuest(std::string socket, std::uint16_t rx_buffers = 32, std::uint16_t event_buffers = 4) {
+    explicit VsockGuest(std::string socket, std::uint16_t rx_buffers = 32, std::uint16_t event_buffers = 4,
+                        std::uint64_t features = 1) {
         config_.vsock = VsockConfig{kCid, std::move(socket)};
         build(nullptr);
-        require(driver_->negotiate(1));
+        require(driver_->negotiate(features));
         driver_->set_queue(0, rx_);
         driver_->set_queue(1, tx_);
         driver_->set_queue(2, events_);
@@ -137,6 +138,7 @@ public:
     }
     [[nodiscard]] MmioDriver& driver() { return *driver_; }
     [[nodiscard]] DriverQueue& tx() { return tx_; }
+    [[nodiscard]] DriverQueue& events() { return events_; }
     [[nodiscard]] FakeHost& fake() { return fake_; }
 
 private:

@@ -179,6 +179,15 @@ TEST_F(VirtioVsock, WhatTheGuestSendsBeforeItHasTakenNoteWaits) {
     EXPECT_EQ(expect(guest, Op::reset).header.dst_port, kGuestPort);
 }
 
+// With event indexes a driver that puts the event's buffer back says so only where it was asked to beyond those it has there already.
+TEST_F(VirtioVsock, TheNoteThatADriverTakesIsAskedFor) {
+    VsockGuest guest(path(), 32, 4, 1 | 1ULL << 29);
+    guest.restore();
+    ASSERT_TRUE(guest.run());
+    EXPECT_EQ(guest.take_events(), 1U);
+    EXPECT_EQ(guest.events().available_event(), 4U);
+}
+
 TEST_F(VirtioVsock, TheEventWaitsForABuffer) {
     VsockGuest guest(path(), 32, 0);
     guest.restore();

@@ -38,16 +38,14 @@ void ResetEvent::cancel() {
     timer_watch_.reset();
 }
 
+// The driver has taken note when there are more buffers than the event left: it puts the event's back.
 Status ResetEvent::notified() {
     if (waits_) {
         return send();
     }
-    if (under_way()) {
-        if (TRY(buffers()) > left_) {
-            timer_watch_.reset();
-            over_();
-        }
-        (void)TRY(port_.queue(queue_).resume_notifications());
+    if (under_way() && TRY(port_.queue(queue_).resume_notifications(left_))) {
+        timer_watch_.reset();
+        over_();
     }
     return {};
 }
@@ -66,24 +64,9 @@ Status ResetEvent::send() {
         queue.push(chain.head, fits ? static_cast<std::uint32_t>(TRY(write_chain(port_.memory(), chain, 0, kTransportReset))) : 0);
         waits_ = !fits;
     }
-    left_ = TRY(buffers());
+    left_ = TRY(queue.waiting());
     port_.signal_used(queue_);
-    (void)TRY(queue.resume_notifications());
-    return {};
-}
-
-// How many the driver has put there. Looked at, not taken.
-Result<unsigned> ResetEvent::buffers() {
-    Queue& queue = port_.queue(queue_);
-    Chain chain;
-    unsigned count = 0;
-    while (count < queue.state().size && TRY(queue.pop(chain))) {
-        ++count;
-    }
-    for (unsigned i = 0; i < count; ++i) {
-        queue.unpop();
-    }
-    return count;
+    return waits_ ? Status{} : notified();
 }
 
 }  // namespace snapvm::virtio::vsock

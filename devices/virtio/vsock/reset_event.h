@@ -27,12 +27,11 @@ public:
 
 private:
     Status send();
-    Result<unsigned> buffers();
 
     Port& port_;
     std::size_t queue_;
     bool waits_ = false;  ///< for a buffer
-    unsigned left_ = 0;  ///< buffers in the queue when the event had been sent
+    std::uint16_t left_ = 0;  ///< buffers in the queue when the event had been sent
     std::function<void()> over_;
     UniqueFd timer_;  ///< a driver that puts none back holds the host up no longer than this
     std::unique_ptr<Port::Watch> timer_watch_;
