@@ -89,7 +89,7 @@ private:
 
     Status take_over(std::uint64_t first, std::uint64_t count) {
         FreezeGuard frozen = TRY(FreezeGuard::freeze(machine_));
-        const Stopwatch watch;
+        const Stopwatch watch(frozen.since());
         if (without_data(first, count)) {
             return {};  // given up meanwhile, and what was read of it is nobody's
         }

@@ -10,6 +10,7 @@ namespace snapvm {
 
 enum class SnapshotPhase : std::uint8_t {
     preparing,  ///< nothing of the guest has been touched
+    releasing,  ///< the guest's balloon takes what it has free
     copying,    ///< rounds while the guest runs
     quiescing,  ///< the guest's devices end what they have begun, while it runs
     paused,     ///< the vCPUs stand
@@ -19,6 +20,7 @@ enum class SnapshotPhase : std::uint8_t {
 [[nodiscard]] constexpr std::string_view name_of(SnapshotPhase phase) {
     switch (phase) {
         case SnapshotPhase::preparing: return "preparing";
+        case SnapshotPhase::releasing: return "releasing";
         case SnapshotPhase::copying: return "copying";
         case SnapshotPhase::quiescing: return "quiescing";
         case SnapshotPhase::paused: return "paused";

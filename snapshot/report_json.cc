@@ -115,6 +115,8 @@ std::string to_json(const SnapshotReport& report) {
     }
     Json out = {{"pause_us", report.pause_us},
                 {"quiesce_us", report.quiesce_us},
+                {"released_bytes", report.released_bytes},
+                {"release_us", report.release_us},
                 {"total_us", report.total_us},
                 {"rounds", std::move(rounds)},
                 {"pages", classes_json(report.pages)},

@@ -42,6 +42,28 @@ public:
     /// Adds those pages: their contents do not matter until the guest writes there, which it may do at once. Takes as long as the guest
     /// does to answer, within limits.
     virtual void add_free_pages(DirtySet& into) { (void)into; }
+    /// Has the guest give up memory that it has free already, `most` bytes at most, for the time of the snapshot; how much it was, which is
+    /// nothing where it cannot be asked. Takes as long as the guest does, within limits; `go_on` as for quiesce. The saved state is that of a
+    /// machine whose guest takes it back by itself.
+    virtual Result<std::uint64_t> release_free(std::uint64_t most, const std::function<Status()>& go_on) {
+        (void)most;
+        (void)go_on;
+        return 0;
+    }
+    /// The guest may have it back. Idempotent; never fails.
+    virtual void give_back() {}
+};
+
+/// Gives back what a guest has given up for a snapshot, on every way out.
+class ReleaseGuard {
+public:
+    explicit ReleaseGuard(SnapshotSource& source) : source_(source) {}
+    ReleaseGuard(const ReleaseGuard&) = delete;
+    ReleaseGuard& operator=(const ReleaseGuard&) = delete;
+    ~ReleaseGuard() { source_.give_back(); }
+
+private:
+    SnapshotSource& source_;
 };
 
 /// Keeps a machine's devices at rest; lets them go on every way out.

@@ -71,7 +71,16 @@ Status write_stopped(SnapshotSource& source, Attempt& attempt, const WriteOption
         report.pause_us = pause.us();
     } else {
         report.pause_us = pause.us_until(frozen.thaw());
+        source.give_back();
     }
+    return {};
+}
+
+Status release_free(SnapshotSource& source, const Attempt& attempt, const WriteOptions& options, SnapshotReport& report) {
+    set_phase(options.monitor, SnapshotPhase::releasing);
+    const Stopwatch watch;
+    report.released_bytes = TRY(source.release_free(*options.release_free, [&] { return attempt.check_cancelled(); }));
+    report.release_us = watch.us();
     return {};
 }
 
@@ -79,6 +88,10 @@ Result<SnapshotReport> write(SnapshotSource& source, const AreaPath& path, const
     const Stopwatch all;
     Attempt attempt = TRY(Attempt::open(source, path, options));
     SnapshotReport report;
+    const ReleaseGuard given_back(source);
+    if (options.release_free) {
+        TRY(release_free(source, attempt, options, report));
+    }
     if (options.mode == SnapshotMode::stop) {
         TRY(write_stopped(source, attempt, options, report));
     } else {

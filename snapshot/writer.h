@@ -79,6 +79,9 @@ struct WriteOptions {
     SnapshotType type = SnapshotType::automatic;
     /// What earlier calls for this machine have left; without it nothing is known of what changed.
     SnapshotHistory* history = nullptr;
+    /// So many bytes at most of what the guest has free already are taken from it before, and given back to it after the pause and after
+    /// every restore; nothing: none. A guest that has none, or does not answer, is no error.
+    std::optional<std::uint64_t> release_free = {};
     /// Goes on tracking afterwards, for the next snapshot into the same area. Costs the guest a fault for each page it then writes first.
     bool track = false;
     SnapshotMonitor* monitor = nullptr;  ///< must outlive the call
@@ -97,6 +100,8 @@ struct SnapshotRound {
 struct SnapshotReport {
     /// From the first vCPU asked to stop to the last one on its way back into KVM_RUN; of all pauses, where one was in vain.
     std::uint64_t pause_us = 0;
+    std::uint64_t released_bytes = 0;  ///< WriteOptions::release_free
+    std::uint64_t release_us = 0;
     std::uint64_t quiesce_us = 0;  ///< before that, while the guest ran: what its devices took to end what they had begun
     std::uint64_t total_us = 0;
     std::vector<SnapshotRound> rounds;

@@ -75,7 +75,7 @@ private:
         const auto index = static_cast<std::uint32_t>(&queue - queues_.data());
         const std::uint32_t a = in_.u32();
         const std::uint16_t b = in_.u16();
-        switch (what % 10) {
+        switch (what % 12) {
             case 0: queue.store(kData + b % 4096, a); break;
             case 1: queue.add({{kData + a % 4096, b, false}}); break;
             case 2: queue.add({{Gpa{std::uint64_t{a} << 4}, b, true}}); break;
@@ -85,7 +85,9 @@ private:
             case 6: mmio().locked([&] { balloon().set_target(std::uint64_t{a} << 12); }); break;
             case 7: (void)mmio().locked([&] { return balloon().request_statistics(); }); break;
             case 8: (void)mmio().locked([&] { return balloon().start_hinting(hinted()); }); break;
-            default: mmio().locked([&] { balloon().finish_hinting(); });
+            case 9: mmio().locked([&] { balloon().finish_hinting(); }); break;
+            case 10: mmio().locked([&] { balloon().release_to(std::uint64_t{a} << 12); }); break;
+            default: mmio().locked([&] { balloon().give_back(); });
         }
         driver.notify(index);
     }

@@ -24,6 +24,20 @@ TEST_F(Cli, TheBalloonsSizeIsSetShownAndRestored) {
     EXPECT_EQ(json_of({"balloon", "b"})["target_mib"], 16);
 }
 
+// A guest whose driver is not there, and a machine without a balloon, are snapshotted at once and whole.
+TEST_F(Cli, NothingIsReleasedWhereNobodyCanBeAsked) {
+    const CommandResult started = run_ledger("ws=4M", "", {"-d", "--name", "a", "--balloon", "size=0"});
+    ASSERT_EQ(started.exit_code, 0) << started.err;
+    start("b");
+    for (const char* name : {"a", "b"}) {
+        const json report = json_of({"snapshot", "--release-free", name, scratch_.file(name)});
+        EXPECT_EQ(report["released_bytes"], 0) << report;
+        EXPECT_GT(report["pages"]["common"], 0);
+        EXPECT_EQ(json_of({"snapshot", name, scratch_.file(name), "--release-free=16M"})["released_bytes"], 0);
+        EXPECT_EQ(command({"snapshot", name, scratch_.file(name), "--release-free=lots"}).exit_code, 2);
+    }
+}
+
 TEST_F(Cli, AMachineWithoutABalloonSaysSo) {
     start("a");
     const CommandResult refused = command({"balloon", "a", "--size", "1M"});

@@ -36,6 +36,11 @@ TEST(ApiBodies, SnapshotCreate) {
     EXPECT_EQ(plain->request.type, SnapshotType::automatic);
     EXPECT_EQ(parse_snapshot_create(R"({"snapshot_path":"/a","snapshot_type":"Diff","track":true})")->request.type,
               SnapshotType::diff);
+    EXPECT_EQ(plain->request.release_free, std::nullopt);
+    EXPECT_GE(*parse_snapshot_create(R"({"snapshot_path":"/a","release_free":true})")->request.release_free, 1ULL << 40);
+    EXPECT_EQ(
+        parse_snapshot_create(R"({"snapshot_path":"/a","release_free":true,"release_free_max_bytes":4096})")->request.release_free,
+        4096U);
     EXPECT_EQ(plain->request.mode, SnapshotMode::live);
     EXPECT_EQ(plain->request.live.staging_bytes, std::nullopt);
     EXPECT_EQ(plain->request.live.when_diverging, WhenDiverging::protect);
@@ -61,11 +66,15 @@ TEST(ApiBodies, SnapshotCreate) {
 
 TEST(ApiBodies, SnapshotCreateRefusals) {
     EXPECT_NE(message(parse_snapshot_create(R"({"snapshot_path":"/a","mem_file_path":"/b"})")).find("one area"), std::string::npos);
-    for (const char* body : {"{}", R"({"snapshot_path":""})", R"({"snapshot_path":7})", R"({"snapshot_path":"/a@100"})",
-                             R"({"snapshot_path":"/a\u0000b"})", R"({"snapshot_path":"/a","then":"explode"})",
-                             R"({"snapshot_path":"/a","cache":true})", R"({"snapshot_path":"/a","mode":"dead"})",
-                             R"({"snapshot_path":"/a","max_pause_us":-1})", R"({"snapshot_path":"/a","staging_bytes":1e30})",
-                             R"({"snapshot_path":"/a","when_diverging":"pray"})", R"({"snapshot_path":"/a","version":"1"})"}) {
+    for (const char* body :
+         {"{}", R"({"snapshot_path":""})", R"({"snapshot_path":7})", R"({"snapshot_path":"/a@100"})",
+          R"({"snapshot_path":"/a\u0000b"})", R"({"snapshot_path":"/a","then":"explode"})",
+          R"({"snapshot_path":"/a","cache":true})", R"({"snapshot_path":"/a","mode":"dead"})",
+          R"({"snapshot_path":"/a","max_pause_us":-1})", R"({"snapshot_path":"/a","staging_bytes":1e30})",
+          R"({"snapshot_path":"/a","release_free":"some"})", R"({"snapshot_path":"/a","release_free_max_bytes":1})",
+          R"({"snapshot_path":"/a","release_free":false,"release_free_max_bytes":1})",
+          R"({"snapshot_path":"/a","release_free":true,"release_free_max_bytes":-1})",
+          R"({"snapshot_path":"/a","when_diverging":"pray"})", R"({"snapshot_path":"/a","version":"1"})"}) {
         EXPECT_FALSE(parse_snapshot_create(body).has_value()) << body;
     }
 }

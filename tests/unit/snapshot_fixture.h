@@ -104,6 +104,16 @@ public:
     [[nodiscard]] DirtyFeed* dirty() override { return &feed_; }
     [[nodiscard]] bool can_tell_free_pages() const override { return on_asked_for_free_pages != nullptr; }
     void add_free_pages(DirtySet& into) override { on_asked_for_free_pages(into); }
+    Result<std::uint64_t> release_free(std::uint64_t most, const std::function<Status()>& go_on) override {
+        auto released = on_release ? on_release(most, go_on) : Result<std::uint64_t>(0);
+        lent = released.has_value() && *released > 0;
+        return released;
+    }
+    void give_back() override {
+        if (lent.exchange(false) && on_give_back) {
+            on_give_back();
+        }
+    }
     GuestMemory& mutable_memory() { return memory_; }
     std::vector<StateRecord>& records() { return records_; }
 
@@ -132,6 +142,9 @@ public:
     std::function<void()> on_thaw;
     std::chrono::steady_clock::time_point thawed_at;  ///< last
     std::function<void(DirtySet&)> on_asked_for_free_pages;  ///< null: cannot be asked
+    std::function<Result<std::uint64_t>(std::uint64_t most, const std::function<Status()>& go_on)> on_release;
+    std::function<void()> on_give_back;  ///< of something
+    std::atomic<bool> lent = false;  ///< something is released
     bool fail_freeze = false;
     bool fail_save = false;
 

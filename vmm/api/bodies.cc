@@ -161,9 +161,9 @@ Result<VmStateRequest> parse_vm_state(std::string_view body) {
 }
 
 Result<SnapshotCreateBody> parse_snapshot_create(std::string_view body) {
-    const Fields fields =
-        TRY(Fields::parse(body, {"snapshot_path", "mem_file_path", "snapshot_type", "mode", "max_pause_us", "threshold_bytes",
-                                 "staging_bytes", "when_diverging", "track", "then", "cache", "metadata", "wait"}));
+    const Fields fields = TRY(Fields::parse(
+        body, {"snapshot_path", "mem_file_path", "snapshot_type", "mode", "max_pause_us", "threshold_bytes", "staging_bytes",
+               "when_diverging", "track", "release_free", "release_free_max_bytes", "then", "cache", "metadata", "wait"}));
     SnapshotCreateBody create;
     const std::string path = TRY(fields.text("snapshot_path"));
     create.request.area = TRY(AreaPath::parse(path));
@@ -179,6 +179,11 @@ Result<SnapshotCreateBody> parse_snapshot_create(std::string_view body) {
         create.request.type = kTypes[TRY(fields.word("snapshot_type", {"Full", "Diff"}))];
     }
     create.request.track = TRY(fields.flag("track", false));
+    if (TRY(fields.flag("release_free", false))) {
+        create.request.release_free = TRY(fields.number("release_free_max_bytes", kMaxBytes, kMaxBytes));
+    } else if (fields.has("release_free_max_bytes")) {
+        return bad("\"release_free_max_bytes\" goes with \"release_free\" only");
+    }
     constexpr std::array kModes = {SnapshotMode::live, SnapshotMode::precopy, SnapshotMode::stop};
     create.request.mode = kModes[TRY(fields.word("mode", {"live", "precopy", "stop"}))];
     LiveOptions& live = create.request.live;

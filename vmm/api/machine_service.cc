@@ -222,6 +222,7 @@ Result<SnapshotReport> MachineService::write_and_then(Job& job, const SnapshotRe
     options.live = request.live;
     options.type = request.type;
     options.track = request.track;
+    options.release_free = request.release_free;
     options.history = &history_;
     options.names = names_;
     options.monitor = &job.monitor;

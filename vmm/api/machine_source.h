@@ -22,6 +22,10 @@ public:
     [[nodiscard]] DirtyFeed* dirty() override { return machine_.dirty(); }
     [[nodiscard]] bool can_tell_free_pages() const override { return machine_.can_tell_free_pages(); }
     void add_free_pages(DirtySet& into) override { machine_.add_free_pages(into); }
+    Result<std::uint64_t> release_free(std::uint64_t most, const std::function<Status()>& go_on) override {
+        return machine_.release_free(most, go_on);
+    }
+    void give_back() override { machine_.give_back(); }
 
 private:
     Machine& machine_;

@@ -41,6 +41,7 @@ struct SnapshotRequest {
     SnapshotMode mode = SnapshotMode::live;
     SnapshotType type = SnapshotType::automatic;
     bool track = false;
+    std::optional<std::uint64_t> release_free = {};  ///< WriteOptions::release_free
     LiveOptions live;
 };
 

@@ -23,8 +23,6 @@ using Json = nlohmann::ordered_json;
 // Terabytes onto a slow disk; who is impatient presses Ctrl-C.
 constexpr std::chrono::hours kPatience{12};
 constexpr std::size_t kMaxMetadata = 64 << 10;
-// Named in the design, not built yet. Listed so that they are refused by name, and not taken for typing errors.
-constexpr std::array kLaterOptions = {"--release-free"};
 
 struct SnapshotOptions {
     std::string name;
@@ -38,20 +36,9 @@ struct SnapshotOptions {
     std::string then;
     std::string metadata_file;
     std::string cache = "auto";
-    std::array<std::string, kLaterOptions.size()> later;
+    std::string release_free;  ///< "true" without a size
     bool track = false;
 };
-
-std::unexpected<Error> not_yet(const std::string& what) { return fail(ErrorKind::usage, what + " is not there yet"); }
-
-Status check_supported(const SnapshotOptions& options) {
-    for (std::size_t i = 0; i < kLaterOptions.size(); ++i) {
-        if (!options.later[i].empty()) {
-            return not_yet(kLaterOptions[i]);
-        }
-    }
-    return {};
-}
 
 // The machine's process has another working directory.
 Result<std::string> absolute_area(const std::string& text) {
@@ -90,6 +77,9 @@ void print_human(const std::string& area, const Json& report) {
             pages += (pages.empty() ? "" : ", ") + count.dump() + " " + name;
         }
     }
+    if (const auto released = report.value("released_bytes", std::uint64_t{0}); released > 0) {
+        std::printf("%.1f MiB that the guest had free are not in it\n", static_cast<double>(released) / (1 << 20));
+    }
     std::printf("%s: %s, %.1f MiB written, paused %s, %s in all\npages: %s\n", area.c_str(), report.value("type", "").c_str(),
                 static_cast<double>(report.value("written_bytes", std::uint64_t{0})) / (1 << 20),
                 milliseconds_text(report.value("pause_us", std::uint64_t{0})).c_str(),
@@ -115,7 +105,6 @@ Result<std::uint64_t> staging_bytes(const std::string& text, api::ApiClient& cli
 }
 
 Result<int> snapshot(const Globals& globals, const SnapshotOptions& options) {
-    TRY(check_supported(options));
     Json body = {{"snapshot_path", TRY(absolute_area(options.area))},
                  {"mode", options.mode},
                  {"cache", options.cache},
@@ -125,6 +114,12 @@ Result<int> snapshot(const Globals& globals, const SnapshotOptions& options) {
     }
     if (options.track) {
         body["track"] = true;
+    }
+    if (!options.release_free.empty()) {
+        body["release_free"] = true;
+    }
+    if (!options.release_free.empty() && options.release_free != "true") {
+        body["release_free_max_bytes"] = TRY(parse_size(options.release_free));
     }
     if (!options.then.empty()) {
         body["then"] = options.then;
@@ -218,9 +213,9 @@ void add_snapshot(CLI::App& app, Globals& globals, Action& chosen) {
     command->add_option("--meta", options->metadata_file, "JSON file to keep with the snapshot, 64 KiB at most");
     command->add_option("--cache", options->cache, "leave page data in the page cache: auto, cached, direct")
         ->check(CLI::IsMember({"auto", "cached", "direct"}));
-    for (std::size_t i = 0; i < kLaterOptions.size(); ++i) {
-        command->add_option(kLaterOptions[i], options->later[i])->group("");
-    }
+    // A flag, so that what follows without a `=` is never taken for its size.
+    command->add_flag("--release-free", options->release_free,
+                      "=MAX: take what memory the guest has free, MAX at most, out of the snapshot; it has it back afterwards");
     command->add_flag(
         "--track", options->track,
         "go on tracking, so that the next one into this area writes only what changed; the next one without this ends it");

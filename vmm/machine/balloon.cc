@@ -4,6 +4,7 @@
 
 #include <thread>
 
+#include "devices/virtio/balloon/release.h"
 #include "devices/virtio/mmio/mmio.h"
 #include "vmm/base/try.h"
 #include "vmm/machine/machine.h"
@@ -89,6 +90,28 @@ void Machine::add_free_pages(DirtySet& into) {
             [&] { return balloon_->hinting_done() || Clock::now() >= began + (balloon_->hinting() ? kForAll : kForAnAnswer); });
     }
     with_balloon([this] { balloon_->finish_hinting(); });
+}
+
+Result<std::uint64_t> Machine::release_free(std::uint64_t most, const std::function<Status()>& go_on) {
+    if (balloon_ == nullptr || state() != State::running) {
+        return 0;
+    }
+    const virtio::BalloonAccess access = [this](const std::function<void(virtio::Balloon&)>& what) {
+        with_balloon([&] { what(*balloon_); });
+    };
+    return virtio::release_free(access, most, go_on);
+}
+
+void Machine::give_back() {
+    if (balloon_ == nullptr) {
+        return;
+    }
+    const std::lock_guard input(input_);
+    if (input_held_) {
+        give_back_waits_ = true;
+    } else {
+        balloon_transport_->locked([this] { balloon_->give_back(); });
+    }
 }
 
 }  // namespace snapvm

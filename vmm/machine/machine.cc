@@ -9,6 +9,7 @@
 #include "devices/pvpanic/pvpanic.h"
 #include "devices/serial/serial.h"
 #include "devices/test_port/test_port.h"
+#include "devices/virtio/balloon/balloon.h"
 #include "devices/virtio/console/console.h"
 #include "devices/virtio/mmio/mmio.h"
 #include "devices/virtio/net/net.h"
@@ -245,6 +246,9 @@ void Machine::thaw_locked() {
         }
         if (const auto size = std::exchange(resize_waits_, std::nullopt)) {
             console_transport_->locked([&] { console_device_->resize(size->first, size->second); });
+        }
+        if (std::exchange(give_back_waits_, false)) {
+            balloon_transport_->locked([this] { balloon_->give_back(); });
         }
     }
     input_changed_.notify_all();

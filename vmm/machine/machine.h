@@ -179,6 +179,12 @@ public:
     /// Adds what such a guest says it has no use for. One that does not answer is waited for 100 ms, one that does a second.
     void add_free_pages(DirtySet& into);
 
+    /// For a snapshot: the guest's balloon takes what it has free already, `most` bytes at most (virtio::release_free); how much that was.
+    /// Nothing where there is no balloon, or no guest that runs. Saved states have the balloon's target as it was before.
+    Result<std::uint64_t> release_free(std::uint64_t most, const std::function<Status()>& go_on);
+    /// The guest may have it again; idempotent. Once the machine is thawed, where it is frozen.
+    void give_back();
+
     /// Of a restored machine, once it has run: whether its TSC was set (read back), or is the host's. Nothing before.
     [[nodiscard]] std::optional<bool> tsc_was_set() const;
 
@@ -254,12 +260,13 @@ private:
     bool frozen_ = false;
     unsigned quiesced_ = 0;  ///< by so many
 
-    std::mutex input_;  ///< held while the world outside changes the serial port or presses the button, and guards the four below
+    std::mutex input_;  ///< held while the world outside changes the serial port or presses the button, and guards the five below
     std::condition_variable input_changed_;
     bool input_held_ = false;
     bool input_over_ = false;
     bool output_waits_ = false;  ///< output_ready was called while frozen
     std::optional<std::pair<std::uint16_t, std::uint16_t>> resize_waits_;  ///< likewise resize_console
+    bool give_back_waits_ = false;  ///< likewise
 
     mutable std::mutex events_;  ///< guards the two below
     mutable std::condition_variable event_;

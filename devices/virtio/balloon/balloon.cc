@@ -26,8 +26,8 @@ using ConfigBytes = std::array<std::byte, kConfigSize>;
 
 constexpr long kRetryNanoseconds = 10'000'000;
 
-ConfigBytes config_bytes(const BalloonStateV1& state) {
-    const std::array<std::uint32_t, 4> words = {state.target_pages, state.actual_pages, state.hint_id, state.poison};
+ConfigBytes config_bytes(std::uint32_t asked_pages, const BalloonStateV1& state) {
+    const std::array<std::uint32_t, 4> words = {asked_pages, state.actual_pages, state.hint_id, state.poison};
     ConfigBytes bytes;
     std::memcpy(bytes.data(), words.data(), bytes.size());
     return bytes;
@@ -46,6 +46,8 @@ Result<UniqueFd> make_timer() {
     }
     return timer;
 }
+
+std::uint32_t pages_in(std::uint64_t bytes) { return static_cast<std::uint32_t>(std::min<std::uint64_t>(bytes / kPageSize, ~0U)); }
 
 void take_expirations(const UniqueFd& timer) {
     std::uint64_t times = 0;
@@ -92,14 +94,14 @@ std::uint64_t Balloon::features() const {
 std::span<const std::uint16_t> Balloon::queue_sizes() const { return kQueueSizes; }
 
 void Balloon::read_config(std::uint64_t offset, std::span<std::byte> data) const {
-    const ConfigBytes bytes = config_bytes(state_);
+    const ConfigBytes bytes = config_bytes(asked_pages(), state_);
     if (offset < bytes.size()) {
         std::memcpy(data.data(), bytes.data() + offset, std::min(data.size(), bytes.size() - offset));
     }
 }
 
 void Balloon::write_config(std::uint64_t offset, std::span<const std::byte> data) {
-    ConfigBytes bytes = config_bytes(state_);
+    ConfigBytes bytes = config_bytes(asked_pages(), state_);
     if (offset < bytes.size()) {
         std::memcpy(bytes.data() + offset, data.data(), std::min(data.size(), bytes.size() - offset));
         state_.actual_pages = word_of(bytes, kActualAt);  // the others are the device's
@@ -141,7 +143,7 @@ void Balloon::look_again_soon() {
 void Balloon::activate() {
     active_ = true;
     // A target set before the driver was there, or before a restored machine ran, it was told nothing of.
-    if (state_.target_pages != state_.actual_pages || state_.hint_id != kHintStop) {
+    if (asked_pages() != state_.actual_pages || state_.hint_id != kHintStop) {
         port_->signal_config();
     }
 }
@@ -154,6 +156,7 @@ void Balloon::reset() {
     state_.polling_seconds = before.polling_seconds;
     state_.last_hint_id = before.last_hint_id;
     active_ = false;
+    released_pages_ = 0;
     hints_ = {};
     hinting_done_ = true;
 }
@@ -201,10 +204,27 @@ void Balloon::finish_hinting() {
 }
 
 void Balloon::set_target(std::uint64_t bytes) {
-    state_.target_pages = static_cast<std::uint32_t>(std::min<std::uint64_t>(bytes / kPageSize, ~0U));
+    state_.target_pages = pages_in(bytes);
     if (active_) {
         port_->signal_config();
     }
 }
+
+void Balloon::release_to(std::uint64_t bytes) {
+    if (active_) {
+        released_pages_ = pages_in(bytes);
+        port_->signal_config();
+    }
+}
+
+void Balloon::give_back() {
+    if (std::exchange(released_pages_, 0) != 0 && active_) {
+        port_->signal_config();
+    }
+}
+
+bool Balloon::deflates_on_oom() const { return negotiated(kDeflateOnOom); }
+
+bool Balloon::tells_statistics() const { return negotiated(kStatisticsQueue); }
 
 }  // namespace snapvm::virtio

@@ -2,6 +2,7 @@
 // Memory that the guest lends back to the host. Source: virtio 1.2, 5.5 "Traditional Memory Balloon Device".
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <functional>
@@ -82,6 +83,16 @@ public:
     [[nodiscard]] std::uint64_t target_bytes() const { return state_.target_pages * kPageSize; }
     [[nodiscard]] std::uint64_t actual_bytes() const { return state_.actual_pages * kPageSize; }
     void set_target(std::uint64_t bytes);
+    [[nodiscard]] bool active() const { return active_; }
+    /// All the guest has, the balloon's share included.
+    [[nodiscard]] std::uint64_t ram_bytes() const;
+    /// The driver is asked for up to so much, for a while, where that is more than the target. In no saved state: a restored driver sees a
+    /// balloon above its target, and lets go of the difference by itself.
+    void release_to(std::uint64_t bytes);
+    void give_back();
+    /// Whether a guest that is short of memory takes some back by itself.
+    [[nodiscard]] bool deflates_on_oom() const;
+    [[nodiscard]] bool tells_statistics() const;
     [[nodiscard]] std::uint16_t polling_seconds() const { return state_.polling_seconds; }
     /// The driver is asked for statistics every so many seconds from now on; 0: only by request_statistics.
     void set_polling(std::uint16_t seconds);
@@ -111,6 +122,7 @@ private:
     Status take_statistics();
     Status read_statistics(const Chain& chain);
     Result<std::uint32_t> take_hints(const Chain& chain);
+    [[nodiscard]] std::uint32_t asked_pages() const { return std::max(state_.target_pages, released_pages_); }
     void look_again_soon();
     void start_polling();
 
@@ -121,6 +133,7 @@ private:
     std::unique_ptr<Port::Watch> poll_watch_;
     Port* port_ = nullptr;
     bool active_ = false;
+    std::uint32_t released_pages_ = 0;  ///< release_to; 0: nothing
     BalloonStatistics statistics_;
     HintSink hints_;
     bool hinting_done_ = false;

@@ -31,6 +31,14 @@ struct WholePages {
 
 }  // namespace
 
+std::uint64_t Balloon::ram_bytes() const {
+    std::uint64_t bytes = 0;
+    for (const MemoryBlock& block : port_->memory().blocks()) {
+        bytes += is_ram(block) ? block.spec().size : 0;
+    }
+    return bytes;
+}
+
 Status Balloon::notified(std::size_t queue) {
     switch (queue) {
         case kInflate:
