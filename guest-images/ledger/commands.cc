@@ -5,6 +5,7 @@
 #include "guest-images/ledger/control.h"
 #include "guest-images/ledger/disk_ledger.h"
 #include "guest-images/ledger/ledger.h"
+#include "guest-images/ledger/load/load.h"
 #include "guest-images/ledger/power.h"
 #include "guest-images/ledger/serial.h"
 #include "guest-images/ledger/virtio/rng.h"
@@ -90,6 +91,7 @@ void carry_out(int command, const Options& options) {
         case 'c': set_paused(false); break;
         case 'm': test_mark(static_cast<u32>(total_steps())); break;
         case 'b': print_char('.'); break;
+        case 'l': load::carry_out_order(); break;
         case 'n': draw_and_print(options.ring_features); break;
         case 't': triple_fault();
         case 'o': power_off();

@@ -8,6 +8,7 @@
 #include "guest-images/ledger/control.h"
 #include "guest-images/ledger/disk_ledger.h"
 #include "guest-images/ledger/ledger.h"
+#include "guest-images/ledger/load/load.h"
 #include "guest-images/ledger/power.h"
 #include "guest-images/ledger/serial.h"
 #include "guest-images/ledger/smp.h"
@@ -80,6 +81,7 @@ void serve(PerCpu& cpu, u64& last_tick) {
         cpu.serial_pending = 0;
         handle_commands(options);
     }
+    if (load::started()) load::serve();
     if (const u64 tick = cpu.ticks; tick != last_tick) {
         last_tick = tick;
         if (options.beat) print_char('.');
@@ -157,6 +159,7 @@ void main(u64 boot_address, u32 boot_kind, u32 test_magic) {
     start_checks();
     start_disk(options);
     enable_serial_input();
+    if (options.load != 0) load::start(options);
     run_shard(0);
 }
 

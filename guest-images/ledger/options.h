@@ -32,6 +32,8 @@ struct Options {
     bool disk = false;
     u64 disk_size = 1 << 20;
     u64 disk_every = 1;
+    u64 load = 0;
+    u64 load_rx = 64 << 10;
 };
 
 // Ends the guest on a value that cannot be.
