@@ -10,6 +10,7 @@
 
 #include "bench/call_times.h"
 #include "bench/live_worker.h"
+#include "bench/load_guest.h"
 #include "bench/tracker_worker.h"
 #include "bench/process.h"
 #include "guest-images/ledger/image.h"
@@ -110,8 +111,11 @@ Result<int> run_worker(std::span<const std::string> arguments) {
     if (arguments.size() == 3 && arguments[0] == "boot") {
         return boot_in_parts(arguments[1], arguments[2]);
     }
-    if (arguments.size() == 5 && arguments[0] == "live") {
+    if (arguments.size() == 6 && arguments[0] == "live") {
         return serve_live(arguments.subspan(1));
+    }
+    if (arguments.size() == kLoadArguments + 1 && arguments[0] == "load") {
+        return serve_load(arguments.subspan(1));
     }
     if (arguments.size() == 5 && arguments[0] == "trackers") {
         return serve_trackers(arguments.subspan(1));

@@ -74,7 +74,7 @@ Result<std::string> one_snapshot(Machine& machine, api::MachineService& service,
 }  // namespace
 
 Result<int> serve_live(std::span<const std::string> arguments) {
-    const StirringGuest guest = TRY(StirringGuest::boot({arguments[0], arguments[1], arguments[2], arguments[3]}));
+    const StirringGuest guest = TRY(StirringGuest::boot({arguments[0], arguments[1], arguments[2], arguments[3], arguments[4]}));
     api::MachineService service(*guest.machine, "bench");
     say("ready");
     for (std::string line; std::getline(std::cin, line);) {
@@ -86,7 +86,8 @@ Result<int> serve_live(std::span<const std::string> arguments) {
 }
 
 Result<LiveProcess> LiveProcess::start(const std::string& self, const LiveGuest& guest) {
-    Process process = TRY(Process::start({self, "--worker", "live", guest.memory, guest.cpus, guest.dirty, guest.cmdline}));
+    Process process =
+        TRY(Process::start({self, "--worker", "live", guest.memory, guest.cpus, guest.dirty, guest.cmdline, guest.balloon}));
     TRY(process.wait_for("ready\n"));
     return LiveProcess(std::move(process));
 }

@@ -29,6 +29,10 @@ constexpr std::array kScenarios = {
     Scenario{"write", "how fast a snapshot gets onto its target, and how little it writes", bench_write},
     Scenario{"scan", "what a look at each page costs", bench_scan},
     Scenario{"trackers", "dirty log and dirty ring: harvests, and what a guest loses by being tracked", bench_trackers},
+    Scenario{"blk", "a guest's disk: throughput, exits and processor time a request", bench_disk},
+    Scenario{"balloon", "how fast memory goes back to the host, and what a snapshot of free memory takes", bench_balloon},
+    Scenario{"net", "a guest's frames into a tap: throughput and exits a frame", bench_net},
+    Scenario{"vsock", "a guest's stream to a unix socket: throughput and round trip", bench_stream},
     Scenario{"restore-after-snapshot", "from process start to the next output, right after the snapshot", bench_after_snapshot},
 };
 

@@ -34,6 +34,10 @@ def target(scenario, case, floor):
         return 2 * percentile(floor, 50), "2 × floor"
     if scenario == "pause" and " live" in case:
         return 4 * percentile(floor, 50), "4 × floor"
+    if scenario == "blk" and " 1M" in case:
+        return percentile(floor, 50) / 0.85, "floor / 0.85"
+    if scenario == "balloon":
+        return (2 * percentile(floor, 50), "2 × floor") if case.startswith("return") else (percentile(floor, 50) / 5, "a fifth")
     if scenario == "restore-after-snapshot" and "cold" not in case:
         return 4, "4 ms"
     return None, None

@@ -38,6 +38,10 @@ struct Options {
 
     [[nodiscard]] std::string raw_boot() const { return programs + "/raw_boot"; }
     [[nodiscard]] std::string raw_live() const { return programs + "/raw_live"; }
+    [[nodiscard]] std::string raw_balloon() const { return programs + "/raw_balloon"; }
+    [[nodiscard]] std::string raw_blk() const { return programs + "/raw_blk"; }
+    [[nodiscard]] std::string raw_tap() const { return programs + "/raw_tap"; }
+    [[nodiscard]] std::string raw_unix() const { return programs + "/raw_unix"; }
     [[nodiscard]] std::string raw_write() const { return programs + "/raw_write"; }
     [[nodiscard]] std::vector<std::string> memory_or(std::vector<std::string> liked) const {
         return memory.empty() ? liked : memory;
@@ -82,5 +86,9 @@ Status bench_pause(const Options& options, Report& report);
 Status bench_write(const Options& options, Report& report);
 Status bench_scan(const Options& options, Report& report);
 Status bench_trackers(const Options& options, Report& report);
+Status bench_disk(const Options& options, Report& report);
+Status bench_balloon(const Options& options, Report& report);
+Status bench_net(const Options& options, Report& report);
+Status bench_stream(const Options& options, Report& report);
 
 }  // namespace snapvm::bench

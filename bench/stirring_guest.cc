@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <thread>
 
+#include "bench/load_guest.h"
 #include "guest-images/ledger/image.h"
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
@@ -68,6 +69,9 @@ Result<StirringGuest> StirringGuest::boot(const LiveGuest& guest) {
     config.kernel = "builtin:ledger";
     config.cmdline = guest.cmdline + " quiet=1";
     config.machine_id = TRY(Uuid::random());
+    if (!guest.balloon.empty()) {
+        config.devices.balloon = BalloonConfig{.bytes = TRY(parse_size(guest.balloon))};
+    }
     auto system = std::make_unique<kvm::System>(TRY(kvm::System::open()));
     const BootSource source{.kernel = ledger_image(), .initrds = {}, .cmdline = config.cmdline, .cpus = config.cpus};
     auto machine = TRY(Machine::create(*system, config, source, {.dirty = TRY(tracking_of(guest.dirty))}));
@@ -77,9 +81,19 @@ Result<StirringGuest> StirringGuest::boot(const LiveGuest& guest) {
                     "the ledger guest does not come to READY: " + machine->console().read(0, Clock::now()).bytes);
     }
     Stirring stirring = TRY(Stirring::find(machine->memory()));
-    for (const auto until = Clock::now() + kPatience; !stirring.swept();) {
+    const auto settled = [&]() -> Result<bool> {
+        if (!stirring.swept() || !TRY(load_started(*machine))) {
+            return false;
+        }
+        if (!config.devices.balloon) {
+            return true;
+        }
+        const auto size = TRY(machine->balloon());
+        return size.actual_bytes == size.target_bytes;
+    };
+    for (const auto until = Clock::now() + kPatience; !TRY(settled());) {
         if (Clock::now() > until) {
-            return fail(ErrorKind::system, "the guest does not stir");
+            return fail(ErrorKind::system, "the guest does not stir, or start its load");
         }
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }

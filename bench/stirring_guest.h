@@ -19,7 +19,8 @@ struct LiveGuest {
     std::string memory = "1G";
     std::string cpus = "1";
     std::string dirty = "log";  ///< as `--dirty` has it
-    std::string cmdline;
+    std::string cmdline = {};
+    std::string balloon = {};  ///< its size, which the guest is given time to reach; "": there is none
 };
 
 /// The counts that the guest keeps of the pages it writes, read while it runs. All zero where it does not stir.

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// The floor of a guest's disk: the same requests onto the same file by io_uring with O_DIRECT and nothing else, from one thread that keeps
+// so many in flight.
+//
+//   raw_blk PATH
+// The file is there, as large as it is to be, and written. Each line on stdin is `read|write seq|random SIZE DEPTH COUNT SEED`: COUNT
+// requests of SIZE bytes, DEPTH in flight; the places are those that the guest takes (guest-images/ledger/load_format.h). It is answered by
+// a line of times in ns: `ns`, and `cpu` of this process with the kernel's part.
+#include <errno.h>
+#include <fcntl.h>
+#include <liburing.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "guest-images/ledger/load_format.h"
+
+namespace {
+
+using snapvm::ledger::load_place;
+
+constexpr unsigned kMostInFlight = 256;
+
+[[noreturn]] void die(const char* what, int error) {
+    fprintf(stderr, "raw_blk: %s: %s\n", what, strerror(error));
+    exit(1);
+}
+uint64_t now_ns() {
+    timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return static_cast<uint64_t>(t.tv_sec) * 1000000000 + static_cast<uint64_t>(t.tv_nsec);
+}
+uint64_t cpu_ns() {
+    rusage used;
+    getrusage(RUSAGE_SELF, &used);
+    const auto ns = [](const timeval& t) {
+        return static_cast<uint64_t>(t.tv_sec) * 1000000000 + static_cast<uint64_t>(t.tv_usec) * 1000;
+    };
+    return ns(used.ru_utime) + ns(used.ru_stime);
+}
+
+struct Job {
+    bool write, random;
+    uint64_t size, depth, count, seed;
+};
+
+int fd = -1;
+uint64_t file_bytes = 0;
+io_uring ring;
+char* buffers = nullptr;
+uint64_t buffer_bytes = 0;
+
+char* buffers_of(uint64_t bytes) {
+    if (bytes <= buffer_bytes) return buffers;
+    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) die("mmap", errno);
+    madvise(memory, bytes, MADV_HUGEPAGE);  // as a guest's memory is
+    memset(memory, 0x5a, bytes);
+    buffer_bytes = bytes;
+    return buffers = static_cast<char*>(memory);
+}
+
+void run(const Job& job) {
+    char* all = buffers_of(job.size * job.depth);
+    std::vector<char*> free;
+    for (uint64_t i = 0; i < job.depth; ++i) free.push_back(all + i * job.size);
+    uint64_t begun = 0, done = 0;
+    while (done < job.count) {
+        for (; begun < job.count && !free.empty(); free.pop_back()) {
+            io_uring_sqe* sqe = io_uring_get_sqe(&ring);
+            if (sqe == nullptr) die("no entry in the submission queue", EBUSY);
+            const uint64_t at = load_place(job.random, job.seed, begun++, job.size, file_bytes);
+            if (job.write)
+                io_uring_prep_write(sqe, fd, free.back(), static_cast<unsigned>(job.size), at);
+            else
+                io_uring_prep_read(sqe, fd, free.back(), static_cast<unsigned>(job.size), at);
+            io_uring_sqe_set_data(sqe, free.back());
+        }
+        if (const int n = io_uring_submit_and_wait(&ring, 1); n < 0 && n != -EINTR) die("io_uring_submit_and_wait", -n);
+        io_uring_cqe* cqe = nullptr;
+        for (; io_uring_peek_cqe(&ring, &cqe) == 0; ++done) {
+            if (cqe->res != static_cast<int>(job.size)) die("a request", cqe->res < 0 ? -cqe->res : EIO);
+            free.push_back(static_cast<char*>(io_uring_cqe_get_data(cqe)));
+            io_uring_cqe_seen(&ring, cqe);
+        }
+    }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    if (argc != 2) {
+        fputs("usage: raw_blk PATH\n", stderr);
+        return 2;
+    }
+    fd = open(argv[1], O_RDWR | O_DIRECT | O_CLOEXEC);
+    if (fd < 0) die(argv[1], errno);
+    struct stat about;
+    if (fstat(fd, &about) != 0) die("fstat", errno);
+    file_bytes = static_cast<uint64_t>(about.st_size);
+    if (const int error = io_uring_queue_init(kMostInFlight, &ring, 0); error < 0) die("io_uring_queue_init", -error);
+    for (char line[128]; fgets(line, sizeof line, stdin) != nullptr;) {
+        char kind[8], order[8];
+        Job job{};
+        if (sscanf(line, "%7s %7s %lu %lu %lu %lu", kind, order, &job.size, &job.depth, &job.count, &job.seed) != 6 ||
+            job.size == 0 || job.depth == 0 || job.depth > kMostInFlight || job.size > file_bytes)
+            die("a line makes no sense", EINVAL);
+        job.write = strcmp(kind, "write") == 0;
+        job.random = strcmp(order, "random") == 0;
+        buffers_of(job.size * job.depth);
+        const uint64_t cpu = cpu_ns(), start = now_ns();
+        run(job);
+        const uint64_t end = now_ns();
+        printf("ns=%lu cpu=%lu\n", end - start, cpu_ns() - cpu);
+        fflush(stdout);
+    }
+}
