@@ -97,6 +97,26 @@ TEST_F(CliDevices, ClonesHaveDisksAndSocketsOfTheirOwn) {
     EXPECT_EQ(machines(), (std::vector<std::string>{"c1x", "d0"}));
 }
 
+TEST_F(CliDevices, ClonesHaveSocketsAndFilesOfTheirOwn) {
+    ASSERT_EQ(run_ledger("ws=4M", "", {"-d", "--name", "a"}).exit_code, 0);
+    const std::string area = scratch_.file("area");
+    ASSERT_EQ(command({"snapshot", "a", area, "--then", "stop"}).exit_code, 0);
+    const std::string socket = scratch_.file("api"), output = "file=" + scratch_.file("out");
+    for (const auto& [option, value] : {std::pair("--api-socket", socket), {"--serial", output}, {"--console", output}}) {
+        const CommandResult shared = command({"restore", area, "-n", "2", "--name", "c", option, value});
+        EXPECT_EQ(shared.exit_code, 2) << shared.err;
+        EXPECT_NE(shared.err.find("2 machines cannot share " + std::string(option)), std::string::npos) << shared.err;
+        EXPECT_TRUE(machines().empty());
+    }
+    const CommandResult own =
+        command({"restore", area, "-n", "2", "--name", "c", "--api-socket", socket + "{i}", "--serial", output + "{i}"});
+    ASSERT_EQ(own.exit_code, 0) << own.err;
+    for (const char* number : {"0", "1"}) {
+        EXPECT_TRUE(connect_unix(socket + number).has_value()) << number;
+        EXPECT_TRUE(std::filesystem::exists(scratch_.file("out") + number));
+    }
+}
+
 TEST_F(CliDevices, ADiskThatNobodyWritesIsShared) {
     const std::string disk = scratch_.file("disk");
     std::ofstream(disk).flush();

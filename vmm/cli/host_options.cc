@@ -5,11 +5,16 @@
 
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
+#include "vmm/cli/device_options.h"
 
 namespace snapvm::cli {
+namespace {
+
+constexpr std::string_view kFile = "file=";
+
+}  // namespace
 
 Result<LineTarget> LineTarget::parse(const std::string& text, std::string_view line) {
-    constexpr std::string_view kFile = "file=";
     if (text == "stdio") {
         return LineTarget{Kind::stdio, {}};
     }
@@ -81,6 +86,33 @@ Result<LineTarget> HostOptions::console_target() const {
         return fail(ErrorKind::usage, "a detached machine has no stdin and stdout", "use --console file=PATH, or snapvm console");
     }
     return target;
+}
+
+HostOptions HostOptions::for_clone(unsigned clone) const {
+    HostOptions own = *this;
+    for (std::string* text : {&own.name, &own.api_socket, &own.serial, &own.console}) {
+        *text = cli::for_clone(std::move(*text), clone);
+    }
+    return own;
+}
+
+Status HostOptions::check_clones(unsigned count) const {
+    const HostOptions first = for_clone(0);
+    const HostOptions second = for_clone(1);
+    struct Path {
+        const char* option;
+        const std::string& text;
+        bool shared;
+    };
+    for (const Path& path : {Path{"--api-socket", api_socket, !api_socket.empty() && first.api_socket == second.api_socket},
+                             Path{"--serial", serial, serial.starts_with(kFile) && first.serial == second.serial},
+                             Path{"--console", console, console.starts_with(kFile) && first.console == second.console}}) {
+        if (path.shared) {
+            return fail(ErrorKind::usage, std::to_string(count) + " machines cannot share " + path.option + " " + path.text,
+                        "give each its own, {i} being its number: " + std::string(path.option) + " '" + path.text + "-{i}'");
+        }
+    }
+    return {};
 }
 
 }  // namespace snapvm::cli

@@ -44,6 +44,10 @@ struct HostOptions {
     /// stdio in the foreground, none when detached or when the console is there, unless said otherwise.
     [[nodiscard]] Result<LineTarget> serial_target() const;
     [[nodiscard]] Result<LineTarget> console_target() const;
+    /// Those of one clone: name and paths have its number in place of each "{i}".
+    [[nodiscard]] HostOptions for_clone(unsigned clone) const;
+    /// Refuses paths that `count` clones would share.
+    [[nodiscard]] Status check_clones(unsigned count) const;
 };
 
 }  // namespace snapvm::cli

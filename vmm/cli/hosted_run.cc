@@ -17,10 +17,8 @@
 
 #include "vmm/api/machine_service.h"
 #include "vmm/api/server.h"
-
 #include "vmm/base/try.h"
 #include "vmm/cli/control_console.h"
-#include "vmm/cli/device_options.h"
 #include "vmm/cli/run_dir.h"
 #include "vmm/cli/serial_pump.h"
 
@@ -301,14 +299,18 @@ Result<int> HostedRun::run() {
 }
 
 Result<int> HostedRun::run_many(unsigned count) {
-    const std::string base = options.name.empty() ? default_name() : options.name;
+    HostOptions all = options;
+    if (all.name.empty()) {
+        all.name = default_name();
+    }
     std::vector<std::uint64_t> totals;
     std::vector<int> pids;
     std::uint64_t pss = 0;
     for (clone_ = 0; clone_ < count; ++clone_) {
         start = Clock::now();
-        const std::string name = for_clone(base, clone_);
-        const auto spawned = spawn(name != base ? name : base + "-" + std::to_string(clone_));
+        options = all.for_clone(clone_);
+        const std::string name = options.name != all.name ? options.name : all.name + "-" + std::to_string(clone_);
+        const auto spawned = spawn(name);
         if (!spawned) {
             // All or none: whoever asked for 100 can do nothing with 57.
             for (const int pid : pids) {

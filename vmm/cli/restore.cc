@@ -31,6 +31,7 @@ Result<int> restore(const RestoreCommand& options, const Globals& globals) {
         // Before the first of them runs, and not by whichever comes second.
         const MachineConfig config = TRY(config_in(area));
         TRY(check_clones(config.devices, options.settings, options.count));
+        TRY(options.host.check_clones(options.count));
     }
     HostedRun hosted;
     hosted.options = options.host;
@@ -53,7 +54,7 @@ Result<int> restore(const RestoreCommand& options, const Globals& globals) {
     if (options.count > 1) {
         return hosted.run_many(options.count);
     }
-    hosted.options.name = for_clone(options.host.name, 0);
+    hosted.options = options.host.for_clone(0);
     return hosted.run();
 }
 
