@@ -19,27 +19,35 @@ constexpr std::uint64_t kUnitPages = kHugePageSize / kPageSize;
 /// One block on its way into memory of its own.
 class Detaching {
 public:
-    Detaching(SnapshotSource& machine, MemoryBlock& block, const PopulationScanner& scanner, Mapping copy, DetachReport& report)
-        : machine_(machine), block_(block), scanner_(scanner), copy_(std::move(copy)), report_(report) {}
+    Detaching(SnapshotSource& machine, MemoryBlock& block, const PopulationScanner& scanner, Mapping copy, DetachReport& report,
+              SnapshotMonitor& monitor)
+        : machine_(machine), block_(block), scanner_(scanner), copy_(std::move(copy)), report_(report), monitor_(monitor) {}
 
     Status run() {
         const std::uint64_t pages = block_.spec().pages();
         for (std::uint64_t first = 0; first < pages; first += kUnitPages) {
-            const std::uint64_t count = std::min(kUnitPages, pages - first);
-            TRY(block_.origin()->read_entries(block_.spec().id, first, std::span(entries_).first(count)));
-            if (without_data(first, count)) {
-                for (std::uint64_t i = 0; i < count; ++i) {
-                    keep_type(first + i, entries_[i].page_class);
-                }
-                continue;
+            if (monitor_.cancelled()) {
+                return fail(ErrorKind::cancelled, "detaching was called off", "the machine runs on, and maps its snapshot still");
             }
-            TRY(inherit(first, count));
-            TRY(take_over(first, count));
+            const std::uint64_t count = std::min(kUnitPages, pages - first);
+            TRY(detach(first, count));
+            monitor_.round_done += count;
         }
         return {};
     }
 
 private:
+    Status detach(std::uint64_t first, std::uint64_t count) {
+        TRY(block_.origin()->read_entries(block_.spec().id, first, std::span(entries_).first(count)));
+        if (without_data(first, count)) {
+            for (std::uint64_t i = 0; i < count; ++i) {
+                keep_type(first + i, entries_[i].page_class);
+            }
+            return {};
+        }
+        TRY(inherit(first, count));
+        return take_over(first, count);
+    }
     [[nodiscard]] bool without_data(std::uint64_t first, std::uint64_t count) const {
         return block_.emptied(first) || block_.overlaid(first, count);
     }
@@ -113,15 +121,23 @@ private:
     const PopulationScanner& scanner_;
     Mapping copy_;
     DetachReport& report_;
+    SnapshotMonitor& monitor_;
     std::array<Population, kUnitPages> own_{};
     std::array<PageOrigin::Entry, kUnitPages> entries_{};
 };
 
 }  // namespace
 
-Result<DetachReport> detach_snapshot(SnapshotSource& machine, GuestMemory& memory) {
+Result<DetachReport> detach_snapshot(SnapshotSource& machine, GuestMemory& memory, SnapshotMonitor* monitor) {
     const Stopwatch watch;
     DetachReport report;
+    SnapshotMonitor unwatched;
+    SnapshotMonitor& progress = monitor != nullptr ? *monitor : unwatched;
+    progress.phase = SnapshotPhase::detaching;
+    progress.round = 1;
+    for (const MemoryBlock& block : memory.blocks()) {
+        progress.round_pages += block.origin() != nullptr ? block.spec().pages() : 0;
+    }
     const PopulationScanner scanner = TRY(PopulationScanner::open());
     for (MemoryBlock& block : memory.blocks()) {
         if (block.origin() == nullptr) {
@@ -129,7 +145,7 @@ Result<DetachReport> detach_snapshot(SnapshotSource& machine, GuestMemory& memor
         }
         report.mapped = true;
         // Of one piece as large as the block: what is moved out of it then merges again into one area of the kernel's (max_map_count).
-        Detaching detaching(machine, block, scanner, TRY(block.space_for_copy()), report);
+        Detaching detaching(machine, block, scanner, TRY(block.space_for_copy()), report, progress);
         TRY(detaching.run());
     }
     // Only now: while any block maps the file, all are pinned anyway, and what an interrupted detach leaves is as it was.

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "snapshot/monitor.h"
 #include "snapshot/source.h"
 #include "vmm/base/error.h"
 #include "vmm/memory/guest_memory.h"
@@ -26,9 +27,11 @@ struct DetachReport {
 ///
 /// Nothing else may read the memory's layout meanwhile (a snapshot); the guest and devices may. Huge pages are advised again as `config` has it.
 ///
-/// Errors: invalid (a page of the snapshot is damaged), system (reading, memory), usage (the machine has ended). The machine then goes on as
-/// before, still pinned, and this can be called again.
-Result<DetachReport> detach_snapshot(SnapshotSource& machine, GuestMemory& memory);
+/// `monitor`, where there is one, is told of it as of one round, and can call it off.
+///
+/// Errors: invalid (a page of the snapshot is damaged), system (reading, memory), usage (the machine has ended), cancelled. The machine then
+/// goes on as before, still pinned, and this can be called again.
+Result<DetachReport> detach_snapshot(SnapshotSource& machine, GuestMemory& memory, SnapshotMonitor* monitor = nullptr);
 
 [[nodiscard]] std::string to_json(const DetachReport& report);
 

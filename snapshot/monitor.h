@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A snapshot that is being made, seen from other threads: how far it is, and a way to call it off.
+// A snapshot that is being made, or let go of, seen from other threads: how far it is, and a way to call it off.
 #pragma once
 
 #include <atomic>
@@ -16,6 +16,7 @@ enum class SnapshotPhase : std::uint8_t {
     paused,     ///< the vCPUs stand
     draining,   ///< the guest runs again, what was staged goes to the disk
     done,       ///< over, well or not
+    detaching,  ///< no snapshot is made: a restored machine lets go of the one that it maps
 };
 [[nodiscard]] constexpr std::string_view name_of(SnapshotPhase phase) {
     switch (phase) {
@@ -26,6 +27,7 @@ enum class SnapshotPhase : std::uint8_t {
         case SnapshotPhase::paused: return "paused";
         case SnapshotPhase::draining: return "draining";
         case SnapshotPhase::done: return "done";
+        case SnapshotPhase::detaching: return "detaching";
     }
     return "done";
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Live snapshots of guests that write as fast as they can, through the dirty log and the dirty ring.
+#include <future>
 #include <thread>
 
 #include "snapshot/detach.h"
@@ -160,6 +161,35 @@ TEST_F(LiveMachine, DetachesUnderLoad) {
         need(again->resume());
         EXPECT_TRUE(verify_ledger(*again).ok);
     }
+}
+
+TEST_F(LiveMachine, ADetachIsSeenInTheStatusAndCalledOff) {
+    {
+        const std::unique_ptr<Machine> machine = boot_ledger({.cpus = 1, .cmdline = "ws=24M rate=0"});
+        (void)snapshot(*machine, area(), {});
+    }
+    bool called_off = false;
+    for (const auto until = soon(); !called_off && SteadyClock::now() < until;) {  // it may be over before it is seen
+        const std::unique_ptr<Machine> machine = restore(area());
+        need(machine->resume());
+        api::MachineService service(*machine, "detaching");
+        auto detached = std::async(std::launch::async, [&] { return service.detach(); });
+        while (detached.wait_for(0s) != std::future_status::ready) {
+            if (const api::SnapshotStatus status = service.snapshot_status(); status.phase == SnapshotPhase::detaching) {
+                EXPECT_LE(status.round_done, status.round_pages);
+                (void)service.cancel_snapshot();
+            }
+        }
+        const auto result = detached.get();
+        called_off = !result;
+        if (called_off) {
+            EXPECT_EQ(result.error().kind(), ErrorKind::cancelled) << result.error().message();
+            EXPECT_TRUE(need(service.detach()).mapped) << "still";
+        }
+        EXPECT_FALSE(service.snapshot_status().phase.has_value());
+        expect_sound_end(*machine);
+    }
+    EXPECT_TRUE(called_off);
 }
 
 // Trap: ring full. More pages than a ring has entries are dirtied before anybody collects.

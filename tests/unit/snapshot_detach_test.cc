@@ -107,6 +107,28 @@ TEST_F(Detach, ADamagedPageStopsItAndTheMachineGoesOnPinned) {
     expect_same_memory(machine_, clone);  // half of it moved already
 }
 
+TEST_F(Detach, TellsHowFarItIsAndIsCalledOff) {
+    FakeMachine clone = restored();
+    SnapshotMonitor monitor;
+    clone.on_freeze = [&] {
+        EXPECT_EQ(monitor.phase, SnapshotPhase::detaching);
+        EXPECT_GE(monitor.round_pages, kPages);
+        if (monitor.round_done > 0) {
+            monitor.cancel();
+        }
+    };
+    EXPECT_TRUE(fails(detach_snapshot(clone, clone.mutable_memory(), &monitor), ErrorKind::cancelled, "called off"));
+    EXPECT_GT(monitor.round_done, 0U);
+    EXPECT_LT(monitor.round_done, monitor.round_pages);
+    expect_same_memory(machine_, clone);
+    EXPECT_TRUE(fails(write_snapshot(machine_, area(), {}), ErrorKind::busy, "maps the snapshot"));
+    clone.on_freeze = nullptr;
+    SnapshotMonitor again;
+    ASSERT_OK(detach_snapshot(clone, clone.mutable_memory(), &again));
+    EXPECT_EQ(again.round_done, again.round_pages);
+    expect_same_memory(machine_, clone);
+}
+
 TEST_F(Detach, AMachineThatHasEndedIsLeftAlone) {
     FakeMachine clone = restored();
     clone.fail_freeze = true;

@@ -14,6 +14,18 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr auto kSlice = std::chrono::milliseconds(20);
 
+std::uint64_t us_since(Clock::time_point start) {
+    return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start).count());
+}
+
+void read(const SnapshotMonitor& monitor, SnapshotStatus& status) {
+    status.round = monitor.round;
+    status.round_pages = monitor.round_pages;
+    status.round_done = monitor.round_done;
+    status.written_bytes = monitor.written_bytes;
+    status.staged_bytes = monitor.staged_bytes;
+}
+
 }  // namespace
 
 std::unexpected<Error> MachineService::ended_error(std::string_view wish) const {
@@ -40,8 +52,7 @@ ServiceStats MachineService::stats() const {
     return {.id = id_,
             .state = state(),
             .pid = static_cast<std::uint32_t>(::getpid()),
-            .uptime_us =
-                static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - made_).count()),
+            .uptime_us = us_since(made_),
             .memory_bytes = config().memory_bytes,
             .cpus = config().cpus,
             .exits = machine.exits,
@@ -127,6 +138,12 @@ Status MachineService::start_snapshot(const SnapshotRequest& request) {
 SnapshotStatus MachineService::snapshot_status() const {
     const std::lock_guard lock(snapshot_);
     SnapshotStatus status;
+    if (detaching_) {
+        status.phase = SnapshotPhase::detaching;
+        read(detaching_->monitor, status);
+        status.elapsed_us = us_since(detaching_->started);
+        return status;
+    }
     if (!job_) {
         return status;
     }
@@ -137,14 +154,9 @@ SnapshotStatus MachineService::snapshot_status() const {
     } else if (status.phase == SnapshotPhase::done) {
         status.phase = SnapshotPhase::draining;  // done to callers is what has a result
     }
-    status.round = monitor.round;
-    status.round_pages = monitor.round_pages;
-    status.round_done = monitor.round_done;
-    status.written_bytes = monitor.written_bytes;
-    status.staged_bytes = monitor.staged_bytes;
+    read(monitor, status);
     if (!job_->result) {
-        status.elapsed_us =
-            static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - job_->started).count());
+        status.elapsed_us = us_since(job_->started);
     } else if (*job_->result) {
         status.report = **job_->result;
         status.elapsed_us = status.report->total_us;
@@ -156,6 +168,10 @@ SnapshotStatus MachineService::snapshot_status() const {
 
 Status MachineService::cancel_snapshot() {
     const std::lock_guard lock(snapshot_);
+    if (detaching_) {
+        detaching_->monitor.cancel();
+        return {};
+    }
     if (!job_ || job_->result) {
         return fail(ErrorKind::usage, "no snapshot of this machine is being written");
     }
@@ -164,6 +180,7 @@ Status MachineService::cancel_snapshot() {
 }
 
 Result<DetachReport> MachineService::detach() {
+    const auto detaching = std::make_shared<Detaching>();
     {
         const std::lock_guard lock(snapshot_);
         if (detaching_ || (job_ && !job_->result)) {
@@ -171,18 +188,18 @@ Result<DetachReport> MachineService::detach() {
                         detaching_ ? "this machine is being detached already" : "a snapshot of this machine is being written",
                         "try again when that is done");
         }
-        detaching_ = true;
+        detaching_ = detaching;
     }
     Result<DetachReport> result = fail(ErrorKind::system, "detaching ran out of memory");
     try {
         MachineSnapshotSource source(machine_);
-        result = detach_snapshot(source, machine_.memory());
+        result = detach_snapshot(source, machine_.memory(), &detaching->monitor);
     } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch)
         // It would be "busy" for ever.
     }
     {
         const std::lock_guard lock(snapshot_);
-        detaching_ = false;
+        detaching_.reset();
     }
     snapshot_over_.notify_all();
     return result;

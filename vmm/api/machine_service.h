@@ -64,6 +64,10 @@ private:
         std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
         std::optional<Result<SnapshotReport>> result;
     };
+    struct Detaching {
+        SnapshotMonitor monitor;
+        std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
+    };
     Result<std::shared_ptr<Job>> claim_snapshot();
     Result<SnapshotReport> run_snapshot(Job& job, const SnapshotRequest& request);
     Result<SnapshotReport> write_and_then(Job& job, const SnapshotRequest& request);
@@ -75,7 +79,7 @@ private:
     std::chrono::steady_clock::time_point made_;
     mutable std::mutex snapshot_;  ///< guards the four below; innermost
     std::condition_variable snapshot_over_;
-    bool detaching_ = false;
+    std::shared_ptr<Detaching> detaching_;  ///< while it is being detached
     std::shared_ptr<Job> job_;  ///< the last one, or the one that runs: without a result
     std::optional<SnapshotReport> last_report_;  ///< of the last one that went well
     std::mutex starting_;  ///< one start_snapshot at a time; guards the next

@@ -167,7 +167,9 @@ Result<int> snapshot_status(const Globals& globals, const std::string& name) {
 
 Result<int> detach(const Globals& globals, const std::string& name) {
     api::ApiClient client = TRY(connect_machine(globals, name));
+    SnapshotWatch watch(globals, name);
     const std::string answer = TRY(ask(client, "PUT", "/snapshot/detach", "", kPatience));
+    watch.end();
     const Json report = Json::parse(answer, nullptr, /*allow_exceptions=*/false);
     if (globals.json || !report.is_object()) {
         print_line(answer);

@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "vmm/cli/control.h"
+#include "vmm/memory/gpa.h"
 
 namespace snapvm::cli {
 namespace {
@@ -47,6 +48,11 @@ std::string progress_text(const std::string& status) {
     const double pages = number("round_pages");
     const double done = number("round_done");
     const double left = done > 0 && pages > done ? seconds * (pages - done) / done : 0;
+    if (phase == "detaching") {
+        std::snprintf(text.data(), text.size(), "detaching: %.0f of %.0f MiB, about %.1f s left", done * kPageSize / kMiB,
+                      pages * kPageSize / kMiB, left);
+        return text.data();
+    }
     std::snprintf(text.data(), text.size(),
                   "%s, round %.0f: %.0f of %.0f pages, %.0f MiB written, %.0f MiB/s, staged %.0f MiB, about %.1f s left",
                   phase.c_str(), number("round"), done, pages, number("written_bytes") / kMiB,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// While a snapshot is being made: progress on a terminal, and Ctrl-C calls it off.
+// While a snapshot is being made, or let go of: progress on a terminal, and Ctrl-C calls it off.
 #pragma once
 
 #include <string>
