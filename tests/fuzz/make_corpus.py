@@ -166,7 +166,7 @@ save("virtio_blk", "wraps", bytes([0]) + blk_request(0, 0, 2**64 - 1, flags=3) +
 save("virtio_blk", "ring", bytes([0]) + descriptor(0, 0x8000, 16, 1, 0) + bytes([2, 0]) + NOTIFY + bytes([5]) +
      blk_request(0, 0, 0, flags=3) + NOTIFY)
 save("virtio_blk", "registers", bytes([0]) + struct.pack("<BBI", 6, 0x70 // 4, 128) + struct.pack("<BBI", 6, 0x44 // 4, 0) + NOTIFY)
-# A move of virtio_balloon_fuzz.cc: what, queue, two numbers.
+# A move of tests/support/virtio_player.h: what, queue, two numbers.
 def moves(*list_of_moves):
     return b"".join(struct.pack("<BBIH", *one) for one in list_of_moves)
 
@@ -180,6 +180,15 @@ save("virtio_balloon", "poison", moves((4, 0, 0x10C, 0xAA), (2, REPORTS, 0x8000,
 save("virtio_balloon", "statistics", moves((0, 0, 4, 0), (1, STATISTICS, 0, 20), (1, STATISTICS, 0, 10), (7, 0, 0, 0), (7, 0, 0, 0)))
 save("virtio_balloon", "hints", moves((8, 0, 0, 0), (0, 0, 2, 0), (1, HINTS, 0, 4), (2, HINTS, 0x8000, 0x2000), (0, 0, 0, 0), (1, HINTS, 0, 4), (9, 0, 0, 0)))
 save("virtio_balloon", "starts-over", moves((1, STATISTICS, 0, 20), (4, 0, 0x70, 0), (7, 0, 0, 0), (5, 0, 0xFFFFFFFF, 0), (1, INFLATE, 0, 64)))
+INPUT, OUTPUT = range(2)
+save("virtio_console", "typed", moves((2, INPUT, 0x2000, 16), (6, INPUT, 65, 40), (2, INPUT, 0x2001, 64)))
+save("virtio_console", "output", moves((0, 0, 0x6F6C6C65, 0), (1, OUTPUT, 0, 4), (8, 0, 0, 2), (1, OUTPUT, 0, 300), (8, 0, 0, 400)))
+save("virtio_console", "resized", moves((7, 0, 132, 43), (5, 0, 0, 0), (7, 0, 80, 25)))
+save("virtio_console", "own-rings", moves((3, 0, 0x102, 9), (1, INPUT, 0, 64), (2, OUTPUT, 0x100, 64), (6, 0, 1, 8000)))
+save("virtio_console", "starts-over", moves((8, 0, 0, 1), (1, OUTPUT, 0, 100), (6, 0, 1, 100), (4, 0, 0x70, 0), (5, 0, 1, 0), (8, 0, 0, 200)))
+save("virtio_rng", "drawn", moves((2, 0, 0x2000, 64), (2, 0, 0x2004, 5000), (1, 0, 0, 8)))
+save("virtio_rng", "event-index", moves((5, 0, 1 << 29, 0), (2, 0, 0x2000, 64), (2, 0, 0x2000, 64), (3, 0, 0x80, 5)))
+save("virtio_rng", "outside", moves((2, 0, 0xFFFFFFF, 64), (2, 0, 0xFFFF, 64)))
 # virtio_vsock: buffers, event buffers, then steps: a number and its bytes, each followed by whether packets are received (0).
 def likely(op, port=1, flags=0, buf_alloc=255, fwd_cnt=0, size=0):
     return bytes([9, op, port, 1, flags, buf_alloc, fwd_cnt, size, 0])
