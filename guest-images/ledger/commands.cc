@@ -3,6 +3,7 @@
 
 #include "guest-images/ledger/clock.h"
 #include "guest-images/ledger/control.h"
+#include "guest-images/ledger/device_service.h"
 #include "guest-images/ledger/disk_ledger.h"
 #include "guest-images/ledger/ledger.h"
 #include "guest-images/ledger/load/load.h"
@@ -118,6 +119,7 @@ bool verify_and_print() {
     ledger::Finding finding = verify_all();
     if (!finding) finding = check_clocks(&skew);
     if (!finding) finding = check_disk();
+    check_devices();
     if (finding) {
         print_finding(finding);
         return false;

@@ -6,6 +6,7 @@
 #include "guest-images/ledger/clock.h"
 #include "guest-images/ledger/commands.h"
 #include "guest-images/ledger/control.h"
+#include "guest-images/ledger/device_service.h"
 #include "guest-images/ledger/disk_ledger.h"
 #include "guest-images/ledger/ledger.h"
 #include "guest-images/ledger/load/load.h"
@@ -82,6 +83,7 @@ void serve(PerCpu& cpu, u64& last_tick) {
         handle_commands(options);
     }
     if (load::started()) load::serve();
+    serve_devices();
     if (const u64 tick = cpu.ticks; tick != last_tick) {
         last_tick = tick;
         if (options.beat) print_char('.');
@@ -159,6 +161,7 @@ void main(u64 boot_address, u32 boot_kind, u32 test_magic) {
     start_checks();
     start_disk(options);
     enable_serial_input();
+    start_devices(options);
     if (options.load != 0) load::start(options);
     run_shard(0);
 }

@@ -92,6 +92,8 @@ void parse_word(Options& o, const char* word) {
         o.quiet = number(v) != 0;
     else if ((v = value_of(word, "paused")))
         o.paused = number(v) != 0;
+    else if ((v = value_of(word, "balloon")))
+        o.balloon = number(v);
     else if ((v = value_of(word, "load")))
         o.load = number(v);
     else if ((v = value_of(word, "loadrx")))
@@ -123,6 +125,8 @@ Options parse_options(const char* at) {
     if (o.working_set < ledger::kPageBytes) panic("ws below 4K");
     if (o.disk_every == 0) panic("diskevery is 0");
     if (o.load_rx == 0 || o.load_rx > 64 << 10) panic("loadrx is not 1 to 64K");
+    if (o.balloon % ledger::kPageBytes != 0) panic("balloon is no multiple of 4K");
+    if (o.load != 0 && o.balloon != 0) panic("balloon and load want the same balloon");
     if (o.load != 0 && o.disk) panic("disk and load want the same disk");
     if (o.seen_every == 0) panic("seen is 0");
     if (o.rate > 100000000) panic("rate above 100000000");

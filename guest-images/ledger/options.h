@@ -32,6 +32,7 @@ struct Options {
     bool disk = false;
     u64 disk_size = 1 << 20;
     u64 disk_every = 1;
+    u64 balloon = 0;
     u64 load = 0;
     u64 load_rx = 64 << 10;
 };

@@ -3,7 +3,7 @@
 #include <set>
 
 #include "guest-images/ledger/abi.h"
-#include "tests/kvm/harness.h"
+#include "tests/kvm/ledger_guest.h"
 #include "vmm/platform/platform.h"
 
 namespace snapvm::test {
@@ -12,51 +12,6 @@ namespace {
 // The guest finds the devices where PLATFORM.md says.
 static_assert(VIRTIO_BASE == platform::kVirtioBase.value && VIRTIO_STRIDE == platform::kVirtioStride);
 static_assert(VIRTIO_PIN == platform::kVirtioGsi && VIRTIO_PIN + VIRTIO_DEVICES == platform::kIoApicPins);
-
-/// What a "LEDGER RNG" line says.
-struct RngLine {
-    std::string text;
-    std::uint64_t bytes = 0;
-    std::string value;
-    std::uint64_t interrupts = 0;
-    std::uint64_t notifications = 0;
-};
-
-std::string word_after(const std::string& line, const std::string& key) {
-    const std::size_t at = line.find(" " + key + "=");
-    if (at == std::string::npos) {
-        return {};
-    }
-    const std::size_t begin = at + key.size() + 2;
-    return line.substr(begin, line.find(' ', begin) - begin);
-}
-
-std::uint64_t number_of(const std::string& line, const std::string& key) {
-    const std::string word = word_after(line, key);
-    return word.empty() ? 0 : std::stoull(word);
-}
-
-/// Has the guest draw once (command `n`).
-RngLine draw(Machine& machine) {
-    std::uint64_t position = machine.console().end();
-    send(machine, "n");
-    const auto line = wait_line(machine, "LEDGER RNG", position);
-    if (!line) {
-        return {.text = "no answer: " + machine.console().read(0, SteadyClock::now()).bytes, .value = {}};
-    }
-    return {.text = *line,
-            .bytes = number_of(*line, "bytes"),
-            .value = word_after(*line, "value"),
-            .interrupts = number_of(*line, "interrupts"),
-            .notifications = number_of(*line, "notifications")};
-}
-
-/// Returns when it has done what it was sent before.
-void settle(Machine& machine) {
-    std::uint64_t position = machine.console().end();
-    send(machine, "s");
-    ASSERT_TRUE(wait_line(machine, "LEDGER STEPS", position).has_value()) << machine.console().read(0, SteadyClock::now()).bytes;
-}
 
 struct Rings {
     std::uint32_t cpus;

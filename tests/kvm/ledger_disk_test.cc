@@ -1,65 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 // The ledger across memory and disk: what comes back together belongs together, and a disk of another moment is found, by the guest and
 // from outside.
-#include <fstream>
-#include <span>
-#include <thread>
-#include <vector>
+#include <algorithm>
 
-#include "guest-images/ledger/ledger_disk_verify.h"
-#include "tests/kvm/harness.h"
+#include "tests/kvm/ledger_guest.h"
 
 namespace snapvm::test {
 namespace {
 
-using Bytes = std::vector<char>;
-
 constexpr std::uint64_t kDiskBytes = 1ULL << 20;
 constexpr std::uint64_t kBlocks = kDiskBytes / ledger::kBlockBytes;
-
-ledger::DiskHeader disk_header(const GuestMemory& memory) {
-    const auto root = need(memory.load<ledger::Root>(Gpa{ledger::kRootAddress}));
-    return need(memory.load<ledger::DiskHeader>(Gpa{root.disk}));
-}
-
-/// A memory that stands still against a disk's bytes; "" when they are of one moment.
-std::string check_disk(const GuestMemory& memory, const Bytes& disk) {
-    const auto read = [&memory](std::uint64_t address) -> const void* {
-        const auto span = memory.span(Gpa{address}, kPageSize);
-        return span ? span->data() : nullptr;
-    };
-    const auto read_block = [&disk](std::uint64_t block) -> const void* {
-        return (block + 1) * ledger::kBlockBytes <= disk.size() ? disk.data() + block * ledger::kBlockBytes : nullptr;
-    };
-    const ledger::Finding finding = ledger::verify_disk(read, read_block);
-    return finding ? std::string(ledger::name(finding.fault)) + " block " + std::to_string(finding.page) + " expected " +
-                         std::to_string(finding.expected) + " found " + std::to_string(finding.found)
-                   : std::string();
-}
 
 class LedgerDisk : public KvmTest {
 protected:
     [[nodiscard]] std::string disk_path() const { return area("disk").path; }
-    [[nodiscard]] Bytes disk() const {
-        std::ifstream file(disk_path(), std::ios::binary);
-        return {std::istreambuf_iterator<char>(file), {}};
-    }
-    void put_disk(const Bytes& bytes) const {
-        std::ofstream file(disk_path(), std::ios::binary);
-        ASSERT_TRUE(file.write(bytes.data(), static_cast<std::streamsize>(bytes.size())).flush().good());
-    }
+    [[nodiscard]] Bytes disk() const { return read_file(disk_path()); }
+    void put_disk(const Bytes& bytes) const { write_file(disk_path(), bytes); }
     std::unique_ptr<Machine> boot(std::uint32_t cpus, const std::string& cmdline) {
         put_disk(Bytes(kDiskBytes, 'x'));  // as a disk may be that others have used
         LedgerOptions options{.cpus = cpus, .cmdline = cmdline};
         options.devices.disks = {{.id = "ledger", .path = disk_path()}};
         return boot_ledger(options);
-    }
-    /// Returns when it has written so many records in all.
-    static void wait_for_records(Machine& machine, std::uint64_t count) {
-        for (const auto until = soon(); disk_header(machine.memory()).submitted < count;) {
-            ASSERT_LT(SteadyClock::now(), until) << machine.console().read(0, SteadyClock::now()).bytes;
-            std::this_thread::sleep_for(1ms);
-        }
     }
     /// The machine as it is now into an area, and its end: neither memory nor disk change after that.
     Bytes end_into(std::unique_ptr<Machine> machine, const AreaPath& path) const {

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+// A ledger machine with every device there is, all of them at work, over live snapshots at any moment: memory and disk are of one, and each
+// device answers in each restored machine.
+#include <set>
+#include <thread>
+
+#include "tests/kvm/ledger_guest.h"
+
+namespace snapvm::test {
+namespace {
+
+constexpr std::uint64_t kDiskBytes = 1ULL << 20;
+constexpr std::uint64_t kLentBytes = 4ULL << 20;
+
+struct Case {
+    std::uint32_t cpus;
+    bool plain;  ///< without event indexes and indirect descriptors
+};
+
+class LedgerAllDevices : public KvmTest, public ::testing::WithParamInterface<Case> {
+protected:
+    [[nodiscard]] std::string disk_path() const { return area("disk").path; }
+    [[nodiscard]] std::unique_ptr<Machine> boot() const {
+        write_file(disk_path(), Bytes(kDiskBytes, 'x'));
+        LedgerOptions options{.cpus = GetParam().cpus, .cmdline = "ws=1M rate=0 seen=1 disk=1 balloon=4M"};
+        options.cmdline += GetParam().plain ? " virtio=plain" : "";
+        options.devices.disks = {{.id = "ledger", .path = disk_path()}};
+        options.devices.balloon.emplace();
+        options.devices.rng = true;
+        return boot_ledger(options);
+    }
+
+    /// Gives each device something to do, and waits for none of it.
+    void begin_work(Machine& machine) {
+        send(machine, "nnn");
+        need(machine.set_balloon(random(kLentBytes / kPageSize + 1) * kPageSize));
+    }
+
+    // What each of them does when it is asked, from the question to the answer.
+    static void expect_random_numbers(Machine& machine, std::set<std::string>& seen) {
+        ASSERT_NO_FATAL_FAILURE(settle(machine));
+        const RngLine line = draw(machine);
+        ASSERT_EQ(line.bytes, 64U) << line.text;
+        EXPECT_TRUE(seen.insert(line.value).second) << line.text;
+    }
+    void expect_the_balloon_follows(Machine& machine) {
+        const std::uint64_t target = random(kLentBytes / kPageSize + 1) * kPageSize;
+        need(machine.set_balloon(target));
+        for (const auto until = soon(); need(machine.balloon()).actual_bytes != target;) {
+            ASSERT_LT(SteadyClock::now(), until) << need(machine.balloon()).actual_bytes << " for " << target;
+            std::this_thread::sleep_for(1ms);
+        }
+    }
+    void expect_all_answer(Machine& machine) {
+        ASSERT_NO_FATAL_FAILURE(wait_for_records(machine, disk_header(machine.memory()).submitted + 1));
+        ASSERT_NO_FATAL_FAILURE(expect_random_numbers(machine, random_numbers_));
+        ASSERT_NO_FATAL_FAILURE(expect_the_balloon_follows(machine));
+        const LedgerLine line = verify_ledger(machine);
+        ASSERT_TRUE(line.ok) << line.text;
+    }
+
+    std::set<std::string> random_numbers_;
+};
+
+TEST_P(LedgerAllDevices, WorkOnOverSnapshotsAndRestores) {
+    std::unique_ptr<Machine> machine = boot();
+    ASSERT_NO_FATAL_FAILURE(expect_all_answer(*machine));
+    for (int moment = 0; moment < 8; ++moment) {
+        SCOPED_TRACE(moment);
+        begin_work(*machine);
+        run_a_while(10ms);
+        const AreaPath path = area(moment % 2 == 0 ? "even" : "odd");
+        WriteOptions options;
+        options.keep_frozen = true;  // the disk is to be as it was at the pause, and it is one machine's
+        snapshot(*machine, path, options);
+        machine.reset();
+        {
+            const RestoredSnapshot still = need(open_snapshot(path));
+            EXPECT_EQ(check_ledger(still.memory), "");
+            EXPECT_EQ(check_disk(still.memory, read_file(disk_path())), "");
+        }
+        machine = restore(path);
+        need(machine->resume());
+        ASSERT_NO_FATAL_FAILURE(expect_all_answer(*machine));
+    }
+    expect_sound_end(*machine);
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, LedgerAllDevices, ::testing::Values(Case{1, false}, Case{1, true}, Case{2, false}, Case{2, true}),
+                         [](const auto& test) { return std::to_string(test.param.cpus) + (test.param.plain ? "plain" : "full"); });
+
+}  // namespace
+}  // namespace snapvm::test
