@@ -2,7 +2,9 @@
 #include "guest-images/ledger/device_service.h"
 
 #include "guest-images/ledger/layout.h"
+#include "guest-images/ledger/serial.h"
 #include "guest-images/ledger/virtio/balloon.h"
+#include "guest-images/ledger/virtio/console.h"
 
 namespace snapvm::guest {
 namespace {
@@ -47,15 +49,32 @@ private:
     u32* uses_ = nullptr;
 };
 
+// Sends what comes back from where it is.
+void send_back(virtio::Duplex& duplex) {
+    do {
+        for (virtio::Duplex::Piece piece; duplex.receive(piece);) duplex.send(piece.address, piece.size, piece.number);
+        for (u64 number; duplex.sent(number);) duplex.give_back(static_cast<u32>(number));
+        duplex.submit();
+    } while (!duplex.ask_for_interrupt());
+}
+
 constinit LentMemory lent;
+constinit virtio::Console console;
+bool has_console = false;
 
 }  // namespace
 
 void start_devices(const Options& options) {
     if (options.balloon != 0) lent.start(options);
+    if (!options.echo) return;
+    has_console = console.start(options.ring_features);
+    Line().text("LEDGER ECHO console=").number(has_console).print();
 }
 
-void serve_devices() { lent.serve(); }
+void serve_devices() {
+    lent.serve();
+    if (has_console) send_back(console.port());
+}
 
 void check_devices() { lent.check(); }
 

@@ -94,6 +94,8 @@ void parse_word(Options& o, const char* word) {
         o.paused = number(v) != 0;
     else if ((v = value_of(word, "balloon")))
         o.balloon = number(v);
+    else if ((v = value_of(word, "echo")))
+        o.echo = number(v) != 0;
     else if ((v = value_of(word, "load")))
         o.load = number(v);
     else if ((v = value_of(word, "loadrx")))

@@ -33,6 +33,7 @@ struct Options {
     u64 disk_size = 1 << 20;
     u64 disk_every = 1;
     u64 balloon = 0;
+    bool echo = false;
     u64 load = 0;
     u64 load_rx = 64 << 10;
 };

@@ -11,6 +11,7 @@ namespace {
 
 constexpr std::uint64_t kDiskBytes = 1ULL << 20;
 constexpr std::uint64_t kLentBytes = 4ULL << 20;
+constexpr std::uint64_t kTyped = 200;
 
 struct Case {
     std::uint32_t cpus;
@@ -22,19 +23,32 @@ protected:
     [[nodiscard]] std::string disk_path() const { return area("disk").path; }
     [[nodiscard]] std::unique_ptr<Machine> boot() const {
         write_file(disk_path(), Bytes(kDiskBytes, 'x'));
-        LedgerOptions options{.cpus = GetParam().cpus, .cmdline = "ws=1M rate=0 seen=1 disk=1 balloon=4M"};
+        LedgerOptions options{.cpus = GetParam().cpus, .cmdline = "ws=1M rate=0 seen=1 disk=1 balloon=4M echo=1"};
         options.cmdline += GetParam().plain ? " virtio=plain" : "";
         options.devices.disks = {{.id = "ledger", .path = disk_path()}};
         options.devices.balloon.emplace();
         options.devices.rng = true;
-        return boot_ledger(options);
+        options.devices.console = true;
+        auto machine = boot_ledger(options);
+        std::uint64_t position = 0;
+        const auto line = wait_line(*machine, "LEDGER ECHO", position);
+        EXPECT_EQ(line.value_or("no echo"), "LEDGER ECHO console=1");
+        return machine;
     }
 
     /// Gives each device something to do, and waits for none of it.
     void begin_work(Machine& machine) {
         send(machine, "nnn");
+        type(machine, std::string(kTyped, '.'));
         need(machine.set_balloon(random(kLentBytes / kPageSize + 1) * kPageSize));
     }
+
+    static void type(Machine& machine, std::string_view text) {
+        const std::span bytes(reinterpret_cast<const std::uint8_t*>(text.data()), text.size());
+        EXPECT_EQ(machine.send_console_input(bytes, soon()), text.size());
+    }
+    /// Something that nobody has said before.
+    std::string new_words() { return "word " + std::to_string(++words_) + "\n"; }
 
     // What each of them does when it is asked, from the question to the answer.
     static void expect_random_numbers(Machine& machine, std::set<std::string>& seen) {
@@ -42,6 +56,19 @@ protected:
         const RngLine line = draw(machine);
         ASSERT_EQ(line.bytes, 64U) << line.text;
         EXPECT_TRUE(seen.insert(line.value).second) << line.text;
+    }
+    // What was on its way comes first, and all of it once.
+    void expect_the_console_answers(Machine& machine) {
+        const std::string words = new_words();
+        type(machine, words);
+        std::string output;
+        for (std::uint64_t at = 0; !output.ends_with(words);) {
+            const Console::Chunk chunk = machine.virtio_console().read(at, soon());
+            ASSERT_FALSE(chunk.bytes.empty()) << output;
+            output += chunk.bytes;
+            at = chunk.next;
+        }
+        EXPECT_EQ(output, std::string(console_owes_, '.') + words);
     }
     void expect_the_balloon_follows(Machine& machine) {
         const std::uint64_t target = random(kLentBytes / kPageSize + 1) * kPageSize;
@@ -54,12 +81,15 @@ protected:
     void expect_all_answer(Machine& machine) {
         ASSERT_NO_FATAL_FAILURE(wait_for_records(machine, disk_header(machine.memory()).submitted + 1));
         ASSERT_NO_FATAL_FAILURE(expect_random_numbers(machine, random_numbers_));
+        ASSERT_NO_FATAL_FAILURE(expect_the_console_answers(machine));
         ASSERT_NO_FATAL_FAILURE(expect_the_balloon_follows(machine));
         const LedgerLine line = verify_ledger(machine);
         ASSERT_TRUE(line.ok) << line.text;
     }
 
     std::set<std::string> random_numbers_;
+    unsigned words_ = 0;
+    std::uint64_t console_owes_ = 0;  ///< of what was typed before the pause, what the machine had not sent back by then
 };
 
 TEST_P(LedgerAllDevices, WorkOnOverSnapshotsAndRestores) {
@@ -67,12 +97,14 @@ TEST_P(LedgerAllDevices, WorkOnOverSnapshotsAndRestores) {
     ASSERT_NO_FATAL_FAILURE(expect_all_answer(*machine));
     for (int moment = 0; moment < 8; ++moment) {
         SCOPED_TRACE(moment);
+        const std::uint64_t said = machine->virtio_console().end();
         begin_work(*machine);
         run_a_while(10ms);
         const AreaPath path = area(moment % 2 == 0 ? "even" : "odd");
         WriteOptions options;
         options.keep_frozen = true;  // the disk is to be as it was at the pause, and it is one machine's
         snapshot(*machine, path, options);
+        console_owes_ = kTyped - (machine->virtio_console().end() - said);
         machine.reset();
         {
             const RestoredSnapshot still = need(open_snapshot(path));

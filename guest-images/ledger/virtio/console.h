@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// A virtio console's port 0. Source: virtio 1.2, 5.3.
+#pragma once
+
+#include "guest-images/ledger/virtio/duplex.h"
+
+namespace snapvm::guest::virtio {
+
+class Console {
+public:
+    static constexpr u32 kBuffers = 8, kBufferBytes = 32;  // small and few: input is to come in several
+
+    // False: there is no such device. `ring_features` as of Device::negotiate.
+    bool start(u64 ring_features);
+    [[nodiscard]] Duplex& port() { return port_; }
+
+private:
+    Device device_;
+    Duplex port_;
+};
+
+}  // namespace snapvm::guest::virtio
