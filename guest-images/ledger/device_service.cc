@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guest-images/ledger/device_service.h"
 
+#include <initializer_list>
+
 #include "guest-images/ledger/layout.h"
 #include "guest-images/ledger/serial.h"
 #include "guest-images/ledger/virtio/balloon.h"
 #include "guest-images/ledger/virtio/console.h"
+#include "guest-images/ledger/virtio/vsock.h"
 
 namespace snapvm::guest {
 namespace {
@@ -49,6 +52,67 @@ private:
     u32* uses_ = nullptr;
 };
 
+// Sends back what comes on connections that the host makes, one piece of each at a time. A restored machine's have ended; others can be made.
+class EchoStreams {
+public:
+    bool start(u64 ring_features) {
+        there_ = vsock_.start(ring_features, kPacketBytes, kEchoPort);
+        if (there_) rooms_ = take_memory(virtio::Vsock::kMostConnections * kRoom, "no memory for what streams bring");
+        return there_;
+    }
+    void serve() {
+        if (!there_) return;
+        do {
+            for (virtio::Vsock::Packet packet; vsock_.receive(packet); vsock_.give_back(packet.number)) keep(packet);
+            vsock_.work();
+            for (u32 i = 0; i < virtio::Vsock::kMostConnections; ++i)
+                if (vsock_.connection(i).in_use()) send_back(vsock_.connection(i), kept_[i], rooms_ + i * kRoom);
+            vsock_.work();
+        } while (!vsock_.ask_for_interrupt(true));
+    }
+
+private:
+    static constexpr u32 kEchoPort = 7;  // as TCP has it
+    static constexpr u32 kPacketBytes = 4096;
+    static constexpr u64 kRoom = virtio::Vsock::kRoom;  // the peer sends no more before some has gone back
+    struct Kept {
+        u64 in, out;  // bytes since the connection was made
+        u32 sending;
+    };
+
+    void keep(const virtio::Vsock::Packet& packet) {
+        const u32 number = vsock_.number_of(*packet.connection);
+        Kept& kept = kept_[number];
+        const u8* from = reinterpret_cast<const u8*>(packet.address);
+        if (packet.size > kRoom - (kept.in - kept.out)) virtio::broken(virtio::Type::vsock, "more came than there was credit for");
+        for (u32 i = 0; i < packet.size; ++i) *reinterpret_cast<u8*>(rooms_ + number * kRoom + kept.in++ % kRoom) = from[i];
+    }
+
+    void send_back(virtio::Vsock::Connection& connection, Kept& kept, u64 room) {
+        if (kept.sending != 0 && connection.on_their_way() == 0) {
+            kept.out += kept.sending;
+            vsock_.take(connection, kept.sending);
+            kept.sending = 0;
+        }
+        if (connection.over() || (connection.peer_is_done() && kept.in == kept.out)) {
+            vsock_.close(connection);
+            kept = {};
+            return;
+        }
+        if (kept.sending != 0) return;
+        u64 size = kept.in - kept.out;
+        const u64 at = kept.out % kRoom;
+        for (const u64 most : {kRoom - at, u64{connection.credit()}, u64{virtio::Vsock::kMostPayload}})
+            if (size > most) size = most;
+        if (size != 0 && vsock_.send(connection, room + at, static_cast<u32>(size))) kept.sending = static_cast<u32>(size);
+    }
+
+    virtio::Vsock vsock_;
+    bool there_ = false;
+    u64 rooms_ = 0;
+    Kept kept_[virtio::Vsock::kMostConnections] = {};
+};
+
 // Sends what comes back from where it is.
 void send_back(virtio::Duplex& duplex) {
     do {
@@ -59,6 +123,7 @@ void send_back(virtio::Duplex& duplex) {
 }
 
 constinit LentMemory lent;
+constinit EchoStreams streams;
 constinit virtio::Console console;
 bool has_console = false;
 
@@ -68,12 +133,13 @@ void start_devices(const Options& options) {
     if (options.balloon != 0) lent.start(options);
     if (!options.echo) return;
     has_console = console.start(options.ring_features);
-    Line().text("LEDGER ECHO console=").number(has_console).print();
+    Line().text("LEDGER ECHO console=").number(has_console).text(" vsock=").number(streams.start(options.ring_features)).print();
 }
 
 void serve_devices() {
     lent.serve();
     if (has_console) send_back(console.port());
+    streams.serve();
 }
 
 void check_devices() { lent.check(); }

@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // A ledger machine with every device there is, all of them at work, over live snapshots at any moment: memory and disk are of one, and each
 // device answers in each restored machine.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <set>
+#include <span>
 #include <thread>
 
 #include "tests/kvm/ledger_guest.h"
+#include "vmm/base/unix_socket.h"
 
 namespace snapvm::test {
 namespace {
@@ -12,6 +18,7 @@ namespace {
 constexpr std::uint64_t kDiskBytes = 1ULL << 20;
 constexpr std::uint64_t kLentBytes = 4ULL << 20;
 constexpr std::uint64_t kTyped = 200;
+constexpr std::uint64_t kStreamed = 20'000;
 
 struct Case {
     std::uint32_t cpus;
@@ -21,6 +28,7 @@ struct Case {
 class LedgerAllDevices : public KvmTest, public ::testing::WithParamInterface<Case> {
 protected:
     [[nodiscard]] std::string disk_path() const { return area("disk").path; }
+    [[nodiscard]] std::string socket_path() const { return area("vsock").path; }
     [[nodiscard]] std::unique_ptr<Machine> boot() const {
         write_file(disk_path(), Bytes(kDiskBytes, 'x'));
         LedgerOptions options{.cpus = GetParam().cpus, .cmdline = "ws=1M rate=0 seen=1 disk=1 balloon=4M echo=1"};
@@ -29,15 +37,24 @@ protected:
         options.devices.balloon.emplace();
         options.devices.rng = true;
         options.devices.console = true;
+        options.devices.vsock = VsockConfig{.cid = 3, .socket = socket_path()};
         auto machine = boot_ledger(options);
         std::uint64_t position = 0;
         const auto line = wait_line(*machine, "LEDGER ECHO", position);
-        EXPECT_EQ(line.value_or("no echo"), "LEDGER ECHO console=1");
+        EXPECT_EQ(line.value_or("no echo"), "LEDGER ECHO console=1 vsock=1");
         return machine;
+    }
+
+    /// A restored machine may have another CID.
+    static std::unique_ptr<Machine> restore_with(const AreaPath& path, std::uint32_t cid) {
+        RestoredSnapshot snapshot = need(open_snapshot(path));
+        snapshot.saved.config.devices.vsock->cid = cid;
+        return need(Machine::restore(system(), snapshot.saved, std::move(snapshot.memory)));
     }
 
     /// Gives each device something to do, and waits for none of it.
     void begin_work(Machine& machine) {
+        need(write_all(stream_.get(), std::vector<std::byte>(kStreamed), "the stream"));
         send(machine, "nnn");
         type(machine, std::string(kTyped, '.'));
         need(machine.set_balloon(random(kLentBytes / kPageSize + 1) * kPageSize));
@@ -70,6 +87,19 @@ protected:
         }
         EXPECT_EQ(output, std::string(console_owes_, '.') + words);
     }
+    // Over a new connection, which stays until the machine's end; the one before has ended with its own.
+    void expect_the_stream_answers() {
+        stream_ = need(connect_unix(socket_path()));
+        ASSERT_EQ(::fcntl(stream_.get(), F_SETFL, 0), 0);  // it is to wait
+        const std::string words = "CONNECT 7\n" + new_words();
+        need(write_all(stream_.get(), std::as_bytes(std::span(words)), "the stream"));
+        std::string answer;
+        for (char byte = 0; std::ranges::count(answer, '\n') < 2 && ::read(stream_.get(), &byte, 1) == 1;) {
+            answer += byte;
+        }
+        EXPECT_TRUE(answer.starts_with("OK ")) << answer;
+        EXPECT_EQ(answer.substr(answer.find('\n') + 1), words.substr(words.find('\n') + 1));
+    }
     void expect_the_balloon_follows(Machine& machine) {
         const std::uint64_t target = random(kLentBytes / kPageSize + 1) * kPageSize;
         need(machine.set_balloon(target));
@@ -82,12 +112,14 @@ protected:
         ASSERT_NO_FATAL_FAILURE(wait_for_records(machine, disk_header(machine.memory()).submitted + 1));
         ASSERT_NO_FATAL_FAILURE(expect_random_numbers(machine, random_numbers_));
         ASSERT_NO_FATAL_FAILURE(expect_the_console_answers(machine));
+        ASSERT_NO_FATAL_FAILURE(expect_the_stream_answers());
         ASSERT_NO_FATAL_FAILURE(expect_the_balloon_follows(machine));
         const LedgerLine line = verify_ledger(machine);
         ASSERT_TRUE(line.ok) << line.text;
     }
 
     std::set<std::string> random_numbers_;
+    UniqueFd stream_;  ///< to the guest's echo port
     unsigned words_ = 0;
     std::uint64_t console_owes_ = 0;  ///< of what was typed before the pause, what the machine had not sent back by then
 };
@@ -111,7 +143,7 @@ TEST_P(LedgerAllDevices, WorkOnOverSnapshotsAndRestores) {
             EXPECT_EQ(check_ledger(still.memory), "");
             EXPECT_EQ(check_disk(still.memory, read_file(disk_path())), "");
         }
-        machine = restore(path);
+        machine = restore_with(path, moment % 2 == 0 ? 4 : 3);
         need(machine->resume());
         ASSERT_NO_FATAL_FAILURE(expect_all_answer(*machine));
     }

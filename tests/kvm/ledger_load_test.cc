@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The ledger guest's loads on disk, balloon and vsock: that they do what benchmarks take them to have done.
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <fstream>
 #include <set>
@@ -170,6 +172,45 @@ TEST_P(LedgerLoad, OfAStream) {
         need(write_all(socket.get(), std::span(bytes).first(kSize), "the stream"));
     }
     EXPECT_EQ(end(*machine).done, 20U);
+    expect_sound_end(*machine);
+}
+
+// The stream of a restored machine ends with its snapshot: the guest is told so, and makes another one.
+TEST_P(LedgerLoad, OfAStreamOverARestore) {
+    constexpr std::uint64_t kSize = 1000;
+    const std::string socket_path = area("vsock").path;
+    Listener listener = need(Listener::open(socket_path + "_" + std::to_string(ledger::kLoadPort), "another path"));
+    DeviceConfig devices;
+    devices.vsock = VsockConfig{.cid = 3, .socket = socket_path};
+    std::unique_ptr<Machine> machine = boot(devices);
+    for (std::uint64_t generation = 1; generation <= 4; ++generation) {
+        pollfd asked{.fd = listener.fd(), .events = POLLIN, .revents = 0};
+        ASSERT_EQ(::poll(&asked, 1, std::chrono::milliseconds(kPatience).count()), 1) << "no new stream";
+        const UniqueFd socket(::accept4(listener.fd(), nullptr, nullptr, SOCK_CLOEXEC));
+        ASSERT_TRUE(socket.valid());
+        std::array<std::byte, kSize> bytes;
+        // The second is cut off by the snapshot, wherever it is.
+        for (const bool whole : {true, false}) {
+            begin(*machine, {.kind = ledger::LoadKind::echo, .size = kSize, .count = whole ? 5U : 1000U});
+            for (int i = 0; i < 5; ++i) {
+                ASSERT_EQ(::recv(socket.get(), bytes.data(), kSize, MSG_WAITALL), static_cast<ssize_t>(kSize));
+                need(write_all(socket.get(), bytes, "the stream"));
+            }
+            if (whole) {
+                const ledger::Load load = end(*machine);
+                EXPECT_EQ(load.done, 5U);
+                EXPECT_EQ(load.fault, ledger::LoadFault::none);
+            }
+        }
+        WriteOptions options;
+        options.keep_frozen = true;
+        const AreaPath path = area(generation % 2 == 0 ? "even" : "odd");
+        snapshot(*machine, path, options);
+        machine.reset();
+        machine = restore(path);
+        need(machine->resume());
+        EXPECT_EQ(end(*machine).fault, ledger::LoadFault::failed);
+    }
     expect_sound_end(*machine);
 }
 

@@ -54,7 +54,10 @@ void start(const Options& options) {
     publish(ledger_load.magic, ledger::kLoadMagic);
 }
 
-void serve() { serve_balloon(); }
+void serve() {
+    serve_balloon();
+    serve_stream();
+}
 
 void carry_out_order() {
     const u64 number = observe(ledger_load.number);

@@ -15,7 +15,7 @@ using ledger::LoadOrder;
 bool started();
 // Takes its memory and writes into each page, starts the devices that there are, and listens.
 void start(const Options& options);
-// Looks for what the devices ask of their own accord: the balloon's target, hints.
+// Looks for what the devices ask of their own accord: the balloon's target, hints, a stream that a restore has cut off.
 void serve();
 // The host's order, if there is a new one.
 void carry_out_order();
@@ -42,6 +42,7 @@ u64 ballooned_pages();
 void start_net(u64 ring_features);
 LoadFault run_net(const LoadOrder& order);
 void start_stream(u64 ring_features, u64 receive);  // bytes of a buffer for what comes
+void serve_stream();
 LoadFault run_stream(const LoadOrder& order);
 
 }  // namespace snapvm::guest::load
