@@ -7,6 +7,7 @@
 #include "guest-images/ledger/serial.h"
 #include "guest-images/ledger/virtio/balloon.h"
 #include "guest-images/ledger/virtio/console.h"
+#include "guest-images/ledger/virtio/net.h"
 #include "guest-images/ledger/virtio/vsock.h"
 
 namespace snapvm::guest {
@@ -113,19 +114,37 @@ private:
     Kept kept_[virtio::Vsock::kMostConnections] = {};
 };
 
-// Sends what comes back from where it is.
-void send_back(virtio::Duplex& duplex) {
+// Sends what comes back from where it is, unless `change` says that it is not for us.
+template <typename Change>
+void send_back(virtio::Duplex& duplex, Change change) {
     do {
-        for (virtio::Duplex::Piece piece; duplex.receive(piece);) duplex.send(piece.address, piece.size, piece.number);
-        for (u64 number; duplex.sent(number);) duplex.give_back(static_cast<u32>(number));
-        duplex.submit();
+        for (virtio::Duplex::Piece piece; duplex.receive(piece);) {
+            if (change(piece))
+                duplex.send_back(piece);
+            else
+                duplex.give_back(piece.number);
+        }
+        duplex.work();
     } while (!duplex.ask_for_interrupt());
+}
+
+// Frames of the type for local experiments, to whom they are from.
+bool turn_round(const virtio::Duplex::Piece& piece, const u8 (&mac)[virtio::Net::kMacBytes]) {
+    constexpr u32 kDestination = virtio::Net::kHeaderBytes, kSource = kDestination + sizeof mac, kType = kSource + sizeof mac;
+    if (piece.size < kType + 2) virtio::broken(virtio::Type::net, "a frame without addresses");
+    u8* bytes = reinterpret_cast<u8*>(piece.address);
+    if (bytes[kType] != 0x88 || bytes[kType + 1] != 0xb5) return false;
+    __builtin_memset(bytes, 0, virtio::Net::kHeaderBytes);
+    __builtin_memcpy(bytes + kDestination, bytes + kSource, sizeof mac);
+    __builtin_memcpy(bytes + kSource, mac, sizeof mac);
+    return true;
 }
 
 constinit LentMemory lent;
 constinit EchoStreams streams;
 constinit virtio::Console console;
-bool has_console = false;
+constinit virtio::Net net;
+bool has_console = false, has_net = false;
 
 }  // namespace
 
@@ -133,12 +152,24 @@ void start_devices(const Options& options) {
     if (options.balloon != 0) lent.start(options);
     if (!options.echo) return;
     has_console = console.start(options.ring_features);
-    Line().text("LEDGER ECHO console=").number(has_console).text(" vsock=").number(streams.start(options.ring_features)).print();
+    has_net = net.start(virtio::Net::kAnnounces | options.ring_features, true);
+    Line()
+        .text("LEDGER ECHO console=")
+        .number(has_console)
+        .text(" net=")
+        .number(has_net)
+        .text(" vsock=")
+        .number(streams.start(options.ring_features))
+        .print();
 }
 
 void serve_devices() {
     lent.serve();
-    if (has_console) send_back(console.port());
+    if (has_console) send_back(console.port(), [](const virtio::Duplex::Piece&) { return true; });
+    if (has_net) {
+        net.serve();
+        send_back(net.frames(), [](const virtio::Duplex::Piece& piece) { return turn_round(piece, net.mac()); });
+    }
     streams.serve();
 }
 

@@ -5,11 +5,15 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <functional>
+#include <optional>
 #include <set>
 #include <span>
 #include <thread>
 
 #include "tests/kvm/ledger_guest.h"
+#include "tests/support/tap_network.h"
 #include "vmm/base/unix_socket.h"
 
 namespace snapvm::test {
@@ -17,6 +21,9 @@ namespace {
 
 constexpr std::uint64_t kDiskBytes = 1ULL << 20;
 constexpr std::uint64_t kLentBytes = 4ULL << 20;
+constexpr const char* kTap = "ledger";
+constexpr MacAddress kGuestMac = {2, 0, 0, 0, 0, 1};
+constexpr MacAddress kHostMac = {2, 0, 0, 0, 0, 2};
 constexpr std::uint64_t kTyped = 200;
 constexpr std::uint64_t kStreamed = 20'000;
 
@@ -27,6 +34,18 @@ struct Case {
 
 class LedgerAllDevices : public KvmTest, public ::testing::WithParamInterface<Case> {
 protected:
+    void SetUp() override {
+        KvmTest::SetUp();
+        if (IsSkipped()) {
+            return;
+        }
+        if (network_.reason().empty()) {
+            network_.add(kTap);
+            host_.emplace(kTap);
+        } else {
+            std::printf("without a network interface: %s\n", network_.reason().c_str());
+        }
+    }
     [[nodiscard]] std::string disk_path() const { return area("disk").path; }
     [[nodiscard]] std::string socket_path() const { return area("vsock").path; }
     [[nodiscard]] std::unique_ptr<Machine> boot() const {
@@ -38,10 +57,13 @@ protected:
         options.devices.rng = true;
         options.devices.console = true;
         options.devices.vsock = VsockConfig{.cid = 3, .socket = socket_path()};
+        if (host_) {
+            options.devices.nets = {{.id = "eth0", .tap = kTap, .mac = kGuestMac}};
+        }
         auto machine = boot_ledger(options);
         std::uint64_t position = 0;
         const auto line = wait_line(*machine, "LEDGER ECHO", position);
-        EXPECT_EQ(line.value_or("no echo"), "LEDGER ECHO console=1 vsock=1");
+        EXPECT_EQ(line.value_or("no echo"), std::string("LEDGER ECHO console=1 net=") + (host_ ? "1" : "0") + " vsock=1");
         return machine;
     }
 
@@ -58,6 +80,28 @@ protected:
         send(machine, "nnn");
         type(machine, std::string(kTyped, '.'));
         need(machine.set_balloon(random(kLentBytes / kPageSize + 1) * kPageSize));
+        for (int i = 0; host_ && i < 20; ++i) {
+            EXPECT_TRUE(host_->send(frame(kGuestMac, kHostMac, std::to_string(i))));
+        }
+    }
+    /// Of the type for local experiments.
+    static std::vector<std::byte> frame(const MacAddress& to, const MacAddress& from, std::string_view text) {
+        std::vector<std::byte> frame(60);
+        auto at = std::ranges::copy(std::as_bytes(std::span(to)), frame.begin()).out;
+        at = std::ranges::copy(std::as_bytes(std::span(from)), at).out;
+        *at++ = std::byte{0x88};
+        *at++ = std::byte{0xB5};
+        std::ranges::copy(std::as_bytes(std::span(text)), at);
+        return frame;
+    }
+    /// The next frame from the guest that is as wanted; false: there is none.
+    [[nodiscard]] bool receives(const std::function<bool(const std::vector<std::byte>&)>& wanted) const {
+        while (const auto frame = host_->receive()) {
+            if (wanted(*frame)) {
+                return true;
+            }
+        }
+        return false;
     }
 
     static void type(Machine& machine, std::string_view text) {
@@ -100,6 +144,18 @@ protected:
         EXPECT_TRUE(answer.starts_with("OK ")) << answer;
         EXPECT_EQ(answer.substr(answer.find('\n') + 1), words.substr(words.find('\n') + 1));
     }
+    // What was on its way may come first, or be lost with its tap.
+    void expect_the_interface_answers() {
+        const std::string words = new_words();
+        ASSERT_TRUE(host_->send(frame(kGuestMac, kHostMac, words)));
+        EXPECT_TRUE(receives([&](const auto& got) { return got == frame(kHostMac, kGuestMac, words); }));
+    }
+    void expect_an_announcement() const {
+        EXPECT_TRUE(receives([](const std::vector<std::byte>& got) {
+            return got.size() >= 14 && got[12] == std::byte{0x80} && got[13] == std::byte{0x35} &&
+                   std::ranges::equal(std::span(got).subspan(6, kGuestMac.size()), std::as_bytes(std::span(kGuestMac)));
+        }));
+    }
     void expect_the_balloon_follows(Machine& machine) {
         const std::uint64_t target = random(kLentBytes / kPageSize + 1) * kPageSize;
         need(machine.set_balloon(target));
@@ -113,12 +169,17 @@ protected:
         ASSERT_NO_FATAL_FAILURE(expect_random_numbers(machine, random_numbers_));
         ASSERT_NO_FATAL_FAILURE(expect_the_console_answers(machine));
         ASSERT_NO_FATAL_FAILURE(expect_the_stream_answers());
+        if (host_) {
+            ASSERT_NO_FATAL_FAILURE(expect_the_interface_answers());
+        }
         ASSERT_NO_FATAL_FAILURE(expect_the_balloon_follows(machine));
         const LedgerLine line = verify_ledger(machine);
         ASSERT_TRUE(line.ok) << line.text;
     }
 
     std::set<std::string> random_numbers_;
+    TapNetwork network_;
+    std::optional<PacketSocket> host_;  ///< the other end of the guest's network interface, where it has one
     UniqueFd stream_;  ///< to the guest's echo port
     unsigned words_ = 0;
     std::uint64_t console_owes_ = 0;  ///< of what was typed before the pause, what the machine had not sent back by then
@@ -145,6 +206,9 @@ TEST_P(LedgerAllDevices, WorkOnOverSnapshotsAndRestores) {
         }
         machine = restore_with(path, moment % 2 == 0 ? 4 : 3);
         need(machine->resume());
+        if (host_) {
+            expect_an_announcement();
+        }
         ASSERT_NO_FATAL_FAILURE(expect_all_answer(*machine));
     }
     expect_sound_end(*machine);

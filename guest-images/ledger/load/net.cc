@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Frames out of a network interface, so many in flight. Source: virtio 1.2, 5.1.
+// Frames out of a network interface, so many in flight.
 #include "guest-images/ledger/load/load.h"
 #include "guest-images/ledger/load_frame.h"
+#include "guest-images/ledger/virtio/net.h"
 
 namespace snapvm::guest::load {
 namespace {
@@ -9,32 +10,23 @@ namespace {
 using namespace virtio;
 using ledger::kMostInFlight;
 
-constexpr u64 kChecksum = 1ULL << 0, kHostTso4 = 1ULL << 11;
-constexpr u32 kReceive = 0, kTransmit = 1;  // queues
 static_assert(2 * kMostInFlight <= Queue::kMostEntries);  // a header and a frame, without indirect tables
 
-constinit Device device;
-constinit Queue receive, transmit;
+constinit Net net;
 bool there = false;
 ledger::FrameHeader header;
 
 }  // namespace
 
-void start_net(u64 ring_features) {
-    there = device.find(Type::net);
-    if (!there) return;
-    device.negotiate(kChecksum | kHostTso4 | ring_features);
-    receive.set_up(device, kReceive, 16);  // and left empty: nobody is asked
-    transmit.set_up(device, kTransmit, Queue::kMostEntries);
-    device.start();
-}
+void start_net(u64 ring_features) { there = net.start(Net::kChecksum | Net::kHostTso4 | ring_features, false); }
 
 LoadFault run_net(const LoadOrder& order) {
     if (!there) return LoadFault::no_device;
     if (order.size < ledger::kSmallestFrame || order.size > ledger::kLargestFrame || order.depth == 0 ||
-        order.depth > kMostInFlight || (order.size > ledger::kLargestUncutFrame && !device.has(kHostTso4)))
+        order.depth > kMostInFlight || (order.size > ledger::kLargestUncutFrame && !net.has(Net::kHostTso4)))
         return LoadFault::refused;
     if (order.size > region().bytes || ballooned_pages() != 0) return LoadFault::no_memory;
+    Queue& transmit = net.frames().transmitter();
     header = ledger::make_frame(reinterpret_cast<u8*>(region().address), order.size);
     const u64 notified = transmit.notifications();
     for (u64 begun = 0, done = 0; done < order.count;) {

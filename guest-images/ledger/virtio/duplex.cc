@@ -17,7 +17,7 @@ void Duplex::set_up(Device& device, u32 receive, u32 transmit, u32 count, u32 by
 
 void Duplex::listen() {
     for (u32 number = 0; number < count_; ++number) give_back(number);
-    submit();
+    receive_.submit();
 }
 
 bool Duplex::receive(Piece& piece) {
@@ -34,19 +34,14 @@ void Duplex::give_back(u32 number) {
     if (!receive_.add(&buffer, 1, number)) broken(device_->type(), "a queue has less room than it said");
 }
 
-bool Duplex::send(u64 address, u32 size, u64 cookie) {
+void Duplex::send(u64 address, u32 size, u64 cookie) {
     const Buffer buffer{address, size, false};
-    return transmit_.add(&buffer, 1, cookie);
+    if (!transmit_.add(&buffer, 1, cookie)) broken(device_->type(), "a queue has less room than it said");
 }
 
-bool Duplex::sent(u64& cookie) {
-    Used used;
-    if (!transmit_.collect(used)) return false;
-    cookie = used.cookie;
-    return true;
-}
-
-void Duplex::submit() {
+void Duplex::work() {
+    for (Used used; transmit_.collect(used);)
+        if (used.cookie != kNoBuffer) give_back(static_cast<u32>(used.cookie));
     receive_.submit();
     transmit_.submit();
 }

@@ -20,19 +20,25 @@ public:
     // Once the device has been started: offers it the buffers.
     void listen();
 
+    // The next piece that came; false: none at the moment.
     bool receive(Piece& piece);
     void give_back(u32 number);
-    // False: there is no room before something is sent. The device sees it, and buffers that were given back, after `submit`.
-    bool send(u64 address, u32 size, u64 cookie);
-    // The next that has been sent; false: none at the moment.
-    bool sent(u64& cookie);
-    void submit();
-    // An interrupt follows when something comes, and when all is sent. False: look again, there is something already.
+    // From where it is; its buffer is given back when that is done.
+    void send_back(const Piece& piece) { send(piece.address, piece.size, piece.number); }
+    // What is sent stays as it is for good.
+    void send(u64 address, u32 size) { send(address, size, kNoBuffer); }
+    // Takes note of what has been sent, and shows the device what is to be, and where there is room again.
+    void work();
+    // An interrupt follows when something comes, and when all is sent. False: there is something already.
     bool ask_for_interrupt();
 
+    // For who sends by himself.
     [[nodiscard]] Queue& transmitter() { return transmit_; }
 
 private:
+    static constexpr u64 kNoBuffer = ~0ULL;
+    void send(u64 address, u32 size, u64 cookie);
+
     Device* device_ = nullptr;
     Queue receive_, transmit_;
     u64 buffers_ = 0;
