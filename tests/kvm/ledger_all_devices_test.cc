@@ -2,6 +2,8 @@
 // A ledger machine with every device there is, all of them at work, over live snapshots at any moment: memory and disk are of one, and each
 // device answers in each restored machine.
 #include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -24,7 +26,7 @@ constexpr std::uint64_t kLentBytes = 4ULL << 20;
 constexpr const char* kTap = "ledger";
 constexpr MacAddress kGuestMac = {2, 0, 0, 0, 0, 1};
 constexpr MacAddress kHostMac = {2, 0, 0, 0, 0, 2};
-constexpr std::uint64_t kTyped = 200;
+constexpr std::uint64_t kTyped = 4000;  // more than the guest has buffers for, less than the device keeps
 constexpr std::uint64_t kStreamed = 20'000;
 
 struct Case {
@@ -134,24 +136,26 @@ protected:
     // Over a new connection, which stays until the machine's end; the one before has ended with its own.
     void expect_the_stream_answers() {
         stream_ = need(connect_unix(socket_path()));
-        ASSERT_EQ(::fcntl(stream_.get(), F_SETFL, 0), 0);  // it is to wait
+        const timeval patience{.tv_sec = std::chrono::seconds(kPatience).count(), .tv_usec = 0};
+        ASSERT_EQ(::fcntl(stream_.get(), F_SETFL, 0), 0);  // it is to wait, though not for ever
+        ASSERT_EQ(::setsockopt(stream_.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience), 0);
         const std::string words = "CONNECT 7\n" + new_words();
         need(write_all(stream_.get(), std::as_bytes(std::span(words)), "the stream"));
         std::string answer;
         for (char byte = 0; std::ranges::count(answer, '\n') < 2 && ::read(stream_.get(), &byte, 1) == 1;) {
             answer += byte;
         }
-        EXPECT_TRUE(answer.starts_with("OK ")) << answer;
-        EXPECT_EQ(answer.substr(answer.find('\n') + 1), words.substr(words.find('\n') + 1));
+        ASSERT_TRUE(answer.starts_with("OK ")) << answer;
+        ASSERT_EQ(answer.substr(answer.find('\n') + 1), words.substr(words.find('\n') + 1));
     }
     // What was on its way may come first, or be lost with its tap.
     void expect_the_interface_answers() {
         const std::string words = new_words();
         ASSERT_TRUE(host_->send(frame(kGuestMac, kHostMac, words)));
-        EXPECT_TRUE(receives([&](const auto& got) { return got == frame(kHostMac, kGuestMac, words); }));
+        ASSERT_TRUE(receives([&](const auto& got) { return got == frame(kHostMac, kGuestMac, words); }));
     }
     void expect_an_announcement() const {
-        EXPECT_TRUE(receives([](const std::vector<std::byte>& got) {
+        ASSERT_TRUE(receives([](const std::vector<std::byte>& got) {
             return got.size() >= 14 && got[12] == std::byte{0x80} && got[13] == std::byte{0x35} &&
                    std::ranges::equal(std::span(got).subspan(6, kGuestMac.size()), std::as_bytes(std::span(kGuestMac)));
         }));
@@ -192,7 +196,7 @@ TEST_P(LedgerAllDevices, WorkOnOverSnapshotsAndRestores) {
         SCOPED_TRACE(moment);
         const std::uint64_t said = machine->virtio_console().end();
         begin_work(*machine);
-        run_a_while(10ms);
+        run_a_while(3ms);
         const AreaPath path = area(moment % 2 == 0 ? "even" : "odd");
         WriteOptions options;
         options.keep_frozen = true;  // the disk is to be as it was at the pause, and it is one machine's
@@ -207,7 +211,7 @@ TEST_P(LedgerAllDevices, WorkOnOverSnapshotsAndRestores) {
         machine = restore_with(path, moment % 2 == 0 ? 4 : 3);
         need(machine->resume());
         if (host_) {
-            expect_an_announcement();
+            ASSERT_NO_FATAL_FAILURE(expect_an_announcement());
         }
         ASSERT_NO_FATAL_FAILURE(expect_all_answer(*machine));
     }
