@@ -128,8 +128,7 @@ Options parse_options(const char* at) {
     if (o.disk_every == 0) panic("diskevery is 0");
     if (o.load_rx == 0 || o.load_rx > 64 << 10) panic("loadrx is not 1 to 64K");
     if (o.balloon % ledger::kPageBytes != 0) panic("balloon is no multiple of 4K");
-    if (o.load != 0 && o.balloon != 0) panic("balloon and load want the same balloon");
-    if (o.load != 0 && o.disk) panic("disk and load want the same disk");
+    if (o.load != 0 && (o.balloon != 0 || o.disk || o.echo)) panic("load wants the devices of balloon, disk and echo for itself");
     if (o.seen_every == 0) panic("seen is 0");
     if (o.rate > 100000000) panic("rate above 100000000");
     if (o.stir_rate > 0 && o.hz == 0) panic("stirrate without ticks");
