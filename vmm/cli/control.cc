@@ -60,20 +60,21 @@ std::string scalar_text(const nlohmann::json& value) { return value.is_string() 
 // One line a number: those of an object under its name and a dot, those of a list of such under their ids, and of any other list how long it is.
 void print_fields(const Json& fields, const std::string& prefix) {
     for (const auto& [key, value] : fields.items()) {
+        const std::string name = prefix + key;
         if (value.is_object()) {
-            print_fields(value, prefix + key + ".");
+            print_fields(value, name + ".");
             continue;
         }
         if (value.is_array() && !value.empty() && value.front().contains("id")) {
             for (Json one : value) {
-                const std::string id = scalar_text(one["id"]);
+                const std::string inner = name + "." + scalar_text(one["id"]);
                 one.erase("id");
-                print_fields(one, prefix + key + "." + id + ".");
+                print_fields(one, inner + ".");
             }
             continue;
         }
         const std::string text = value.is_array() ? std::to_string(value.size()) : scalar_text(value);
-        std::printf("%-28s %s\n", (prefix + key).c_str(), text.c_str());
+        std::printf("%-28s %s\n", name.c_str(), text.c_str());
     }
 }
 
