@@ -60,13 +60,17 @@ Status ResetEvent::send() {
             }
             continue;
         }
+        left_ = TRY(queue.waiting());  // before the driver can know: it may put this one back at once
         const bool fits = chain.writable_bytes >= kTransportReset.size();
         queue.push(chain.head, fits ? static_cast<std::uint32_t>(TRY(write_chain(port_.memory(), chain, 0, kTransportReset))) : 0);
         waits_ = !fits;
     }
-    left_ = TRY(queue.waiting());
     port_.signal_used(queue_);
-    return waits_ ? Status{} : notified();
+    if (waits_) {
+        (void)TRY(queue.resume_notifications());
+        return {};
+    }
+    return notified();
 }
 
 }  // namespace snapvm::virtio::vsock
