@@ -26,9 +26,7 @@ public:
     Status run() {
         const std::uint64_t pages = block_.spec().pages();
         for (std::uint64_t first = 0; first < pages; first += kUnitPages) {
-            if (monitor_.cancelled()) {
-                return fail(ErrorKind::cancelled, "detaching was called off", "the machine runs on, and maps its snapshot still");
-            }
+            TRY(check_cancelled());
             const std::uint64_t count = std::min(kUnitPages, pages - first);
             TRY(detach(first, count));
             monitor_.round_done += count;
@@ -37,6 +35,12 @@ public:
     }
 
 private:
+    [[nodiscard]] Status check_cancelled() const {
+        if (monitor_.cancelled()) {
+            return fail(ErrorKind::cancelled, "detaching was called off", "the machine runs on, and maps its snapshot still");
+        }
+        return {};
+    }
     Status detach(std::uint64_t first, std::uint64_t count) {
         TRY(block_.origin()->read_entries(block_.spec().id, first, std::span(entries_).first(count)));
         if (without_data(first, count)) {
@@ -96,7 +100,8 @@ private:
     }
 
     Status take_over(std::uint64_t first, std::uint64_t count) {
-        FreezeGuard frozen = TRY(FreezeGuard::freeze(machine_));
+        QuiesceGuard quiet = TRY(QuiesceGuard::quiesce(machine_, [this] { return check_cancelled(); }));
+        FreezeGuard frozen = TRY(FreezeGuard::freeze(std::move(quiet)));
         const Stopwatch watch(frozen.since());
         if (without_data(first, count)) {
             return {};  // given up meanwhile, and what was read of it is nobody's

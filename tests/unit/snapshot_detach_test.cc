@@ -129,6 +129,19 @@ TEST_F(Detach, TellsHowFarItIsAndIsCalledOff) {
     expect_same_memory(machine_, clone);
 }
 
+TEST_F(Detach, IsCalledOffWhileADiskIsWaitedFor) {
+    FakeMachine clone = restored();
+    SnapshotMonitor monitor;
+    clone.on_quiesce = [&](const std::function<Status()>& go_on) -> Status {
+        monitor.cancel();
+        return go_on();
+    };
+    EXPECT_TRUE(fails(detach_snapshot(clone, clone.mutable_memory(), &monitor), ErrorKind::cancelled));
+    EXPECT_EQ(clone.frozen, 0);
+    EXPECT_EQ(clone.quiesced, 0);
+    expect_same_memory(machine_, clone);
+}
+
 TEST_F(Detach, AMachineThatHasEndedIsLeftAlone) {
     FakeMachine clone = restored();
     clone.fail_freeze = true;

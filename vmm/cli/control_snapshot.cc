@@ -239,7 +239,8 @@ void add_detach(CLI::App& app, Globals& globals, Action& chosen) {
 }
 
 void add_snapshot_cancel(CLI::App& app, Globals& globals, Action& chosen) {
-    CLI::App* command = app.add_subcommand("snapshot-cancel", "call off the snapshot that is being made of a machine");
+    CLI::App* command =
+        app.add_subcommand("snapshot-cancel", "call off the snapshot that is being made of a machine, or its detach");
     auto name = std::make_shared<std::string>();
     command->add_option("NAME", *name, "the machine")->required();
     command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return snapshot_cancel(globals, *name); }; });
