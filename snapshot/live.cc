@@ -327,8 +327,8 @@ private:
         TRY(feed_.peek(rest));
         const std::uint64_t pages = rest.count();
         TRY(guard_->protect(std::move(rest)));
-        report_.pause_us += pause.us_until(frozen.thaw());
         source_.give_back();
+        report_.pause_us += pause.us_until(frozen.thaw());
         begin_round(pages);
         set_phase(options_.monitor, SnapshotPhase::draining);
         report_.tracker = feed_.tracker_name();
@@ -389,8 +389,8 @@ private:
         }
         TRY(attempt_.follow(feed_));
         report_.rounds.push_back({pages, attempt_.data_bytes() - bytes, pause.us()});
-        report_.pause_us += options_.keep_frozen ? pause.us() : pause.us_until(frozen.thaw());
         source_.give_back();  // what was given up is in its state by now, and the guest need not wait for the disk
+        report_.pause_us += options_.keep_frozen ? pause.us() : pause.us_until(frozen.thaw());
         set_phase(options_.monitor, SnapshotPhase::draining);
         report_.staging_peak_bytes = staging_.peak() * kPageSize;
         report_.tracker = feed_.tracker_name();

@@ -50,7 +50,8 @@ public:
         (void)go_on;
         return 0;
     }
-    /// The guest may have it back. Idempotent; never fails.
+    /// The guest may have it back. Idempotent; never fails. While the machine is frozen it returns at once, and the guest has it with the thaw:
+    /// afterwards, where pages are protected, who holds the locks that this needs may be waiting for the snapshot's own thread.
     virtual void give_back() {}
 };
 

@@ -70,8 +70,8 @@ Status write_stopped(SnapshotSource& source, Attempt& attempt, const WriteOption
         frozen.release();
         report.pause_us = pause.us();
     } else {
-        report.pause_us = pause.us_until(frozen.thaw());
         source.give_back();
+        report.pause_us = pause.us_until(frozen.thaw());
     }
     return {};
 }

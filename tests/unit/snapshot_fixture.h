@@ -88,6 +88,11 @@ public:
     std::chrono::steady_clock::time_point thaw() override {
         --frozen;
         ++thaws;
+        if (give_back_waits) {
+            thawing = true;
+            give_back();
+            thawing = false;
+        }
         if (on_thaw) {
             on_thaw();
         }
@@ -110,7 +115,8 @@ public:
         return released;
     }
     void give_back() override {
-        if (lent.exchange(false) && on_give_back) {
+        give_back_waits = frozen > 0;
+        if (!give_back_waits && lent.exchange(false) && on_give_back) {
             on_give_back();
         }
     }
@@ -144,6 +150,8 @@ public:
     std::function<void(DirtySet&)> on_asked_for_free_pages;  ///< null: cannot be asked
     std::function<Result<std::uint64_t>(std::uint64_t most, const std::function<Status()>& go_on)> on_release;
     std::function<void()> on_give_back;  ///< of something
+    bool give_back_waits = false;        ///< for the thaw
+    bool thawing = false;
     std::atomic<bool> lent = false;  ///< something is released
     bool fail_freeze = false;
     bool fail_save = false;
