@@ -113,6 +113,10 @@ PacketSocket::PacketSocket(const std::string& interface, bool with_header)
     const int yes = 1;
     if (with_header) {
         require(::setsockopt(fd_.get(), SOL_PACKET, PACKET_VNET_HDR, &yes, sizeof yes) == 0, "PACKET_VNET_HDR");
+    } else {
+        // For a moment after a tap was opened the interface's queue is one that drops all, and says that it took it: until the kernel's worker
+        // has seen that there is a carrier.
+        require(::setsockopt(fd_.get(), SOL_PACKET, PACKET_QDISC_BYPASS, &yes, sizeof yes) == 0, "PACKET_QDISC_BYPASS");
     }
     require(::setsockopt(fd_.get(), SOL_PACKET, PACKET_IGNORE_OUTGOING, &yes, sizeof yes) == 0, "PACKET_IGNORE_OUTGOING");
     sockaddr_ll address{};
