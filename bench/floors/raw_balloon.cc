@@ -6,8 +6,6 @@
 // The guest has memory for its load (`load=` on its command line, guest-images/ledger/load_format.h). Each line on stdin is the size of a
 // range; the guest writes into each page, comes to rest, and all of it is given back, range after range. It is answered by `ns=` of that, and
 // `cpu=`.
-#include <sys/resource.h>
-
 #include <atomic>
 
 #include "bench/floors/raw_machine.h"
@@ -28,13 +26,6 @@ void mark(uint32_t) {}
 void before_run(int) {}
 
 ledger::Load& load() { return *reinterpret_cast<ledger::Load*>(guest(ledger::kLoadAddress, sizeof(ledger::Load))); }
-
-uint64_t cpu_ns() {
-    rusage used;
-    getrusage(RUSAGE_THREAD, &used);
-    const auto us = [](const timeval& t) { return static_cast<uint64_t>(t.tv_sec) * 1000000 + static_cast<uint64_t>(t.tv_usec); };
-    return (us(used.ru_utime) + us(used.ru_stime)) * 1000;
-}
 
 void dirty_all(uint64_t number) {
     load().order = {ledger::LoadKind::dirty, 0, 4096, load().region_bytes / 4096, 1, 1, number};
@@ -76,10 +67,10 @@ int main(int argc, char** argv) {
         const uint64_t range = parse_size(line);
         if (range == 0 || range % 4096 != 0) end("a line makes no sense", 2);
         dirty_all(++number);
-        const uint64_t cpu = cpu_ns(), start = now_ns();
+        const uint64_t cpu = cpu_ns(RUSAGE_THREAD), start = now_ns();
         give_back(range);
         const uint64_t done = now_ns();
-        printf("ns=%lu cpu=%lu\n", done - start, cpu_ns() - cpu);
+        printf("ns=%lu cpu=%lu\n", done - start, cpu_ns(RUSAGE_THREAD) - cpu);
         fflush(stdout);
     }
     _exit(0);

@@ -10,9 +10,7 @@
 #include <fcntl.h>
 #include <liburing.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -23,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/floors/raw_clocks.h"
 #include "guest-images/ledger/load_format.h"
 
 namespace {
@@ -30,24 +29,6 @@ namespace {
 using snapvm::ledger::load_place;
 
 constexpr unsigned kMostInFlight = 256;
-
-[[noreturn]] void die(const char* what, int error) {
-    fprintf(stderr, "raw_blk: %s: %s\n", what, strerror(error));
-    exit(1);
-}
-uint64_t now_ns() {
-    timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return static_cast<uint64_t>(t.tv_sec) * 1000000000 + static_cast<uint64_t>(t.tv_nsec);
-}
-uint64_t cpu_ns() {
-    rusage used;
-    getrusage(RUSAGE_SELF, &used);
-    const auto ns = [](const timeval& t) {
-        return static_cast<uint64_t>(t.tv_sec) * 1000000000 + static_cast<uint64_t>(t.tv_usec) * 1000;
-    };
-    return ns(used.ru_utime) + ns(used.ru_stime);
-}
 
 struct Job {
     bool write, random;

@@ -10,7 +10,6 @@
 #include <pthread.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -24,6 +23,8 @@
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "bench/floors/raw_clocks.h"
 
 namespace {
 
@@ -45,11 +46,6 @@ int vm = -1;
 uint8_t *low = nullptr, *high = nullptr;
 uint64_t low_bytes = 0, high_bytes = 0;
 
-uint64_t now_ns() {
-    timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return static_cast<uint64_t>(t.tv_sec) * 1000000000 + static_cast<uint64_t>(t.tv_nsec);
-}
 std::vector<std::pair<const char*, uint64_t>> parts;
 void part(const char* name) { parts.emplace_back(name, now_ns()); }
 

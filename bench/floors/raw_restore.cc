@@ -13,7 +13,6 @@
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -21,6 +20,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "bench/floors/raw_clocks.h"
 #include "bench/floors/raw_state.h"
 
 namespace {
@@ -32,12 +32,6 @@ int kvm = -1, area = -1, vm = -1, vcpu = -1;
 size_t run_bytes = 0;
 kvm_run* run = nullptr;
 void* memory[RawState::kBlocks];
-
-uint64_t now_ns() {
-    timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return static_cast<uint64_t>(t.tv_sec) * 1000000000 + static_cast<uint64_t>(t.tv_nsec);
-}
 
 [[noreturn]] void die(const char* what) {
     fprintf(stderr, "raw_restore: %s: %s\n", what, strerror(errno));

@@ -10,9 +10,7 @@
 #include <linux/if_tun.h>
 #include <net/if.h>
 #include <sys/ioctl.h>
-#include <sys/resource.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cstdint>
@@ -21,6 +19,7 @@
 #include <cstring>
 #include <vector>
 
+#include "bench/floors/raw_clocks.h"
 #include "guest-images/ledger/load_frame.h"
 
 namespace {
@@ -28,22 +27,6 @@ namespace {
 namespace ledger = snapvm::ledger;
 
 constexpr unsigned kMostInFlight = 256;
-
-[[noreturn]] void die(const char* what, int error) {
-    fprintf(stderr, "raw_tap: %s: %s\n", what, strerror(error));
-    exit(1);
-}
-uint64_t now_ns() {
-    timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return static_cast<uint64_t>(t.tv_sec) * 1000000000 + static_cast<uint64_t>(t.tv_nsec);
-}
-uint64_t cpu_ns() {
-    rusage used;
-    getrusage(RUSAGE_SELF, &used);
-    const auto us = [](const timeval& t) { return static_cast<uint64_t>(t.tv_sec) * 1000000 + static_cast<uint64_t>(t.tv_usec); };
-    return (us(used.ru_utime) + us(used.ru_stime)) * 1000;
-}
 
 int fd = -1;
 

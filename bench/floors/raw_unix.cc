@@ -6,10 +6,8 @@
 // Connects to PATH. Each line on stdin is `out|in|echo SIZE COUNT`: COUNT writes, reads until so much has come, or writes each with a read
 // of as much. It is answered by a line of times in ns: `ns`, and `cpu` of this process.
 #include <errno.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,37 +18,23 @@
 #include <string>
 #include <vector>
 
-namespace {
+#include "bench/floors/raw_clocks.h"
 
-[[noreturn]] void die(const char* what) {
-    fprintf(stderr, "raw_unix: %s: %s\n", what, strerror(errno));
-    exit(1);
-}
-uint64_t now_ns() {
-    timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return static_cast<uint64_t>(t.tv_sec) * 1000000000 + static_cast<uint64_t>(t.tv_nsec);
-}
-uint64_t cpu_ns() {
-    rusage used;
-    getrusage(RUSAGE_SELF, &used);
-    const auto us = [](const timeval& t) { return static_cast<uint64_t>(t.tv_sec) * 1000000 + static_cast<uint64_t>(t.tv_usec); };
-    return (us(used.ru_utime) + us(used.ru_stime)) * 1000;
-}
+namespace {
 
 int fd = -1;
 
 void write_all(const char* bytes, uint64_t size) {
     while (size > 0) {
         const ssize_t n = write(fd, bytes, size);
-        if (n <= 0) die("write");
+        if (n <= 0) die("write", errno);
         bytes += n;
         size -= static_cast<uint64_t>(n);
     }
 }
 uint64_t read_some(char* bytes, uint64_t size) {
     const ssize_t n = read(fd, bytes, size);
-    if (n <= 0) die("read");
+    if (n <= 0) die("read", errno);
     return static_cast<uint64_t>(n);
 }
 
@@ -78,14 +62,11 @@ int main(int argc, char** argv) {
     }
     strcpy(address.sun_path, argv[1]);
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0 || connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) die(argv[1]);
+    if (fd < 0 || connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) die(argv[1], errno);
     for (char line[128]; fgets(line, sizeof line, stdin) != nullptr;) {
         char what[8];
         uint64_t size = 0, count = 0;
-        if (sscanf(line, "%7s %lu %lu", what, &size, &count) != 3 || size == 0) {
-            errno = EINVAL;
-            die("a line makes no sense");
-        }
+        if (sscanf(line, "%7s %lu %lu", what, &size, &count) != 3 || size == 0) die("a line makes no sense", EINVAL);
         const uint64_t cpu = cpu_ns(), start = now_ns();
         run(what, size, count);
         const uint64_t end = now_ns();

@@ -8,7 +8,6 @@
 #include <fcntl.h>
 #include <liburing.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,20 +16,12 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "bench/floors/raw_clocks.h"
+
 namespace {
 
 constexpr uint64_t kBlock = 4 << 20, kBuffer = 64 << 20, kSmall = 2 << 20;
 constexpr unsigned kInFlight = 16;  // the best found here
-
-uint64_t now_ns() {
-    timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return static_cast<uint64_t>(t.tv_sec) * 1000000000 + static_cast<uint64_t>(t.tv_nsec);
-}
-[[noreturn]] void die(const char* what, int error) {
-    fprintf(stderr, "raw_write: %s: %s\n", what, strerror(error));
-    exit(1);
-}
 
 int fd = -1;
 uint64_t base = 0;
