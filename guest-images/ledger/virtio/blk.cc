@@ -8,6 +8,7 @@ namespace {
 
 constexpr u32 kCapacity = 0;  // in the configuration space
 constexpr u8 kNoStatus = 0xff;
+constexpr u32 kMostBuffers = 3;  // of a request
 
 }  // namespace
 
@@ -23,13 +24,18 @@ bool Blk::start(u32 nth, u64 ring_features) {
     return true;
 }
 
+u32 Blk::most_requests() const {
+    const u32 most = queue_.entries() / (device_.has(kIndirect) ? 1 : kMostBuffers);
+    return most < kMostRequests ? most : kMostRequests;
+}
+
 bool Blk::request(RequestType type, u64 sector, const Buffer& data, u64 cookie) {
     if (free_count_ == 0) return false;
     const u8 number = free_[free_count_ - 1];
     Slot& slot = slots_[number];
     slot.header = {type, 0, sector};
     slot.status = kNoStatus;
-    Buffer buffers[3] = {{reinterpret_cast<u64>(&slot.header), sizeof slot.header, false}};
+    Buffer buffers[kMostBuffers] = {{reinterpret_cast<u64>(&slot.header), sizeof slot.header, false}};
     u32 count = 1;
     if (data.size != 0) buffers[count++] = data;
     buffers[count++] = {reinterpret_cast<u64>(&slot.status), sizeof slot.status, true};

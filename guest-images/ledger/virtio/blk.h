@@ -8,7 +8,7 @@ namespace snapvm::guest::virtio {
 
 class Blk {
 public:
-    static constexpr u32 kMostRequests = 64;
+    static constexpr u32 kMostRequests = 128;
     static constexpr u32 kSectorBytes = 512;
     static constexpr u8 kOk = 0;  // any other status is an error
 
@@ -20,6 +20,8 @@ public:
     // The nth disk. False: there are not so many. `ring_features` as of Device::negotiate.
     bool start(u32 nth, u64 ring_features);
     [[nodiscard]] u64 sectors() const { return sectors_; }
+    // As many as there is always room for.
+    [[nodiscard]] u32 most_requests() const;
     [[nodiscard]] bool read_only() const { return device_.has(kReadOnly); }
     // Without it, what is written is on the disk for good when it is done.
     [[nodiscard]] bool needs_flush() const { return device_.has(kFlush); }
