@@ -14,18 +14,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr auto kSlice = std::chrono::milliseconds(20);
 
-std::uint64_t us_since(Clock::time_point start) {
-    return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start).count());
-}
-
-void read(const SnapshotMonitor& monitor, SnapshotStatus& status) {
-    status.round = monitor.round;
-    status.round_pages = monitor.round_pages;
-    status.round_done = monitor.round_done;
-    status.written_bytes = monitor.written_bytes;
-    status.staged_bytes = monitor.staged_bytes;
-}
-
 }  // namespace
 
 std::unexpected<Error> MachineService::ended_error(std::string_view wish) const {
@@ -52,7 +40,7 @@ ServiceStats MachineService::stats() const {
     return {.id = id_,
             .state = state(),
             .pid = static_cast<std::uint32_t>(::getpid()),
-            .uptime_us = us_since(made_),
+            .uptime_us = uptime_.us(),
             .memory_bytes = config().memory_bytes,
             .cpus = config().cpus,
             .exits = machine.exits,
@@ -135,32 +123,42 @@ Status MachineService::start_snapshot(const SnapshotRequest& request) {
     return {};
 }
 
+SnapshotStatus MachineService::status_of(const Watched& watched) {
+    const SnapshotMonitor& monitor = watched.monitor;
+    SnapshotStatus status;
+    status.phase = monitor.phase.load();
+    status.round = monitor.round;
+    status.round_pages = monitor.round_pages;
+    status.round_done = monitor.round_done;
+    status.written_bytes = monitor.written_bytes;
+    status.staged_bytes = monitor.staged_bytes;
+    status.elapsed_us = watched.since_start.us();
+    return status;
+}
+
 SnapshotStatus MachineService::snapshot_status() const {
     const std::lock_guard lock(snapshot_);
-    SnapshotStatus status;
     if (detaching_) {
-        status.phase = SnapshotPhase::detaching;
-        read(detaching_->monitor, status);
-        status.elapsed_us = us_since(detaching_->started);
+        SnapshotStatus status = status_of(*detaching_);
+        status.phase = SnapshotPhase::detaching;  // also before it has begun
         return status;
     }
     if (!job_) {
+        return {};
+    }
+    SnapshotStatus status = status_of(*job_);
+    if (!job_->result) {
+        if (status.phase == SnapshotPhase::done) {
+            status.phase = SnapshotPhase::draining;  // done to callers is what has a result
+        }
         return status;
     }
-    const SnapshotMonitor& monitor = job_->monitor;
-    status.phase = monitor.phase.load();
-    if (job_->result) {
-        status.phase = SnapshotPhase::done;
-    } else if (status.phase == SnapshotPhase::done) {
-        status.phase = SnapshotPhase::draining;  // done to callers is what has a result
-    }
-    read(monitor, status);
-    if (!job_->result) {
-        status.elapsed_us = us_since(job_->started);
-    } else if (*job_->result) {
+    status.phase = SnapshotPhase::done;
+    if (*job_->result) {
         status.report = **job_->result;
         status.elapsed_us = status.report->total_us;
     } else {
+        status.elapsed_us = 0;
         status.error = job_->result->error();
     }
     return status;
@@ -180,7 +178,7 @@ Status MachineService::cancel_snapshot() {
 }
 
 Result<DetachReport> MachineService::detach() {
-    const auto detaching = std::make_shared<Detaching>();
+    const auto detaching = std::make_shared<Watched>();
     {
         const std::lock_guard lock(snapshot_);
         if (detaching_ || (job_ && !job_->result)) {

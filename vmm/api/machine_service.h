@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "snapshot/history.h"
+#include "snapshot/stopwatch.h"
 #include "vmm/api/service.h"
 #include "vmm/machine/machine.h"
 
@@ -20,7 +21,7 @@ class MachineService final : public Service {
 public:
     /// `names` is for refusals that are about other machines.
     MachineService(Machine& machine, std::string id, MachineNames names = {})
-        : id_(std::move(id)), machine_(machine), names_(std::move(names)), made_(std::chrono::steady_clock::now()) {}
+        : id_(std::move(id)), machine_(machine), names_(std::move(names)) {}
 
     /// Calls off a snapshot that is being made in the background, and waits for it.
     ~MachineService() override;
@@ -58,16 +59,16 @@ public:
 private:
     [[nodiscard]] std::optional<Outcome> outcome() const { return machine_.wait_ended(std::chrono::steady_clock::now()); }
     [[nodiscard]] std::unexpected<Error> ended_error(std::string_view wish) const;
-    /// One snapshot, from its start until somebody asks how it went.
-    struct Job {
+    /// What takes its time, and can be looked at and called off meanwhile; by itself, a detach.
+    struct Watched {
         SnapshotMonitor monitor;
-        std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
+        Stopwatch since_start;
+    };
+    /// One snapshot, from its start until somebody asks how it went.
+    struct Job : Watched {
         std::optional<Result<SnapshotReport>> result;
     };
-    struct Detaching {
-        SnapshotMonitor monitor;
-        std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
-    };
+    static SnapshotStatus status_of(const Watched& watched);
     Result<std::shared_ptr<Job>> claim_snapshot();
     Result<SnapshotReport> run_snapshot(Job& job, const SnapshotRequest& request);
     Result<SnapshotReport> write_and_then(Job& job, const SnapshotRequest& request);
@@ -76,10 +77,10 @@ private:
     Machine& machine_;
     MachineNames names_;
     bool virtio_terminal_ = false;
-    std::chrono::steady_clock::time_point made_;
+    Stopwatch uptime_;
     mutable std::mutex snapshot_;  ///< guards the four below; innermost
     std::condition_variable snapshot_over_;
-    std::shared_ptr<Detaching> detaching_;  ///< while it is being detached
+    std::shared_ptr<Watched> detaching_;  ///< while it is being detached
     std::shared_ptr<Job> job_;  ///< the last one, or the one that runs: without a result
     std::optional<SnapshotReport> last_report_;  ///< of the last one that went well
     std::mutex starting_;  ///< one start_snapshot at a time; guards the next
