@@ -32,11 +32,12 @@ std::optional<Number> number(std::string_view text) {
 }
 
 // A line as "lock:  1: OFDLCK ADVISORY READ -1 fe:01:1234 8192 16383"; the last byte may be EOF.
+// `wanted`: "READ" or "WRITE"; empty: either.
 bool is_lock_in(const std::string& line, std::string_view wanted, std::uint64_t offset, std::uint64_t size) {
     std::istringstream words(line);
     std::string tag, count, kind, strictness, mode, pid, inode, first, last;
     words >> tag >> count >> kind >> strictness >> mode >> pid >> inode >> first >> last;
-    if (!words || tag != "lock:" || kind != "OFDLCK" || mode != wanted) {
+    if (!words || tag != "lock:" || kind != "OFDLCK" || (!wanted.empty() && mode != wanted)) {
         return false;
     }
     const auto from = number<std::uint64_t>(first);
@@ -87,11 +88,12 @@ std::vector<int> pinning_processes(int fd, std::uint64_t offset, std::uint64_t s
 
 Status lock_when_dead_writers_are_done(int fd, const AreaFile& file, bool exclusive, std::uint64_t offset, std::uint64_t size,
                                        std::string_view who) {
-    const auto held = [&](std::string_view mode) { return !processes_with_lock(fd, mode, file.base + offset, size).empty(); };
+    const std::string_view in_the_way = exclusive ? "" : "WRITE";
     for (const auto until = std::chrono::steady_clock::now() + kLastWrites;;) {
         Status locked = lock_range(fd, exclusive, file.base + offset, size, file.name, who);
         const bool busy = !locked && locked.error().kind() == ErrorKind::busy;
-        if (!busy || held("WRITE") || (exclusive && held("READ")) || std::chrono::steady_clock::now() >= until) {
+        if (!busy || !processes_with_lock(fd, in_the_way, file.base + offset, size).empty() ||
+            std::chrono::steady_clock::now() >= until) {
             return locked;
         }
         std::this_thread::sleep_for(kNextTry);

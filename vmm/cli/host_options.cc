@@ -97,17 +97,15 @@ HostOptions HostOptions::for_clone(unsigned clone) const {
 }
 
 Status HostOptions::check_clones(unsigned count) const {
-    const HostOptions first = for_clone(0);
-    const HostOptions second = for_clone(1);
     struct Path {
         const char* option;
         const std::string& text;
-        bool shared;
+        bool given;
     };
-    for (const Path& path : {Path{"--api-socket", api_socket, !api_socket.empty() && first.api_socket == second.api_socket},
-                             Path{"--serial", serial, serial.starts_with(kFile) && first.serial == second.serial},
-                             Path{"--console", console, console.starts_with(kFile) && first.console == second.console}}) {
-        if (path.shared) {
+    for (const Path& path :
+         {Path{"--api-socket", api_socket, !api_socket.empty()}, Path{"--serial", serial, serial.starts_with(kFile)},
+          Path{"--console", console, console.starts_with(kFile)}}) {
+        if (path.given && cli::for_clone(path.text, 0) == cli::for_clone(path.text, 1)) {
             return fail(ErrorKind::usage, std::to_string(count) + " machines cannot share " + path.option + " " + path.text,
                         "give each its own, {i} being its number: " + std::string(path.option) + " '" + path.text + "-{i}'");
         }

@@ -34,7 +34,7 @@ Result<int> restore(const RestoreCommand& options, const Globals& globals) {
         TRY(options.host.check_clones(options.count));
     }
     HostedRun hosted;
-    hosted.options = options.host;
+    hosted.options = options.count > 1 ? options.host : options.host.for_clone(0);
     hosted.globals = globals;
     hosted.start_paused = options.paused;
     hosted.build = [&](const kvm::System& system, unsigned clone) -> Result<BuiltMachine> {
@@ -51,11 +51,7 @@ Result<int> restore(const RestoreCommand& options, const Globals& globals) {
         }
         return built;
     };
-    if (options.count > 1) {
-        return hosted.run_many(options.count);
-    }
-    hosted.options = options.host.for_clone(0);
-    return hosted.run();
+    return options.count > 1 ? hosted.run_many(options.count) : hosted.run();
 }
 
 }  // namespace
