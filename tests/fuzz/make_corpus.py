@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the seeds of all folders of corpus/ but api_body and snapshot_reader: small good inputs, from which the fuzzer departs. Run by hand when a format
 changes; findings of the fuzzer are added to the same folders under names of their own."""
+import gzip
+import lzma
 import pathlib
 import struct
 
@@ -42,6 +44,33 @@ save("elf", "below-1m", elf([(0x7000, b"a" * 8, 16)], entry=0x7000))
 save("elf", "firmware", elf([(0xE0000000, b"a" * 8, 16)], entry=0xE0000000))
 save("elf", "wraps", elf([(2**64 - 16, b"a" * 8, 16)], entry=2**64 - 16))
 save("elf", "i386", elf([(0x200000, b"a" * 8, 16)], machine=3, elf_class=1))
+
+
+def bzimage(payload, sectors=1):
+    """Documentation/arch/x86/boot.rst: setup_sects, boot_flag, header, version, loadflags, payload_offset, payload_length."""
+    setup = bytearray((sectors + 1) * 512)
+    setup[0x1F1] = sectors
+    struct.pack_into("<H", setup, 0x1FE, 0xAA55)
+    struct.pack_into("<4sH", setup, 0x202, b"HdrS", 0x20F)
+    setup[0x211] = 1
+    struct.pack_into("<II", setup, 0x248, 8, len(payload))
+    return bytes(setup) + bytes(8) + payload
+
+
+small_elf = elf([(0x200000, b"\xf4" * 16, 4096)])
+size_of_it = struct.pack("<I", len(small_elf))
+# Literals only, and a frame of one raw block: neither needs its library here.
+lz4_block = bytes([0xF0, len(small_elf) - 15]) + small_elf
+packed = {
+    "gzip": gzip.compress(small_elf, mtime=0),
+    "xz": lzma.compress(small_elf, check=lzma.CHECK_CRC32) + size_of_it,
+    "lz4": bytes([2, 0x21, 0x4C, 0x18]) + struct.pack("<I", len(lz4_block)) + lz4_block + size_of_it,
+    "zstd": bytes([0x28, 0xB5, 0x2F, 0xFD, 0x20, len(small_elf)]) + (1 | len(small_elf) << 3).to_bytes(3, "little") + small_elf + size_of_it,
+}
+for name, data in packed.items():
+    save("bzimage", name, bzimage(data))
+    save("bzimage", name + "-alone", data)
+save("bzimage", "plain", bzimage(small_elf))
 
 
 def rings(descriptors, heads, index=None, settings=0):

@@ -2,6 +2,7 @@
 // Boot forms: PVH and the Linux 64-bit entry, one to eight vCPUs by INIT and SIPI, command line and initrds handed over.
 #include "guest-images/ledger/image.h"
 #include "tests/kvm/rig.h"
+#include "tests/support/bzimage_builder.h"
 #include "vmm/platform/platform.h"
 
 // RSI: boot_params. Adds up the initrd's bytes, then the command line's, and exits with that.
@@ -52,6 +53,20 @@ INSTANTIATE_TEST_SUITE_P(Forms, BootForms,
                          [](const auto& test) {
                              return (test.param.linux64 ? "Linux64With" : "PvhWith") + std::to_string(test.param.cpus);
                          });
+
+TEST_F(KvmTest, AKernelInABzImageBoots) {
+    for (const auto pack : {gzip, xz, zstd, lz4}) {
+        const FileBytes packed = bzimage(pack(ledger_image()));
+        MachineConfig config;
+        config.memory_bytes = 16ULL << 20;
+        config.cmdline = "ws=1M rate=0";
+        const std::unique_ptr<Machine> machine =
+            need(Machine::create(system(), config, {.kernel = packed, .initrds = {}, .cmdline = config.cmdline, .cpus = 1}));
+        need(machine->resume());
+        ASSERT_TRUE(machine->wait_ready(soon()));
+        expect_sound_end(*machine);
+    }
+}
 
 TEST_F(KvmTest, LinuxEntryHandsOverInitrdAndCommandLine) {
     const TinyGuest guest{.code = sum_boot_data};

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <set>
 
 #include <asm/bootparam.h>
 
@@ -262,6 +263,21 @@ TEST_F(LoaderTest, BootParametersSayTheSameToLinux) {
     EXPECT_EQ(+params.e820_table[0].size, 0x9FC00U);
     EXPECT_EQ(+params.e820_table[1].type, 2U);
     EXPECT_EQ(+params.e820_table[3].type, 3U);
+}
+
+// Each machine's is its own.
+TEST_F(LoaderTest, LinuxGetsASeed) {
+    std::set<std::uint64_t> words;
+    for (int load_number = 0; load_number < 2; ++load_number) {
+        ASSERT_TRUE(ok(load(ElfFile(), {.force_linux64 = true})));
+        const std::uint64_t at_seed = at<boot_params>(platform::kBootParams.value).hdr.setup_data;
+        EXPECT_EQ(at<std::uint64_t>(at_seed), 0U) << "no other follows";
+        EXPECT_EQ(at<std::uint32_t>(at_seed + 8), 9U) << "SETUP_RNG_SEED";
+        ASSERT_EQ(at<std::uint32_t>(at_seed + 12), 64U);
+        for (std::uint64_t i = 0; i < 64; i += 8) {
+            EXPECT_TRUE(words.insert(at<std::uint64_t>(at_seed + sizeof(setup_data) + i)).second);
+        }
+    }
 }
 
 TEST_F(LoaderTest, PageTablesMapFourGiBOneToOne) {

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <asm/bootparam.h>
+#include <sys/random.h>
+
+#include <array>
+#include <cerrno>
 
 #include "vmm/base/try.h"
 #include "vmm/boot/loader.h"
@@ -11,6 +15,15 @@ namespace {
 constexpr std::uint8_t kUndefinedLoader = 0xFF;
 constexpr std::uint16_t kBootFlag = 0xAA55;
 constexpr std::uint32_t kHeaderMagic = 0x53726448;  // "HdrS"
+
+// A kernel with nothing to seed its pool from would wait for that, for minutes where its jitter is all there is.
+struct RandomSeed {
+    std::uint64_t next = 0;
+    std::uint32_t type = SETUP_RNG_SEED;
+    std::uint32_t size = sizeof bytes;
+    std::array<std::uint8_t, 64> bytes{};
+};
+static_assert(offsetof(RandomSeed, bytes) == sizeof(setup_data));
 
 }  // namespace
 
@@ -35,6 +48,12 @@ Result<BootEntry> write_linux_boot_params(GuestMemory& memory, std::uint64_t ent
         e820.size = range.size;
         e820.type = static_cast<std::uint32_t>(range.type);
     }
+    RandomSeed seed;
+    if (::getrandom(seed.bytes.data(), seed.bytes.size(), 0) != static_cast<ssize_t>(seed.bytes.size())) {
+        return fail(Error::system("getrandom", "", errno));
+    }
+    TRY(memory.store(platform::kSetupData, seed));
+    params.hdr.setup_data = platform::kSetupData.value;
     TRY(memory.store(platform::kBootParams, params));
     TRY(write_entry_tables(memory, BootEntry::Mode::linux64));
     return BootEntry{BootEntry::Mode::linux64, entry, platform::kBootParams};

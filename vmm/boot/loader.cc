@@ -6,6 +6,7 @@
 
 #include "vmm/base/try.h"
 #include "vmm/boot/acpi.h"
+#include "vmm/boot/bzimage.h"
 #include "vmm/boot/elf.h"
 #include "vmm/platform/platform.h"
 
@@ -117,7 +118,11 @@ std::vector<BlockSpec> specs_of(const GuestMemory& memory) {
 Result<BootEntry> load_guest(GuestMemory& memory, const BootSource& source) {
     TRY(check_source(source));
     TRY(check_low_memory(memory));
-    const ElfImage image = TRY(ElfImage::parse(source.kernel));
+    std::vector<std::byte> unpacked;
+    if (is_bzimage(source.kernel)) {
+        unpacked = TRY(unpack_bzimage(source.kernel));
+    }
+    const ElfImage image = TRY(ElfImage::parse(unpacked.empty() ? source.kernel : unpacked));
     if (source.force_pvh && !image.pvh_entry) {
         return fail(ErrorKind::usage, "kernel has no PVH note", "use --boot linux64, or build the kernel with CONFIG_PVH");
     }

@@ -27,6 +27,7 @@ inline constexpr Gpa kPvhModules{0x6800};
 inline constexpr Gpa kBootParams{0x7000};
 inline constexpr Gpa kPvhMemoryMap{0x7000};
 inline constexpr Gpa kPageTables{0x9000};
+inline constexpr Gpa kSetupData{0xF000};
 inline constexpr Gpa kCommandLine{0x20000};
 inline constexpr std::uint64_t kCommandLineLimit = 4096;  ///< with the NUL
 inline constexpr Gpa kLowReserved{0x9FC00};

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// A bzImage of anything: what comes out is bounded, and then read as an ELF file. Long inputs are cut, not what they unpack to.
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <span>
+
+#include "vmm/boot/bzimage.h"
+#include "vmm/boot/elf.h"
+#include "vmm/boot/unpack.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+    using namespace snapvm;
+    constexpr std::uint64_t kLimit = 1 << 20;
+    const auto file = std::as_bytes(std::span(data, size));
+    if (const auto unpacked = unpack(file, kLimit); unpacked && unpacked->size() > kLimit) {
+        std::abort();
+    }
+    if (is_bzimage(file)) {
+        if (const auto kernel = unpack_bzimage(file)) {
+            (void)ElfImage::parse(*kernel);
+        }
+    }
+    return 0;
+}
