@@ -22,7 +22,7 @@ add_library(snapvm_library STATIC ${objects})
 set_target_properties(snapvm_library PROPERTIES OUTPUT_NAME snapvm EXPORT_NAME snapvm LINKER_LANGUAGE CXX)
 target_compile_features(snapvm_library INTERFACE cxx_std_23)
 target_include_directories(snapvm_library INTERFACE $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/snapvm>)
-target_link_libraries(snapvm_library INTERFACE uring blkid z lzma zstd lz4 Threads::Threads)
+target_link_libraries(snapvm_library INTERFACE uring blkid z lzma zstd lz4 capstone Threads::Threads)
 
 install(TARGETS snapvm_library EXPORT snapvmTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 if(TARGET snapvm)
