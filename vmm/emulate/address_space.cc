@@ -43,6 +43,15 @@ Shape shape_of(const PagingMode& mode) {
     return {.levels = 2, .index_bits = 10, .entry_size = 4, .top_index_bits = 10};
 }
 
+// In long mode an address's upper bits repeat the highest one that is translated. An instruction's access elsewhere is #GP or #SS, no #PF.
+bool is_canonical(const PagingMode& mode, std::uint64_t linear) {
+    if ((mode.efer & kEferLongModeActive) == 0) {
+        return true;
+    }
+    const int unused = (mode.cr4 & kCr4FiveLevels) != 0 ? 64 - 57 : 64 - 48;
+    return static_cast<std::uint64_t>(static_cast<std::int64_t>(linear << unused) >> unused) == linear;
+}
+
 std::uint32_t error_code(const PagingMode& mode, Access access, bool present) {
     const bool tells_fetch = (mode.efer & kEferNoExecute) != 0 || (mode.cr4 & kCr4Smep) != 0;
     return (present ? kFaultPresent : 0) | (access.write ? kFaultWrite : 0) | (access.user ? kFaultUser : 0) |
@@ -120,7 +129,12 @@ std::expected<Gpa, PageFault> AddressSpace::walk(std::uint64_t linear, Access ac
     return fault(false);
 }
 
-std::expected<Gpa, PageFault> AddressSpace::look_up(std::uint64_t linear) const { return walk(linear, {}, Purpose::looking); }
+std::expected<Gpa, PageFault> AddressSpace::look_up(std::uint64_t linear) const {
+    if (!is_canonical(mode_, linear)) {
+        return std::unexpected(PageFault{linear, 0});
+    }
+    return walk(linear, {}, Purpose::looking);
+}
 
 std::size_t AddressSpace::peek(std::uint64_t linear, std::span<std::byte> out) const {
     std::size_t done = 0;

@@ -43,7 +43,8 @@ class AddressSpace {
 public:
     AddressSpace(GuestMemory& memory, const PagingMode& mode) : memory_(memory), mode_(mode) {}
 
-    /// For looking only: no access rights, no accessed and dirty bits. Nothing where nothing is mapped, or no memory is there.
+    /// For looking only: no access rights, no accessed and dirty bits. Nothing where nothing is mapped, or the address is not canonical; there
+    /// may be no memory where it leads.
     [[nodiscard]] std::expected<Gpa, PageFault> look_up(std::uint64_t linear) const;
     /// Copies out what can be read from there, without rights; how many bytes that was.
     [[nodiscard]] std::size_t peek(std::uint64_t linear, std::span<std::byte> out) const;
