@@ -91,9 +91,9 @@ std::string Rig::trouble() const {
 
 std::uint64_t Rig::counter(std::uint64_t index) const { return need(memory_.load<std::uint64_t>(tiny::kData + index * 8)); }
 
-void Rig::triple_fault(std::uint32_t vcpu) {
+void Rig::triple_fault(const kvm::VcpuFd& vcpu) {
     const std::lock_guard lock(mutex_);
-    trouble_ = "triple fault of vCPU " + std::to_string(vcpu);
+    trouble_ = "triple fault of vCPU " + std::to_string(vcpu.index());
 }
 
 void Rig::failed(Error error) {

@@ -51,7 +51,8 @@ public:
 private:
     void build(std::uint32_t cpus);
     void end_of_interrupt(std::uint8_t /*vector*/) override {}
-    void triple_fault(std::uint32_t vcpu) override;
+    void triple_fault(const kvm::VcpuFd& vcpu) override;
+    void vcpu_failed(const kvm::VcpuFd& /*vcpu*/, Error error) override { failed(std::move(error)); }
     void dirty_ring_full() override {}
     void failed(Error error) override;
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The life of a machine: running, pausing, saving, ending. How one is put together is in assembly.cc.
+// The life of a machine: running, pausing, saving. How one is put together is in assembly.cc, how its run ends in ending.cc.
 #include "vmm/machine/machine.h"
 
 #include <utility>
@@ -294,38 +294,12 @@ Result<SavedMachine> Machine::save() const {
     return saved;
 }
 
-void Machine::end(Outcome outcome) {
-    {
-        const std::lock_guard events(events_);
-        if (outcome_) {
-            return;
-        }
-        outcome_ = std::move(outcome);
-    }
-    event_.notify_all();
-    if (vcpus_) {
-        vcpus_->request_end();
-    }
-}
-
 void Machine::stop_input() {
     {
         const std::lock_guard input(input_);
         input_over_ = true;
     }
     input_changed_.notify_all();
-}
-
-std::optional<Outcome> Machine::wait_ended(std::chrono::steady_clock::time_point deadline) const {
-    std::unique_lock events(events_);
-    event_.wait_until(events, deadline, [this] { return outcome_.has_value(); });
-    return outcome_;
-}
-
-bool Machine::wait_ready(std::chrono::steady_clock::time_point deadline) const {
-    std::unique_lock events(events_);
-    event_.wait_until(events, deadline, [this] { return ready_ || outcome_.has_value(); });
-    return ready_;
 }
 
 std::size_t Machine::send_input(std::span<const std::uint8_t> bytes, std::chrono::steady_clock::time_point deadline) {
@@ -421,15 +395,6 @@ std::optional<bool> Machine::tsc_was_set() const {
     return tsc_was_set_;
 }
 
-void Machine::request(GuestRequest what, std::uint8_t exit_code) {
-    switch (what) {
-        case GuestRequest::reboot: end({.kind = Outcome::Kind::reboot, .code = 0, .error = {}}); break;
-        case GuestRequest::power_off: end({.kind = Outcome::Kind::power_off, .code = 0, .error = {}}); break;
-        case GuestRequest::panic: end({.kind = Outcome::Kind::guest_panic, .code = 0, .error = {}}); break;
-        case GuestRequest::exit_code: end({.kind = Outcome::Kind::guest_exit, .code = exit_code, .error = {}}); break;
-    }
-}
-
 void Machine::ready(std::uint32_t /*value*/) {
     {
         const std::lock_guard events(events_);
@@ -460,14 +425,10 @@ void Machine::set_routes(std::span<const MsiMessage> routes) {
 
 void Machine::end_of_interrupt(std::uint8_t vector) { ioapic_->end_of_interrupt(vector); }
 
-void Machine::triple_fault(std::uint32_t /*vcpu*/) { end({.kind = Outcome::Kind::triple_fault, .code = 0, .error = {}}); }
-
 void Machine::dirty_ring_full() {
     if (Status room = ring_->make_room(); !room) {
         failed(std::move(room).error());
     }
 }
-
-void Machine::failed(Error error) { end({.kind = Outcome::Kind::failed, .code = 0, .error = std::move(error)}); }
 
 }  // namespace snapvm

@@ -208,6 +208,7 @@ private:
     Status finish_lost_eois();
     void thaw_locked();
     [[nodiscard]] Status has_balloon() const;
+    void end_with_report(Outcome outcome, const std::string& reason, const kvm::VcpuFd& vcpu, int run_error);
     template <class What>
     auto with_balloon(What what);
 
@@ -220,7 +221,8 @@ private:
     void set_routes(std::span<const MsiMessage> routes) override;
     // VcpuEvents
     void end_of_interrupt(std::uint8_t vector) override;
-    void triple_fault(std::uint32_t vcpu) override;
+    void triple_fault(const kvm::VcpuFd& vcpu) override;
+    void vcpu_failed(const kvm::VcpuFd& vcpu, Error error) override;
     void dirty_ring_full() override;
     void failed(Error error) override;
 

@@ -3,12 +3,15 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 
 #include "vmm/base/error.h"
 
 namespace snapvm {
+
+struct CrashReport;
 
 struct Outcome {
     enum class Kind : std::uint8_t {
@@ -24,6 +27,7 @@ struct Outcome {
     Kind kind = Kind::stopped;
     std::uint8_t code = 0;
     std::optional<Error> error;
+    std::shared_ptr<const CrashReport> crash = {};  ///< of a vCPU that cannot go on (triple_fault, failed)
 
     /// 0 power-off, reboot, stopped or the guest's exit 0; 1 ours; 3 guest panic; 4 triple fault; 124 timeout; else the guest's own.
     [[nodiscard]] int exit_code() const;

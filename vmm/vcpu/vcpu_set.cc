@@ -246,7 +246,7 @@ bool VcpuSet::enter(kvm::VcpuFd& vcpu, const Progress& first) {
     }
     exits_.fetch_add(1, std::memory_order_relaxed);
     if (error != 0) {
-        events_.failed(Error::system("KVM_RUN", "vCPU " + std::to_string(vcpu.index()), error));
+        events_.vcpu_failed(vcpu, Error::system("KVM_RUN", "vCPU " + std::to_string(vcpu.index()), error));
         return false;
     }
     return handle_exit(vcpu);
@@ -319,8 +319,8 @@ bool VcpuSet::handle_exit(kvm::VcpuFd& vcpu) {
         case KVM_EXIT_INTR:
         case KVM_EXIT_IRQ_WINDOW_OPEN: return true;
         case KVM_EXIT_DIRTY_RING_FULL: events_.dirty_ring_full(); return true;
-        case KVM_EXIT_SHUTDOWN: events_.triple_fault(vcpu.index()); return false;
-        default: events_.failed(internal_error(vcpu)); return false;
+        case KVM_EXIT_SHUTDOWN: events_.triple_fault(vcpu); return false;
+        default: events_.vcpu_failed(vcpu, internal_error(vcpu)); return false;
     }
 }
 

@@ -27,11 +27,13 @@ public:
     virtual ~VcpuEvents() = default;
     /// A guest acknowledged a level-triggered interrupt (split irqchip).
     virtual void end_of_interrupt(std::uint8_t vector) = 0;
-    /// The guest has shut itself down by a triple fault.
-    virtual void triple_fault(std::uint32_t vcpu) = 0;
+    /// The guest has shut itself down by a triple fault. Called on the thread of `vcpu`, which stands as it failed; so is `vcpu_failed`.
+    virtual void triple_fault(const kvm::VcpuFd& vcpu) = 0;
+    /// KVM cannot go on with `vcpu`: KVM_RUN failed with the error's errno, or, where that is 0, returned with an exit that is the end.
+    virtual void vcpu_failed(const kvm::VcpuFd& vcpu, Error error) = 0;
     /// The vCPU's dirty ring is full: nothing of the guest runs on it before there is room.
     virtual void dirty_ring_full() = 0;
-    /// KVM cannot go on with this vCPU.
+    /// Something else failed without which the machine cannot go on.
     virtual void failed(Error error) = 0;
 };
 
