@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Guests that crash, and the reports of it.
+// Guests that crash, and the reports of it: of the machine, and as a user gets them.
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <fstream>
 
+#include "tests/kvm/cli_fixture.h"
 #include "tests/kvm/rig.h"
+#include "tests/support/terminal_command.h"
 #include "vmm/crash/report.h"
 
 // Says "bye\n", and faults without an IDT in the third of three functions.
@@ -128,6 +131,83 @@ TEST_F(CrashedMachines, ARunThatDoesNotFailHasNoReport) {
     const Outcome outcome = wait_end(*machine);
     EXPECT_EQ(outcome.exit_code(), 9);
     EXPECT_EQ(outcome.crash, nullptr);
+}
+
+class CliCrash : public Cli {
+protected:
+    /// `run` of the guest that says "bye" and triple-faults.
+    std::vector<std::string> run_crashing(std::vector<std::string> more) {
+        const std::vector<std::byte> elf = tiny_elf({.code = triple_faults, .user = false});
+        const std::string kernel = scratch_.file("kernel");
+        std::ofstream(kernel, std::ios::binary)
+            .write(reinterpret_cast<const char*>(elf.data()), static_cast<std::streamsize>(elf.size()));
+        more.insert(more.begin(), {"run", "--kernel", kernel, "--mem", "2M", "--name", "c"});
+        return more;
+    }
+    static json crash_in(const std::string& line) {
+        const json parsed = json::parse(line, nullptr, false);
+        return parsed.is_object() ? parsed.value("crash", json()) : json();
+    }
+    static void expect_report(const std::string& text) {
+        EXPECT_NE(text.find("snapvm: c: the guest shut itself down by a triple fault"), std::string::npos) << text;
+        for (const char* part : {"vCPU 0: KVM_EXIT_SHUTDOWN (8)", "  RAX ", "Last lines of the serial port:", "  bye"}) {
+            EXPECT_NE(text.find(part), std::string::npos) << part << " in\n" << text;
+        }
+    }
+};
+
+TEST_F(CliCrash, TheReportIsOnStderrBehindTheLineThatSaysWhy) {
+    const CommandResult result = command(run_crashing({}));
+    EXPECT_EQ(result.exit_code, 4);
+    EXPECT_EQ(result.out, "bye\n");
+    EXPECT_TRUE(result.err.starts_with("snapvm: c: ")) << result.err;
+    expect_report(result.err);
+}
+
+TEST_F(CliCrash, AsJsonItIsOneLineWhereTheGuestIsNot) {
+    const CommandResult mixed = command(run_crashing({"--json"}));
+    EXPECT_EQ(mixed.exit_code, 4);
+    EXPECT_EQ(mixed.out, "bye\n");
+    const std::size_t last = mixed.err.rfind('\n', mixed.err.size() - 2);
+    const json crash = crash_in(mixed.err.substr(last + 1));
+    ASSERT_TRUE(crash.is_object()) << mixed.err;
+    EXPECT_EQ(crash["consoles"]["serial port"], json::array({"bye"}));
+    EXPECT_EQ(crash["exit"]["number"], 8);
+
+    const CommandResult apart = command(run_crashing({"--json", "--serial", "none", "--console", "none"}));
+    EXPECT_EQ(apart.exit_code, 4);
+    EXPECT_EQ(apart.err, "snapvm: c: the guest shut itself down by a triple fault\n");
+    ASSERT_GE(apart.out.size(), 2U);
+    EXPECT_TRUE(crash_in(apart.out.substr(apart.out.rfind('\n', apart.out.size() - 2) + 1)).is_object()) << apart.out;
+}
+
+TEST_F(CliCrash, ADetachedMachinesIsInItsLogUntilTheNextOfThatName) {
+    EXPECT_EQ(command(run_crashing({"-d"})).exit_code, 0);
+    const std::string log = scratch_.file("run") + "/c/log";
+    // Its process ends by itself.
+    for (const auto until = soon(); !machines().empty();) {
+        ASSERT_LT(SteadyClock::now(), until);
+        std::this_thread::sleep_for(1ms);
+    }
+    const auto read = [&] {
+        std::ifstream in(log);
+        return std::string(std::istreambuf_iterator<char>(in), {});
+    };
+    expect_report(read());
+    EXPECT_EQ(start("c").value("name", ""), "c") << "the name is free";
+    EXPECT_EQ(read(), "");
+    EXPECT_EQ(command({"stop", "c", "--force"}).exit_code, 0);
+    EXPECT_FALSE(std::filesystem::exists(log)) << "it had nothing to say";
+}
+
+TEST_F(CliCrash, OnATerminalItIsShownWhenTheTerminalIsItselfAgain) {
+    std::vector<std::string> arguments = run_crashing({});
+    arguments.insert(arguments.end(), {"--run-dir", scratch_.file("run")});
+    TerminalCommand terminal(arguments, 120, 50);
+    EXPECT_TRUE(terminal.wait_for("KVM_EXIT_SHUTDOWN (8)")) << terminal.screen();
+    // In raw mode a line's end is no carriage return.
+    EXPECT_TRUE(terminal.wait_for("Last lines of the serial port:\r\n  bye\r\n")) << terminal.screen();
+    EXPECT_EQ(terminal.exit_code(), 4);
 }
 
 }  // namespace

@@ -140,6 +140,13 @@ int exit_code_in(const Result<api::ApiReply>& reply) {
 
 }  // namespace
 
+void show_log(const RunDir& dir, const std::string& name) {
+    constexpr std::size_t kMostLog = 64U << 10;
+    if (const auto log = read_file(dir.log_of(name), kMostLog); log && !log->empty()) {
+        std::fprintf(stderr, "\n%s", log->c_str());
+    }
+}
+
 Result<int> attach_console(const Globals& globals, const std::string& name) {
     const RunDir dir = TRY(RunDir::find(globals.run_dir));
     const std::string api_socket = dir.socket_of(name);
@@ -173,6 +180,7 @@ Result<int> attach_console(const Globals& globals, const std::string& name) {
     const int code = exit_code_in(ending.receive(kQuickAnswer));
     // So that the same command again finds name and disks free. One that takes longer has said how it ended all the same.
     (void)dir.wait_gone(name, std::chrono::steady_clock::now() + kQuickAnswer);
+    show_log(dir, name);
     return code;
 }
 

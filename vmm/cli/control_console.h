@@ -6,6 +6,7 @@
 
 #include "vmm/base/error.h"
 #include "vmm/cli/commands.h"
+#include "vmm/cli/run_dir.h"
 
 namespace snapvm::cli {
 
@@ -13,5 +14,7 @@ namespace snapvm::cli {
 /// then the exit code of its run. With a terminal on stdin: raw mode, Ctrl-a d detaches (0), Ctrl-a x stops the machine. Otherwise stdin goes to the guest until its end, and output is
 /// followed on.
 Result<int> attach_console(const Globals& globals, const std::string& name);
+/// What the process of a machine that has ended has left to say, on stderr: for when the terminal is itself again.
+void show_log(const RunDir& dir, const std::string& name);
 
 }  // namespace snapvm::cli

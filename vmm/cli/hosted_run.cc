@@ -18,9 +18,11 @@
 #include "vmm/api/machine_service.h"
 #include "vmm/api/server.h"
 #include "vmm/base/try.h"
+#include "vmm/cli/control.h"
 #include "vmm/cli/control_console.h"
 #include "vmm/cli/run_dir.h"
 #include "vmm/cli/serial_pump.h"
+#include "vmm/crash/report.h"
 
 namespace snapvm::cli {
 namespace {
@@ -31,17 +33,18 @@ std::uint64_t micros(Clock::duration duration) {
     return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(duration).count());
 }
 
-// A detached machine's stderr goes on in its folder, beside its socket.
-std::string log_beside(const std::string& socket) { return socket.substr(0, socket.rfind('/')) + "/log"; }
-
 std::string default_name() { return "vm-" + std::to_string(::getpid()); }
 
-// What a run leaves on stderr when it did not simply end well.
-void explain(const Outcome& outcome, const std::string& name) {
-    if (outcome.kind == Outcome::Kind::failed && outcome.error) {
+// What a run leaves on stderr when it did not simply end well. `json`: where a crash report goes as a line of JSON; null: it is text.
+void explain(const Outcome& outcome, const std::string& name, std::FILE* json) {
+    if (outcome.crash && json != nullptr) {
+        std::fprintf(stderr, "snapvm: %s: %s\n", name.c_str(), outcome.crash->reason.c_str());
+        std::fprintf(json, "%s\n", to_json(*outcome.crash).c_str());
+        std::fflush(json);
+    } else if (outcome.crash) {
+        std::fprintf(stderr, "snapvm: %s: %s", name.c_str(), to_text(*outcome.crash).c_str());
+    } else if (outcome.kind == Outcome::Kind::failed && outcome.error) {
         std::fprintf(stderr, "snapvm: %s: %s\n", name.c_str(), outcome.error->message().c_str());
-    } else if (outcome.kind == Outcome::Kind::triple_fault) {
-        std::fprintf(stderr, "snapvm: %s: the guest shut itself down by a triple fault\n", name.c_str());
     } else if (outcome.kind == Outcome::Kind::guest_panic) {
         std::fprintf(stderr, "snapvm: %s: the guest's kernel has panicked\n", name.c_str());
     } else if (outcome.kind == Outcome::Kind::timed_out) {
@@ -204,7 +207,9 @@ Result<int> HostedRun::run_here(const std::function<void(const StartReport&)>& s
     if (!options.api_socket.empty()) {
         ::unlink(options.api_socket.c_str());
     }
-    explain(*outcome, report.name);
+    // As for the StartReport: stdout is the guest's while a line of its is there, and a detached machine's is nobody's.
+    const bool on_stdio = serial.kind == LineTarget::Kind::stdio || console.kind == LineTarget::Kind::stdio;
+    explain(*outcome, report.name, !globals.json ? nullptr : on_stdio || options.detach ? stderr : stdout);
     return outcome->exit_code();
 }
 
@@ -229,9 +234,12 @@ Result<StartReport> HostedRun::spawn(const std::string& name) {
                 TRY(redirect(fd, "/dev/null", O_RDWR));
             }
             return run_here([&](const StartReport& report) {
+                // First the log: whoever is told may look into it.
+                if (const auto dir = RunDir::find(globals.run_dir)) {
+                    (void)redirect(STDERR_FILENO, dir->log_of(report.name), O_WRONLY | O_CREAT | O_APPEND);
+                }
                 tell(report.json() + "\n");
                 writing.reset();
-                (void)redirect(STDERR_FILENO, log_beside(report.api_socket), O_WRONLY | O_CREAT | O_APPEND);
             });
         };
         const Result<int> code = body();
@@ -284,7 +292,18 @@ Result<int> HostedRun::run() {
             options.serial_given = true;
         }
         const StartReport report = TRY(spawn(options.name.empty() ? default_name() : options.name));
-        return attach_console(globals, report.name);
+        Result<int> code = attach_console(globals, report.name);
+        if (!code) {
+            // It may have ended before there was something to attach to.
+            const RunDir dir = TRY(RunDir::find(globals.run_dir));
+            int status = 0;
+            if (dir.wait_gone(report.name, Clock::now() + kQuickAnswer) && ::waitpid(report.pid, &status, 0) == report.pid &&
+                WIFEXITED(status)) {
+                show_log(dir, report.name);
+                return WEXITSTATUS(status);
+            }
+        }
+        return code;
     }
     std::function<void(const StartReport&)> started;
     if (globals.json) {

@@ -21,6 +21,7 @@ namespace {
 
 constexpr const char* kSocketName = "/api.sock";
 constexpr const char* kLockName = "/lock";
+constexpr const char* kLogName = "/log";
 constexpr std::size_t kMaxName = 64;
 constexpr std::size_t kMaxLock = 32;
 
@@ -122,6 +123,7 @@ Result<NameClaim> NameClaim::take(const RunDir& dir, const std::string& name) {
             if (::ftruncate(lock.get(), 0) != 0) {
                 return fail(Error::system("ftruncate", folder + kLockName, errno));
             }
+            ::unlink((folder + kLogName).c_str());  // the last one's
             TRY(write_all_at(lock.get(), std::as_bytes(std::span(pid)), 0, folder + kLockName));
             return NameClaim(name, folder, std::move(lock));
         }
@@ -133,7 +135,11 @@ NameClaim::~NameClaim() {
     if (!lock_.valid()) {
         return;
     }
-    for (const char* file : {kSocketName, "/log", kLockName}) {
+    struct stat log{};
+    if (::stat((folder_ + kLogName).c_str(), &log) == 0 && log.st_size == 0) {
+        ::unlink((folder_ + kLogName).c_str());
+    }
+    for (const char* file : {kSocketName, kLockName}) {
         ::unlink((folder_ + file).c_str());
     }
     ::rmdir(folder_.c_str());

@@ -20,6 +20,8 @@ public:
     [[nodiscard]] const std::string& path() const { return path_; }
     [[nodiscard]] std::string folder_of(const std::string& name) const { return path_ + "/" + name; }
     [[nodiscard]] std::string socket_of(const std::string& name) const { return folder_of(name) + "/api.sock"; }
+    /// What a detached machine says on its stderr.
+    [[nodiscard]] std::string log_of(const std::string& name) const { return folder_of(name) + "/log"; }
     /// Machines that run now (whose lock is held), sorted. A folder whose owner is gone is not listed.
     Result<std::vector<std::string>> running() const;
     [[nodiscard]] bool is_running(const std::string& name) const;
@@ -41,7 +43,7 @@ public:
     static Result<NameClaim> take(const RunDir& dir, const std::string& name);
     NameClaim(NameClaim&&) = default;
     NameClaim& operator=(NameClaim&&) = default;
-    /// Removes the folder.
+    /// Removes the folder; but a log that says something stays until the next machine of that name.
     ~NameClaim();
 
     [[nodiscard]] const std::string& name() const { return name_; }
