@@ -264,3 +264,22 @@ save("virtio_net", "tap-fails", net(1, net_buffers(4, 1536), KICK_IN, bytes([8, 
 save("virtio_net", "commands", net(3, bytes([9]), bytes([6, 3, 0, 0, 0, 0]), bytes([6, 5, 0, 0x82, 0, 0]), bytes([6, 9, 9, 9, 9, 9])))
 save("virtio_net", "ring", net(1, struct.pack("<BBBIIBB", 1, 1, 0, 0x40000, 64, 1, 0), bytes([2, 1, 0]), KICK_OUT, bytes([10]) + bytes(8)))
 save("virtio_net", "restored", net(1, net_buffers(1, 1536), KICK_IN, net_in(3000, TSO), bytes([9]), net_buffers(4, 1536), KICK_IN))
+
+
+# emulate: fifteen bytes of code, kvm_regs, CR0, CR3, CR4, EFER, GDTR, CS.L, the privilege level, XCR0, then memory.
+def emulated(code, rsi=0x1000, rax=7, cr0=1, cr3=0, memory=b""):
+    regs = [0] * 18
+    regs[0], regs[4] = rax, rsi
+    regs[5] = rsi
+    state = struct.pack("<18Q4Q", *regs, cr0, cr3, 0x750020, 0xD01)
+    return code.ljust(15, b"\x90") + state + struct.pack("<QH6xBBQ", 0x100, 0xFF, 1, 0, 7) + memory
+
+
+for name, code in {"popcnt": "f3480fb806", "cmpxchg16b": "f0480fc70e", "xsave": "480fae26", "xrstor": "480fae2e", "xsavec": "480fc726",
+                   "xrstors": "480fc71e", "int3": "cc", "int80": "cd80", "fwait": "9b", "stac": "0f01cb", "rdrand": "480fc7f0",
+                   "xgetbv": "0f01d0", "wrpkru": "0f01ef", "wrgsbase": "f3480faed8", "lsl": "480f03c6", "verw": "0f00ee"}.items():
+    save("emulate", name, emulated(bytes.fromhex(code), memory=bytes(0x1000 + 4096)))
+tables = bytearray(0x6000)
+for level in range(4):
+    struct.pack_into("<Q", tables, 0x1000 * level + 8 * (1 if level == 3 else 0), 0x1000 * (level + 1) | 7)
+save("emulate", "paging", emulated(bytes.fromhex("480fc70e"), cr0=0x80010001, memory=bytes(tables)))

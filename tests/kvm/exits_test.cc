@@ -16,17 +16,6 @@ SNAPVM_TINY_CODE(exit_300, R"(
     out %eax, %dx
 1:  jmp 1b
 )");
-// An instruction that a software KVM's emulator lacks (hosts.md), at CPL 0; EXIT 9 where it works.
-SNAPVM_TINY_CODE(cmpxchg16b, R"(
-    xor %eax, %eax
-    xor %edx, %edx
-    xor %ecx, %ecx
-    cmpxchg16b 0x100(%rbx)
-    mov $0x5f4, %edx
-    mov $9, %eax
-    out %eax, %dx
-1:  jmp 1b
-)");
 SNAPVM_TINY_CODE(marks, R"(
     mov $0x5f8, %edx
     mov $41, %eax
@@ -98,18 +87,6 @@ TEST_F(Exits, TestPortExitKeepsEightBits) {
     const Outcome outcome = run({.code = exit_300});
     EXPECT_EQ(outcome.kind, Outcome::Kind::guest_exit);
     EXPECT_EQ(outcome.exit_code(), 300 & 0xFF);
-}
-
-TEST_F(Exits, EmulationFailureSaysWhichAndWhere) {
-    const Outcome outcome = run({.code = cmpxchg16b, .user = false});
-    if (outcome.kind == Outcome::Kind::guest_exit) {
-        GTEST_SKIP() << "this host's KVM has no instruction of the guest's that it cannot run";
-    }
-    EXPECT_EQ(outcome.kind, Outcome::Kind::failed) << outcome.name();
-    EXPECT_EQ(outcome.exit_code(), 1);
-    ASSERT_TRUE(outcome.error.has_value());
-    EXPECT_NE(outcome.error->message().find("emulation failed"), std::string::npos) << outcome.error->message();
-    EXPECT_NE(outcome.error->message().find("RIP 0x1000"), std::string::npos) << outcome.error->message();
 }
 
 TEST_F(Exits, NobodysPortsAndAddressesReadAsOnes) {

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "vmm/boot/loader.h"
+#include "vmm/emulate/kernel_mode_repair.h"
 #include "vmm/platform/platform.h"
 
 namespace snapvm::test {
@@ -63,11 +64,15 @@ void Rig::build(std::uint32_t cpus) {
         need(vm_->add_slot(block.spec().base, block.host(), block.spec().size, name_of(block.spec().id)));
     }
     std::vector<kvm::VcpuFd> vcpus;
+    std::vector<std::unique_ptr<ExitRepair>> repairs;
     for (std::uint32_t index = 0; index < cpus; ++index) {
         vcpus.push_back(need(vm_->create_vcpu(system_, index)));
+        if (emulate::kernel_mode_is_emulated()) {
+            repairs.push_back(need(emulate::repair_kernel_mode(system_, memory_)));
+        }
     }
     VcpuEvents& events = *this;
-    vcpus_ = std::make_unique<VcpuSet>(std::move(vcpus), ports_, mmio_, events);
+    vcpus_ = std::make_unique<VcpuSet>(std::move(vcpus), ports_, mmio_, events, std::move(repairs));
 }
 
 void Rig::move_to_new_vm() {

@@ -117,7 +117,7 @@ Result<std::unique_ptr<Machine>> Machine::assemble(const kvm::System& system, co
     TRY(machine->map_memory());
     machine->drain_limit_ = host.drain_limit;
     TRY(machine->build_devices(records, host.open_disk));
-    TRY(machine->build_vcpus());
+    TRY(machine->build_vcpus(host.repair_kernel_mode));
     machine->build_tracker();
     machine->msr_indices_ = order_msrs(TRY(system.msr_indices()));
     return machine;
@@ -239,14 +239,18 @@ Status Machine::put_on_bus(const AttachedDevice& attached, std::string_view name
     return {};
 }
 
-Status Machine::build_vcpus() {
+Status Machine::build_vcpus(bool repair_kernel_mode) {
     std::vector<kvm::VcpuFd> vcpus;
+    std::vector<std::unique_ptr<ExitRepair>> repairs;
     vcpus.reserve(config_.cpus);
     for (std::uint32_t index = 0; index < config_.cpus; ++index) {
         vcpus.push_back(TRY(vm_.create_vcpu(system_, index)));
+        if (repair_kernel_mode) {
+            repairs.push_back(TRY(emulate::repair_kernel_mode(system_, memory_)));
+        }
     }
     VcpuEvents& events = *this;
-    vcpus_ = std::make_unique<VcpuSet>(std::move(vcpus), ports_, mmio_, events);
+    vcpus_ = std::make_unique<VcpuSet>(std::move(vcpus), ports_, mmio_, events, std::move(repairs));
     return {};
 }
 

@@ -18,6 +18,7 @@
 #include "vmm/base/error.h"
 #include "vmm/boot/loader.h"
 #include "vmm/bus/bus.h"
+#include "vmm/emulate/kernel_mode_repair.h"
 #include "vmm/kvm/ring_tracker.h"
 #include "vmm/kvm/system.h"
 #include "vmm/kvm/vm.h"
@@ -63,6 +64,8 @@ struct HostSetup {
     DiskOpener open_disk = {};
     /// So long a pause, or a snapshot, waits for what the disks have begun. Then it fails, and the guest has not noticed.
     std::chrono::milliseconds drain_limit{kDrainLimit};
+    /// Whether what this host's KVM leaves undone in kernel mode is made up for (vmm/emulate).
+    bool repair_kernel_mode = emulate::kernel_mode_is_emulated();
 };
 
 /// One of its network interfaces.
@@ -197,7 +200,7 @@ private:
     Status map_memory();
     Status build_devices(RecordReader* records, const DiskOpener& open_disk);
     Status put_on_bus(const AttachedDevice& attached, std::string_view name);
-    Status build_vcpus();
+    Status build_vcpus(bool repair_kernel_mode);
     Status load_vcpus(RecordReader& records);
     Status check_features(const CpuidTable& saved);
     Status start_first_time();

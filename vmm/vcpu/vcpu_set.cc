@@ -80,8 +80,9 @@ Error internal_error(const kvm::VcpuFd& vcpu) {
 
 }  // namespace
 
-VcpuSet::VcpuSet(std::vector<kvm::VcpuFd> vcpus, const Bus& ports, const Bus& mmio, VcpuEvents& events)
-    : vcpus_(std::move(vcpus)), ports_(ports), mmio_(mmio), events_(events) {
+VcpuSet::VcpuSet(std::vector<kvm::VcpuFd> vcpus, const Bus& ports, const Bus& mmio, VcpuEvents& events,
+                 std::vector<std::unique_ptr<ExitRepair>> repairs)
+    : vcpus_(std::move(vcpus)), ports_(ports), mmio_(mmio), events_(events), repairs_(std::move(repairs)) {
     install_kick_handler();
 }
 
@@ -296,6 +297,12 @@ void VcpuSet::run_thread(std::size_t index) {
     kvm::VcpuFd& vcpu = vcpus_[index];
     ::pthread_setname_np(::pthread_self(), ("vcpu" + std::to_string(vcpu.index())).c_str());
     const Progress before = progress_of(vcpu);
+    if (!repairs_.empty()) {
+        if (Status begun = repairs_[index]->begin(vcpu); !begun) {
+            events_.vcpu_failed(vcpu, std::move(begun).error());
+            request_end();
+        }
+    }
     while (true) {
         vcpu.clear_immediate_exit();
         if (gate_.load(std::memory_order_seq_cst) != Gate::open) {
@@ -312,6 +319,12 @@ void VcpuSet::run_thread(std::size_t index) {
 }
 
 bool VcpuSet::handle_exit(kvm::VcpuFd& vcpu) {
+    if (!repairs_.empty()) [[unlikely]] {
+        if (Status looked = repairs_[vcpu.index()]->look(vcpu); !looked) {
+            events_.vcpu_failed(vcpu, std::move(looked).error());
+            return false;
+        }
+    }
     switch (vcpu.shared().exit_reason) {
         case KVM_EXIT_IO: handle_port_access(vcpu); return true;
         case KVM_EXIT_MMIO: handle_mmio_access(vcpu); return true;
@@ -320,8 +333,25 @@ bool VcpuSet::handle_exit(kvm::VcpuFd& vcpu) {
         case KVM_EXIT_IRQ_WINDOW_OPEN: return true;
         case KVM_EXIT_DIRTY_RING_FULL: events_.dirty_ring_full(); return true;
         case KVM_EXIT_SHUTDOWN: events_.triple_fault(vcpu); return false;
+        case KVM_EXIT_DEBUG:
+        case KVM_EXIT_INTERNAL_ERROR: return repair_exit(vcpu);
         default: events_.vcpu_failed(vcpu, internal_error(vcpu)); return false;
     }
+}
+
+bool VcpuSet::repair_exit(kvm::VcpuFd& vcpu) {
+    if (!repairs_.empty()) {
+        const Result<bool> repaired = repairs_[vcpu.index()]->repair(vcpu);
+        if (!repaired) {
+            events_.vcpu_failed(vcpu, repaired.error());
+            return false;
+        }
+        if (*repaired) {
+            return true;
+        }
+    }
+    events_.vcpu_failed(vcpu, internal_error(vcpu));
+    return false;
 }
 
 void VcpuSet::handle_port_access(const kvm::VcpuFd& vcpu) {

@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -18,6 +19,7 @@
 #include "vmm/base/fd.h"
 #include "vmm/bus/bus.h"
 #include "vmm/kvm/vcpu_fd.h"
+#include "vmm/vcpu/exit_repair.h"
 
 namespace snapvm {
 
@@ -44,7 +46,9 @@ public:
 /// immediate_exit before it looks at the gate, so whichever comes first, either it sees the gate or KVM_RUN returns at once.
 class VcpuSet {
 public:
-    VcpuSet(std::vector<kvm::VcpuFd> vcpus, const Bus& ports, const Bus& mmio, VcpuEvents& events);
+    /// `repairs`: one a vCPU, where this host's KVM needs them; else none.
+    VcpuSet(std::vector<kvm::VcpuFd> vcpus, const Bus& ports, const Bus& mmio, VcpuEvents& events,
+            std::vector<std::unique_ptr<ExitRepair>> repairs = {});
     ~VcpuSet();
     VcpuSet(const VcpuSet&) = delete;
     VcpuSet& operator=(const VcpuSet&) = delete;
@@ -87,6 +91,7 @@ private:
     void watch_first_run(kvm::VcpuFd& vcpu, const Progress& before, int error);
     void complete_pending_exit(kvm::VcpuFd& vcpu);
     bool handle_exit(kvm::VcpuFd& vcpu);
+    bool repair_exit(kvm::VcpuFd& vcpu);
     void handle_port_access(const kvm::VcpuFd& vcpu);
     void handle_mmio_access(const kvm::VcpuFd& vcpu);
     void kick_all();  // with mutex_ held
@@ -95,6 +100,7 @@ private:
     const Bus& ports_;
     const Bus& mmio_;
     VcpuEvents& events_;
+    std::vector<std::unique_ptr<ExitRepair>> repairs_;  // by vCPU; empty on most hosts
 
     std::mutex mutex_;  // guards threads_, parked_ and changes of gate_; nothing else is locked while it is held
     std::condition_variable changed_;  // parked_

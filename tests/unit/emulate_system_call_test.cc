@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/emulate/system_call.h"
+
+#include "tests/unit/emulate_fixture.h"
+
+namespace snapvm::emulate {
+namespace {
+
+using test::Processor;
+
+constexpr std::uint64_t kLstar = 0xFFFF'FFFF'8140'0040;
+constexpr std::uint64_t kStack = 0x9000;
+constexpr SystemCallMsrs kMsrs{.star = 0x0023'0010'0000'0000, .lstar = kLstar, .fmask = 0x25'7FD5};
+
+// At the entry of page faults, after a SYSCALL that stayed at CPL 3.
+class Fault : public ::testing::Test {
+protected:
+    Fault() {
+        cpu = processor.cpu;
+        cpu.sregs.efer |= 1;
+        cpu.sregs.cr2 = kLstar;
+        cpu.regs.rip = 0xFFFF'FFFF'8140'0B00;
+        cpu.regs.rsp = kStack;
+        cpu.regs.rcx = 0x4423BB;
+        cpu.regs.r11 = 0x246;
+        push({0x15, kLstar, 0x33, 0x10002, 0x7FFF'875F'BC70, 0x2B});
+    }
+    void push(const std::array<std::uint64_t, 6>& frame) { processor.put(kStack, frame); }
+    bool taken() { return become_system_call(cpu, kMsrs, AddressSpace(processor.memory, PagingMode::of(cpu.sregs))); }
+    Processor processor;
+    CpuState cpu;
+};
+
+TEST_F(Fault, OfASystemCallBecomesOne) {
+    ASSERT_TRUE(taken());
+    EXPECT_EQ(cpu.regs.rip, kLstar);
+    EXPECT_EQ(cpu.regs.rsp, 0x7FFF'875F'BC70U);
+    EXPECT_EQ(cpu.regs.rcx, 0x4423BBU);
+    EXPECT_EQ(cpu.regs.r11, 0x246U);
+    EXPECT_EQ(cpu.regs.rflags, 2U);  // 0x246 without what FMASK has
+    EXPECT_EQ(cpu.sregs.cs.selector, 0x10);
+    EXPECT_EQ(cpu.sregs.cs.dpl, 0);
+    EXPECT_EQ(cpu.sregs.cs.l, 1);
+    EXPECT_EQ(cpu.sregs.ss.selector, 0x18);
+    EXPECT_EQ(cpu.sregs.ss.dpl, 0);
+    EXPECT_TRUE(cpu.sregs_changed);
+}
+
+TEST_F(Fault, OfAnythingElseStaysOne) {
+    const CpuState before = cpu;
+    push({0x14, 0x401000, 0x33, 0x10202, 0x7FFF'875F'BC70, 0x2B});  // elsewhere
+    EXPECT_FALSE(taken());
+    push({0x15, kLstar, 0x10, 0x10002, 0x7FFF'875F'BC70, 0x18});  // the kernel itself
+    EXPECT_FALSE(taken());
+    push({0x05, kLstar, 0x33, 0x10002, 0x7FFF'875F'BC70, 0x2B});  // a read of that address
+    EXPECT_FALSE(taken());
+    push({0x15, kLstar, 0x33, 0x10002, 0x7FFF'875F'BC70, 0x2B});
+    cpu.sregs.cr2 = kLstar + 1;
+    EXPECT_FALSE(taken());
+    cpu.sregs.cr2 = kLstar;
+    cpu.sregs.efer &= ~1ULL;  // system calls are off
+    EXPECT_FALSE(taken());
+    cpu.sregs.efer |= 1;
+    cpu.regs.rsp = 0xFFFF'0000'0000;  // no stack there (memory ends before)
+    EXPECT_FALSE(taken());
+    EXPECT_EQ(cpu.regs.rip, before.regs.rip);
+    EXPECT_FALSE(cpu.sregs_changed);
+}
+
+TEST(PageFaultEntry, IsInTheGate) {
+    Processor processor;
+    processor.cpu.sregs.idt = {.base = 0x3000, .limit = 0xFFF, .padding = {}};
+    const auto entry = [&] {
+        return page_fault_entry(processor.cpu.sregs, AddressSpace(processor.memory, PagingMode::of(processor.cpu.sregs)));
+    };
+    EXPECT_EQ(entry(), std::nullopt);  // not present
+    processor.put(0x3000 + 14 * 16, std::array<std::uint64_t, 2>{0x8140'8E00'0010'0B00, 0xFFFF'FFFF});
+    EXPECT_EQ(entry(), 0xFFFF'FFFF'8140'0B00U);
+    processor.cpu.sregs.idt.limit = 14 * 16 + 14;
+    EXPECT_EQ(entry(), std::nullopt);
+    processor.cpu.sregs.idt = {.base = 0xFFFF'FFFF'FFFF'FF80, .limit = 0xFFF, .padding = {}};
+    EXPECT_EQ(entry(), std::nullopt);
+    processor.cpu.sregs.idt.base = 0x3000;
+    processor.cpu.sregs.efer = 0;  // gates are half as long
+    EXPECT_EQ(entry(), std::nullopt);
+}
+
+}  // namespace
+}  // namespace snapvm::emulate

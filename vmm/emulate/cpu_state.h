@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// What an emulated instruction reads and changes, and what can come of it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "vmm/base/error.h"
+#include "vmm/emulate/address_space.h"
+#include "vmm/kvm/abi.h"
+
+namespace snapvm::emulate {
+
+inline constexpr std::uint64_t kFlagCarry = 1, kFlagParity = 1ULL << 2, kFlagAdjust = 1ULL << 4, kFlagZero = 1ULL << 6,
+                               kFlagSign = 1ULL << 7, kFlagInterrupt = 1ULL << 9, kFlagDirection = 1ULL << 10,
+                               kFlagOverflow = 1ULL << 11, kFlagResume = 1ULL << 16, kFlagAlignmentCheck = 1ULL << 18;
+inline constexpr std::uint64_t kCr0MonitorCoprocessor = 1ULL << 1, kCr0TaskSwitched = 1ULL << 3;
+inline constexpr std::uint64_t kCr4FsGsBase = 1ULL << 16, kCr4Osxsave = 1ULL << 18, kCr4Smap = 1ULL << 21,
+                               kCr4ProtectionKeys = 1ULL << 22;
+
+/// x87, vector and other XSAVE-managed state: read and written only by instructions that need it, since each is a call to KVM.
+class ExtendedState {
+public:
+    virtual ~ExtendedState() = default;
+    /// In XSAVE's standard form, with a header that says which components are in use (KVM_GET_XSAVE2).
+    virtual Result<std::vector<std::byte>> load() = 0;
+    virtual Status store(std::span<const std::byte> image) = 0;
+    /// The components that the guest's kernel has enabled.
+    virtual Result<std::uint64_t> xcr0() = 0;
+};
+
+/// General and system registers. An instruction that leaves with an exception has changed none.
+struct CpuState {
+    kvm_regs regs{};
+    kvm_sregs sregs{};
+    bool sregs_changed = false;
+
+    [[nodiscard]] unsigned cpl() const { return sregs.ss.dpl; }
+};
+
+/// To be raised in the guest. `after`: a trap, whose saved RIP is behind the instruction (INT3, INT n).
+struct Exception {
+    std::uint8_t vector = 0;
+    std::optional<std::uint32_t> error_code = {};
+    std::optional<std::uint64_t> cr2 = {};
+    bool after = false;
+    bool software_interrupt = false;  ///< INT n, which is no exception
+};
+
+inline constexpr std::uint8_t kVectorBreakpoint = 3, kVectorInvalidOpcode = 6, kVectorDeviceNotAvailable = 7,
+                              kVectorGeneralProtection = 13, kVectorPageFault = 14, kVectorX87 = 16;
+
+inline Exception invalid_opcode() { return {.vector = kVectorInvalidOpcode}; }
+inline Exception general_protection() { return {.vector = kVectorGeneralProtection, .error_code = 0}; }
+inline Exception device_not_available() { return {.vector = kVectorDeviceNotAvailable}; }
+inline Exception page_fault(const PageFault& fault) {
+    return {.vector = kVectorPageFault, .error_code = fault.error_code, .cr2 = fault.address};
+}
+
+}  // namespace snapvm::emulate

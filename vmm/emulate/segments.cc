@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+// Instructions about segments: their bases, and what descriptors say of them. Source: Intel SDM volume 3, 3.4.5 (descriptors), 5.10.
+#include "vmm/emulate/execution.h"
+#include "vmm/emulate/operand.h"
+
+namespace snapvm::emulate {
+namespace {
+
+// The eight bytes of a descriptor that all kinds have.
+struct Descriptor {
+    std::uint64_t raw = 0;
+
+    [[nodiscard]] unsigned type() const { return raw >> 40 & 15; }
+    [[nodiscard]] bool system() const { return (raw >> 44 & 1) == 0; }
+    [[nodiscard]] unsigned privilege() const { return raw >> 45 & 3; }
+    [[nodiscard]] bool code() const { return !system() && (type() & 8) != 0; }
+    [[nodiscard]] bool conforming() const { return code() && (type() & 4) != 0; }
+    [[nodiscard]] bool readable() const { return !system() && (!code() || (type() & 2) != 0); }
+    [[nodiscard]] bool writable() const { return !system() && !code() && (type() & 2) != 0; }
+    [[nodiscard]] std::uint64_t access_rights() const { return raw >> 32 & 0x00F0'FF00; }
+    [[nodiscard]] std::uint64_t limit() const {
+        const std::uint64_t units = (raw & 0xFFFF) | (raw >> 32 & 0xF'0000);
+        const bool pages = (raw >> 55 & 1) != 0;
+        return pages ? units << 12 | 0xFFF : units;
+    }
+};
+
+constexpr unsigned kLdt = 2, kTssAvailable = 9, kTssBusy = 11, kCallGate = 12;
+
+}  // namespace
+
+// RDFSBASE, RDGSBASE, WRFSBASE, WRGSBASE.
+Executed Execution::segment_base() {
+    if ((cpu_.sregs.cr4 & kCr4FsGsBase) == 0 || cpu_.sregs.cs.l == 0) {
+        return raise(invalid_opcode());
+    }
+    const bool fs = instruction_.id == X86_INS_RDFSBASE || instruction_.id == X86_INS_WRFSBASE;
+    kvm_segment& segment = fs ? cpu_.sregs.fs : cpu_.sregs.gs;
+    const x86_reg reg = x86_.operands[0].reg;
+    if (instruction_.id == X86_INS_RDFSBASE || instruction_.id == X86_INS_RDGSBASE) {
+        return write_register(cpu_, reg, segment.base) ? Executed{} : not_emulated();
+    }
+    const auto value = read_register(cpu_, reg, next_rip());
+    if (!value) {
+        return not_emulated();
+    }
+    const auto upper = static_cast<std::int64_t>(*value) >> 47;
+    if (upper != 0 && upper != -1) {
+        return raise(general_protection());
+    }
+    segment.base = *value;
+    cpu_.sregs_changed = true;
+    return {};
+}
+
+// LAR, LSL, VERR, VERW: ZF says whether the selector is one that may be looked at; it is no error if not.
+Executed Execution::segment_query() {
+    const bool two = instruction_.id == X86_INS_LAR || instruction_.id == X86_INS_LSL;
+    const cs_x86_op& source = x86_.operands[two ? 1 : 0];
+    std::uint16_t selector = 0;
+    if (source.type == X86_OP_REG) {
+        const auto value = read_register(cpu_, source.reg, next_rip());
+        if (!value) {
+            return not_emulated();
+        }
+        selector = static_cast<std::uint16_t>(*value);
+    } else {
+        const auto address = memory_address();
+        if (!address) {
+            return not_emulated();
+        }
+        if (const auto done = space_.read(*address, std::as_writable_bytes(std::span(&selector, 1)), access()); !done) {
+            return raise(page_fault(done.error()));
+        }
+    }
+    const auto answer = [&](bool found) -> Executed {
+        cpu_.regs.rflags = found ? cpu_.regs.rflags | kFlagZero : cpu_.regs.rflags & ~kFlagZero;
+        return {};
+    };
+    const bool local = (selector & 4) != 0;
+    const unsigned offset = selector & 0xFFF8U;
+    const std::uint64_t base = local ? cpu_.sregs.ldt.base : cpu_.sregs.gdt.base;
+    const std::uint64_t limit = local ? cpu_.sregs.ldt.limit : cpu_.sregs.gdt.limit;
+    if ((!local && offset == 0) || (local && cpu_.sregs.ldt.unusable != 0) || offset + 7 > limit) {
+        return answer(false);
+    }
+    Descriptor descriptor;
+    // By the processor itself, not by the program: tables may be the supervisor's.
+    if (const auto done = space_.read(base + offset, std::as_writable_bytes(std::span(&descriptor.raw, 1)), {}); !done) {
+        return raise(page_fault(done.error()));
+    }
+    const unsigned asking = std::max<unsigned>(cpu_.cpl(), selector & 3);
+    if (!descriptor.conforming() && descriptor.privilege() < asking) {
+        return answer(false);
+    }
+    switch (instruction_.id) {
+        case X86_INS_VERR: return answer(descriptor.readable());
+        case X86_INS_VERW: return answer(descriptor.writable());
+        default: break;
+    }
+    const unsigned type = descriptor.type();
+    const bool rights = instruction_.id == X86_INS_LAR;
+    if (descriptor.system() && type != kLdt && type != kTssAvailable && type != kTssBusy && !(rights && type == kCallGate)) {
+        return answer(false);
+    }
+    if (!write_register(cpu_, x86_.operands[0].reg, rights ? descriptor.access_rights() : descriptor.limit())) {
+        return not_emulated();
+    }
+    return answer(true);
+}
+
+}  // namespace snapvm::emulate

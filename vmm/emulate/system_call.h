@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// SYSCALL on hosts where it stays at CPL 3 (shared/hosts.md, 4): the guest's kernel gets a page fault for it, at the very address that the
+// system call should have gone to. Source: Intel SDM volume 2, "SYSCALL"; volume 3, 6.12 (what an exception pushes).
+#pragma once
+
+#include <cstdint>
+
+#include "vmm/emulate/address_space.h"
+#include "vmm/emulate/cpu_state.h"
+
+namespace snapvm::emulate {
+
+inline constexpr std::uint32_t kMsrStar = 0xC0000081, kMsrLstar = 0xC0000082, kMsrFmask = 0xC0000084;
+
+struct SystemCallMsrs {
+    std::uint64_t star = 0;
+    std::uint64_t lstar = 0;
+    std::uint64_t fmask = 0;
+};
+
+/// `cpu` is at the first instruction of the page fault's handler. If that fault was a SYSCALL, puts `cpu` into the state that it would have
+/// left, and tells so. A program that jumps to LSTAR is taken for one, too: it can ask for no more than with SYSCALL itself.
+[[nodiscard]] bool become_system_call(CpuState& cpu, const SystemCallMsrs& msrs, const AddressSpace& space);
+
+/// Where the gate of vector 14 leads; nothing where there is none (yet), or no long mode.
+[[nodiscard]] std::optional<std::uint64_t> page_fault_entry(const kvm_sregs& sregs, const AddressSpace& space);
+
+}  // namespace snapvm::emulate
