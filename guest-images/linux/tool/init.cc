@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+// PID 1: mounts, says READY, keeps a shell on each console, ends the machine when told to. Where kernel mode is emulated a fork and exec
+// takes 100 ms: READY waits for none, which no init of scripts could do.
+#include "guest-images/linux/tool/tool.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/input.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <unistd.h>
+#include <csignal>
+#include <initializer_list>
+
+namespace tool {
+namespace {
+
+constexpr char ready[] = "SNAPVM LINUX READY\n";
+
+struct Shell {
+    const char* terminal;
+    bool echo;  // without it the shell has no line editor, and a test reads back nothing but answers
+    pid_t pid;
+};
+Shell shells[] = {{"/dev/ttyS0", true, 0}, {"/dev/hvc0", false, 0}};
+
+// What cannot be done is said on the console, and the rest goes on.
+void complain(const char* what) { std::fprintf(stderr, "init: %s: %s\n", what, std::strerror(errno)); }
+
+void mount_one(const char* type, const char* where) {
+    if (mount(type, where, type, 0, nullptr) != 0) complain(where);
+}
+
+// The modules of a stock kernel, in the order of their names: the image numbers them by what they depend on.
+void load_modules() {
+    dirent** names = nullptr;
+    const int count = scandir("/modules", &names, [](const dirent* entry) -> int { return entry->d_name[0] != '.'; }, alphasort);
+    for (int i = 0; i < count; i++) {
+        char path[300];
+        std::snprintf(path, sizeof path, "/modules/%s", names[i]->d_name);
+        const int file = open(path, O_RDONLY | O_CLOEXEC);
+        if (file < 0 || syscall(SYS_finit_module, file, "", 0) != 0) complain(path);
+        if (file >= 0) close(file);
+        std::free(names[i]);
+    }
+    std::free(names);
+}
+
+// In the child: the terminal is the shell's own.
+[[noreturn]] void become_shell(const Shell& shell) {
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, nullptr);
+    setsid();
+    const int terminal = check(open(shell.terminal, O_RDWR), shell.terminal);
+    check(ioctl(terminal, TIOCSCTTY, 1), "controlling terminal");
+    termios settings{};
+    check(tcgetattr(terminal, &settings), "tcgetattr");
+    settings.c_lflag |= ICANON | ISIG | IEXTEN | ECHO | ECHOE | ECHOK;
+    if (!shell.echo) settings.c_lflag &= ~static_cast<tcflag_t>(ECHO);
+    check(tcsetattr(terminal, TCSANOW, &settings), "tcsetattr");
+    for (int descriptor = 0; descriptor < 3; descriptor++) check(dup2(terminal, descriptor), "dup2");
+    if (terminal > 2) close(terminal);
+    static char name[] = "sh";
+    static char path[] = "PATH=/bin";
+    static char home[] = "HOME=/";
+    static char term[] = "TERM=vt100";
+    static char prompt[] = "PS1=guest# ";
+    char* arguments[] = {name, nullptr};
+    char* environment[] = {path, home, term, prompt, nullptr};
+    execve("/bin/sh", arguments, environment);
+    die("/bin/sh");
+}
+
+void start(Shell& shell) {
+    if (access(shell.terminal, F_OK) != 0) return;
+    shell.pid = fork();
+    if (shell.pid == 0) become_shell(shell);
+    if (shell.pid < 0) {
+        complain("fork");
+        shell.pid = 0;
+    }
+}
+
+void reap() {
+    for (pid_t pid; (pid = waitpid(-1, nullptr, WNOHANG)) > 0;)
+        for (Shell& shell : shells)
+            if (shell.pid == pid) start(shell);
+}
+
+// Disks that were mounted are left clean. The newest mount goes first.
+void unmount_all() {
+    static char lines[64][256];
+    int count = 0;
+    std::FILE* mounts = std::fopen("/proc/mounts", "re");
+    if (mounts == nullptr) return;
+    while (count < 64 && std::fgets(lines[count], sizeof lines[count], mounts) != nullptr) count++;
+    std::fclose(mounts);
+    while (count-- > 0) {
+        std::strtok(lines[count], " ");
+        const char* where = std::strtok(nullptr, " ");
+        if (where != nullptr && std::strcmp(where, "/") != 0) umount2(where, 0);
+    }
+}
+
+// How busybox' reboot, halt and poweroff tell init.
+int order_of(int signal) {
+    switch (signal) {
+        case SIGTERM: return RB_AUTOBOOT;
+        case SIGUSR1: return RB_HALT_SYSTEM;
+        case SIGUSR2: return RB_POWER_OFF;
+        default: return 0;
+    }
+}
+
+[[noreturn]] void end(int order, const sigset_t& signals) {
+    // Programs have two seconds to end by themselves; an interactive shell ignores the first signal.
+    kill(-1, SIGTERM);
+    kill(-1, SIGHUP);
+    kill(-1, SIGCONT);
+    const timespec limit{2, 0};
+    while (waitpid(-1, nullptr, WNOHANG) >= 0)
+        if (sigtimedwait(&signals, nullptr, &limit) < 0) break;
+    kill(-1, SIGKILL);
+    while (waitpid(-1, nullptr, 0) > 0) continue;
+    sync();
+    unmount_all();
+    reboot(order);
+    complain("reboot");
+    for (;;) pause();
+}
+
+bool power_pressed(int events) {
+    input_event event{};
+    while (read(events, &event, sizeof event) == sizeof event)
+        if (event.type == EV_KEY && event.code == KEY_POWER && event.value == 1) return true;
+    return false;
+}
+
+}  // namespace
+
+int run_init() {
+    mount_one("proc", "/proc");
+    mount_one("sysfs", "/sys");
+    mount_one("devtmpfs", "/dev");
+    load_modules();
+    if (write(STDOUT_FILENO, ready, sizeof ready - 1) < 0) complain("console");
+    sigset_t signals;
+    sigemptyset(&signals);
+    for (const int signal : {SIGCHLD, SIGTERM, SIGUSR1, SIGUSR2}) sigaddset(&signals, signal);
+    check(sigprocmask(SIG_BLOCK, &signals, nullptr), "sigprocmask");
+    const int pending = check(signalfd(-1, &signals, SFD_CLOEXEC), "signalfd");
+    reboot(RB_DISABLE_CAD);
+    for (Shell& shell : shells) start(shell);
+    // There is one input device at most, the power button; poll() passes over a descriptor of -1.
+    pollfd sources[] = {{pending, POLLIN, 0}, {open("/dev/input/event0", O_RDONLY | O_NONBLOCK | O_CLOEXEC), POLLIN, 0}};
+    for (;;) {
+        if (poll(sources, 2, -1) < 0 && errno != EINTR) die("poll");
+        if (sources[1].revents != 0 && power_pressed(sources[1].fd)) end(RB_POWER_OFF, signals);
+        if ((sources[0].revents & POLLIN) == 0) continue;
+        signalfd_siginfo signal{};
+        if (read(pending, &signal, sizeof signal) != sizeof signal) die("signalfd");
+        if (const int order = order_of(static_cast<int>(signal.ssi_signo)); order != 0) end(order, signals);
+        reap();
+    }
+}
+
+}  // namespace tool
