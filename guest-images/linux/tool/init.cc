@@ -54,12 +54,11 @@ void load_modules() {
 }
 
 // In the child: the terminal is the shell's own.
-[[noreturn]] void become_shell(const Shell& shell) {
+[[noreturn]] void become_shell(const Shell& shell, int terminal) {
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, nullptr);
     setsid();
-    const int terminal = check(open(shell.terminal, O_RDWR), shell.terminal);
     check(ioctl(terminal, TIOCSCTTY, 1), "controlling terminal");
     termios settings{};
     check(tcgetattr(terminal, &settings), "tcgetattr");
@@ -67,7 +66,6 @@ void load_modules() {
     if (!shell.echo) settings.c_lflag &= ~static_cast<tcflag_t>(ECHO);
     check(tcsetattr(terminal, TCSANOW, &settings), "tcsetattr");
     for (int descriptor = 0; descriptor < 3; descriptor++) check(dup2(terminal, descriptor), "dup2");
-    if (terminal > 2) close(terminal);
     static char name[] = "sh";
     static char path[] = "PATH=/bin";
     static char home[] = "HOME=/";
@@ -79,20 +77,37 @@ void load_modules() {
     die("/bin/sh");
 }
 
+// Does nothing where the terminal is not there, or not yet.
 void start(Shell& shell) {
-    if (access(shell.terminal, F_OK) != 0) return;
+    const int terminal = open(shell.terminal, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (terminal < 0) return;
     shell.pid = fork();
-    if (shell.pid == 0) become_shell(shell);
+    if (shell.pid == 0) become_shell(shell, terminal);
+    close(terminal);
     if (shell.pid < 0) {
         complain("fork");
         shell.pid = 0;
     }
 }
 
+void start_missing() {
+    for (Shell& shell : shells)
+        if (shell.pid == 0) start(shell);
+}
+
+bool all_started() {
+    for (const Shell& shell : shells)
+        if (shell.pid == 0) return false;
+    return true;
+}
+
 void reap() {
     for (pid_t pid; (pid = waitpid(-1, nullptr, WNOHANG)) > 0;)
         for (Shell& shell : shells)
-            if (shell.pid == pid) start(shell);
+            if (shell.pid == pid) {
+                shell.pid = 0;
+                start(shell);
+            }
 }
 
 // Disks that were mounted are left clean. The newest mount goes first.
@@ -158,11 +173,18 @@ int run_init() {
     check(sigprocmask(SIG_BLOCK, &signals, nullptr), "sigprocmask");
     const int pending = check(signalfd(-1, &signals, SFD_CLOEXEC), "signalfd");
     reboot(RB_DISABLE_CAD);
-    for (Shell& shell : shells) start(shell);
+    start_missing();
+    // A virtio console with ports comes up when its host has answered, and no event says when it can be opened: ten seconds of looking.
+    int looks = 50;
     // There is one input device at most, the power button; poll() passes over a descriptor of -1.
     pollfd sources[] = {{pending, POLLIN, 0}, {open("/dev/input/event0", O_RDONLY | O_NONBLOCK | O_CLOEXEC), POLLIN, 0}};
     for (;;) {
-        if (poll(sources, 2, -1) < 0 && errno != EINTR) die("poll");
+        const int events = poll(sources, 2, looks == 0 || all_started() ? -1 : 200);
+        if (events < 0 && errno != EINTR) die("poll");
+        if (events == 0) {
+            looks--;
+            start_missing();
+        }
         if (sources[1].revents != 0 && power_pressed(sources[1].fd)) end(RB_POWER_OFF, signals);
         if ((sources[0].revents & POLLIN) == 0) continue;
         signalfd_siginfo signal{};
