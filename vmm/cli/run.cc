@@ -97,7 +97,7 @@ Result<int> run(const RunOptions& options, const Globals& globals) {
 void add_run(CLI::App& app, Globals& globals, Action& chosen) {
     auto options = std::make_shared<RunOptions>();
     CLI::App* command = app.add_subcommand("run", "boot a guest in a new machine");
-    command->add_option("--kernel", options->kernel, "ELF kernel, or builtin:ledger")->required();
+    command->add_option("--kernel", options->kernel, "ELF kernel, bzImage, or builtin:ledger")->required();
     command->add_option("--boot", options->boot, "boot protocol")->check(CLI::IsMember({"auto", "pvh", "linux64"}));
     command->add_option("--initrd", options->initrds, "initial RAM disk; may be given several times")->expected(1)->take_all();
     command->add_option("--cmdline", options->cmdline, "the guest's command line");

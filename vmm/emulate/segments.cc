@@ -100,7 +100,9 @@ Executed Execution::segment_query() {
     }
     const unsigned type = descriptor.type();
     const bool rights = instruction_.id == X86_INS_LAR;
-    if (descriptor.system() && type != kLdt && type != kTssAvailable && type != kTssBusy && !(rights && type == kCallGate)) {
+    const bool has_answer =
+        !descriptor.system() || type == kLdt || type == kTssAvailable || type == kTssBusy || (rights && type == kCallGate);
+    if (!has_answer) {
         return answer(false);
     }
     if (!write_register(cpu_, x86_.operands[0].reg, rights ? descriptor.access_rights() : descriptor.limit())) {
