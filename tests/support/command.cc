@@ -11,6 +11,8 @@
 #include <array>
 #include <chrono>
 #include <cstdlib>
+#include <sstream>
+#include <utility>
 
 #include "tests/support/paths.h"
 
@@ -33,9 +35,27 @@ bool take(int fd, std::string& to) {
     return true;
 }
 
+// An ordinary user's PATH lacks the folders of administrators' programs, mkfs.ext4 being one.
+std::string place_of(const std::string& program) {
+    const char* path = std::getenv("PATH");
+    std::istringstream folders(std::string(path == nullptr ? "/usr/bin:/bin" : path) + ":/usr/sbin:/sbin");
+    for (std::string folder; program.find('/') == std::string::npos && std::getline(folders, folder, ':');) {
+        if (const std::string place = folder + "/" + program; ::access(place.c_str(), X_OK) == 0) {
+            return place;
+        }
+    }
+    return program;
+}
+
 }  // namespace
 
 CommandResult snapvm_command(const std::vector<std::string>& arguments, const std::string& input) {
+    std::vector<std::string> words = {snapvm_program()};
+    words.insert(words.end(), arguments.begin(), arguments.end());
+    return run_program(std::move(words), input);
+}
+
+CommandResult run_program(std::vector<std::string> words, const std::string& input) {
     std::array<int, 2> in{};
     std::array<int, 2> out{};
     std::array<int, 2> err{};
@@ -43,8 +63,7 @@ CommandResult snapvm_command(const std::vector<std::string>& arguments, const st
     if (::pipe2(in.data(), O_CLOEXEC) != 0 || ::pipe2(out.data(), O_CLOEXEC) != 0 || ::pipe2(err.data(), O_CLOEXEC) != 0) {
         return result;
     }
-    std::vector<std::string> words = {snapvm_program()};
-    words.insert(words.end(), arguments.begin(), arguments.end());
+    words.front() = place_of(words.front());
     std::vector<char*> argv;
     for (std::string& word : words) {
         argv.push_back(word.data());
@@ -62,7 +81,7 @@ CommandResult snapvm_command(const std::vector<std::string>& arguments, const st
     ::close(out[1]);
     ::close(err[1]);
     if (spawned != 0) {
-        result.err = "posix_spawn failed";
+        result.err = words.front() + " cannot be started";
         return result;
     }
     ::signal(SIGPIPE, SIG_IGN);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs the snapvm binary as a user would, and keeps all it said.
+// Runs programs as a user would, the snapvm binary above all, and keeps all they said.
 #pragma once
 
 #include <string>
@@ -15,7 +15,11 @@ struct CommandResult {
     std::string err;
 };
 
-/// `snapvm ARGUMENTS…` with `input` on stdin, which then ends. Ended by force after a minute.
+/// The program `words[0]`, looked for in PATH and where an administrator's are, with `input` on stdin, which then ends. Ended by force after a
+/// minute.
+CommandResult run_program(std::vector<std::string> words, const std::string& input = {});
+
+/// `snapvm ARGUMENTS…`, likewise.
 CommandResult snapvm_command(const std::vector<std::string>& arguments, const std::string& input = {});
 
 }  // namespace snapvm::test

@@ -88,6 +88,18 @@ void TapNetwork::set_up(const std::string& name, bool up) const {
     require(::ioctl(socket_.get(), SIOCSIFFLAGS, &request) == 0, "SIOCSIFFLAGS");
 }
 
+void TapNetwork::set_address(const std::string& name, const std::string& address) const {
+    const auto set = [&](unsigned long what, const char* value) {
+        ifreq request = request_for(name);
+        auto& place = reinterpret_cast<sockaddr_in&>(request.ifr_addr);
+        place.sin_family = AF_INET;
+        require(::inet_pton(AF_INET, value, &place.sin_addr) == 1, value);
+        require(::ioctl(socket_.get(), what, &request) == 0, value);
+    };
+    set(SIOCSIFADDR, address.c_str());
+    set(SIOCSIFNETMASK, "255.255.255.0");
+}
+
 // Whoever is attached to it; so not by an ioctl of a tap's.
 void TapNetwork::remove(const std::string& name) const {
     struct {

@@ -27,6 +27,8 @@ public:
     /// A tap that stays when nobody is attached to it; quiet but for what is sent there.
     void add(const std::string& name, bool up = true) const;
     void set_up(const std::string& name, bool up) const;
+    /// An address of the host's in a network of 256, such as 192.0.2.1.
+    void set_address(const std::string& name, const std::string& address) const;
     void remove(const std::string& name) const;
 
 private:
