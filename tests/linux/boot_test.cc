@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// From nothing to a shell.
+#include <filesystem>
+#include <fstream>
+
+#include "tests/linux/linux_fixture.h"
+
+namespace snapvm::test {
+namespace {
+
+// A little less than ctest gives it, so that the log is shown.
+constexpr std::chrono::seconds kBootPatience{SNAPVM_BOOT_TIMEOUT - 10};
+
+class LinuxBoot : public LinuxTest {
+protected:
+    static void make_file_system(const std::string& disk) {
+        std::filesystem::remove(disk);
+        std::ofstream(disk).flush();
+        std::filesystem::resize_file(disk, 32 << 20);
+        // All written here: the guest is not to do it behind the test's back.
+        const CommandResult made =
+            run_program({"mkfs.ext4", "-q", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0", disk});
+        ASSERT_EQ(made.exit_code, 0) << made.err;
+    }
+};
+
+TEST_F(LinuxBoot, GetsToAShell) {
+    const std::filesystem::path folder = std::filesystem::path(booted_disk()).parent_path();
+    std::filesystem::remove_all(folder);
+    std::filesystem::create_directories(folder);
+    make_file_system(booted_disk());
+    GuestPlaces here = places();
+    here.disk = booted_disk();
+    LinuxGuest guest = LinuxGuest::boot(LinuxImage::find(), here);
+    guest.wait_for_shell(kBootPatience);
+    EXPECT_EQ(guest.output("echo $((6 * 7))"), "42");
+    EXPECT_EQ(guest.trouble(), "");
+    const SnapshotReport report = guest.snapshot_and_stop(booted_area());
+    EXPECT_EQ(report.type, "full");
+}
+
+}  // namespace
+}  // namespace snapvm::test

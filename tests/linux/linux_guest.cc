@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/linux/linux_guest.h"
+
+#include <array>
+#include <cstddef>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <stdexcept>
+#include <vector>
+
+#include "snapshot/restore.h"
+#include "tests/support/paths.h"
+#include "vmm/api/machine_service.h"
+#include "vmm/emulate/kernel_mode_repair.h"
+#include "vmm/kvm/system.h"
+
+namespace snapvm::test {
+namespace {
+
+constexpr std::string_view kPrompt = "guest# ";
+
+const kvm::System& kvm_system() {
+    static const kvm::System system = need(kvm::System::open());
+    return system;
+}
+
+std::vector<std::byte> bytes_of(const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    std::vector<std::byte> bytes(std::filesystem::file_size(path));
+    if (!file.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()))) {
+        throw std::runtime_error(path + " cannot be read");
+    }
+    return bytes;
+}
+
+// The clock is KVM's: a TSC cannot be set everywhere, and would show the time that a restore is to hide. Where kernel mode is emulated, without
+// what costs instructions for nothing, and without those that the emulator lacks (guest-images/linux/README.md).
+std::string command_line() {
+    std::string line = "console=ttyS0 clocksource=kvm-clock";
+    if (emulate::kernel_mode_is_emulated()) {
+        line += " tsc=reliable no_timer_check mitigations=off lpj=10000000 clearcpuid=erms,fsrm,smap,cx16,popcnt";
+    }
+    return line;
+}
+
+std::string without(std::string text, std::string_view part) {
+    for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at)) {
+        text.erase(at, part.size());
+    }
+    return text;
+}
+
+}  // namespace
+
+LinuxImage LinuxImage::find() {
+    const char* folder = std::getenv("SNAPVM_LINUX_IMAGE");
+    const std::string from = folder != nullptr ? folder : source_folder() + "/build/linux";
+    return {from + "/vmlinux", from + "/initramfs.cpio"};
+}
+
+bool LinuxImage::built() const { return std::filesystem::exists(kernel) && std::filesystem::exists(initramfs); }
+
+LinuxGuest LinuxGuest::boot(const LinuxImage& image, const GuestPlaces& places, const std::string& arguments) {
+    MachineConfig config;
+    config.memory_bytes = 128ULL << 20;
+    config.kernel = image.kernel;
+    config.initrds = {image.initramfs};
+    config.cmdline = command_line() + (arguments.empty() ? "" : " " + arguments);
+    config.devices.disks = {{.id = "root", .path = places.disk}};
+    if (!places.tap.empty()) {
+        config.devices.nets = {{.id = "eth0", .tap = places.tap, .mac = need(random_mac())}};
+    }
+    config.devices.vsock = VsockConfig{.cid = kCid, .socket = places.vsock};
+    config.devices.balloon = BalloonConfig{};
+    config.devices.rng = true;
+    config.devices.console = true;
+    config.machine_id = need(Uuid::random());
+    need(config.validate());
+    const std::vector<std::byte> kernel = bytes_of(image.kernel);
+    const std::vector<std::byte> initramfs = bytes_of(image.initramfs);
+    LinuxGuest guest(need(Machine::create(
+        kvm_system(), config, {.kernel = kernel, .initrds = {initramfs}, .cmdline = config.cmdline, .cpus = config.cpus})));
+    need(guest.machine_->resume());
+    return guest;
+}
+
+LinuxGuest LinuxGuest::restore(const AreaPath& area, const GuestPlaces& places, GapMode gap) {
+    RestoredSnapshot snapshot = need(open_snapshot(area));
+    DeviceConfig& devices = snapshot.saved.config.devices;
+    devices.disks.at(0).path = places.disk;
+    devices.vsock.value().socket = places.vsock;
+    if (!devices.nets.empty()) {
+        devices.nets[0].tap = places.tap;
+    }
+    LinuxGuest guest(need(Machine::restore(kvm_system(), snapshot.saved, std::move(snapshot.memory), {.gap = gap})));
+    need(guest.machine_->resume());
+    return guest;
+}
+
+void LinuxGuest::type(std::string_view text) {
+    const std::span all(reinterpret_cast<const std::uint8_t*>(text.data()), text.size());
+    if (machine_->send_console_input(all, soon()) != text.size()) {
+        give_up("the virtio console does not take \"" + std::string(text) + "\"", "");
+    }
+}
+
+LinuxGuest::Answer LinuxGuest::run(const std::string& command) {
+    const std::string end = "ANSWER-" + std::to_string(++commands_) + " ";
+    type(command + "\necho " + end + "$?\n");
+    std::string seen;
+    for (const auto deadline = soon();;) {
+        if (const std::size_t at = seen.find(end); at != std::string::npos && seen.find('\n', at) != std::string::npos) {
+            return {std::atoi(seen.c_str() + at + end.size()), without(without(seen.substr(0, at), "\r"), kPrompt)};
+        }
+        const Console::Chunk chunk = machine_->virtio_console().read(position_, deadline);
+        if (chunk.bytes.empty()) {
+            give_up("no answer to \"" + command + "\"", seen);
+        }
+        seen += chunk.bytes;
+        position_ = chunk.next;
+    }
+}
+
+std::string LinuxGuest::output(const std::string& command) {
+    Answer answer = run(command);
+    EXPECT_EQ(answer.status, 0) << command << "\n" << answer.output;
+    if (answer.output.ends_with('\n')) {
+        answer.output.pop_back();
+    }
+    return answer.output;
+}
+
+void LinuxGuest::start(const std::string& command, const std::string& file) {
+    // In a shell of its own, so that this one has no job to report the end of.
+    (void)output("({ " + command + "; } > " + file + " 2>&1 < /dev/null &)");
+}
+
+void LinuxGuest::wait_for(const std::string& text, const std::string& file) {
+    (void)output("until grep -q '" + text + "' " + file + "; do sleep 0.1; done");
+}
+
+std::string LinuxGuest::log() const { return without(machine_->console().read(0, SteadyClock::now()).bytes, "\r"); }
+
+void LinuxGuest::wait_for_log(std::string_view text) const { wait_in(machine_->console(), text, soon()); }
+
+void LinuxGuest::wait_for_shell(std::chrono::seconds patience) {
+    const auto deadline = SteadyClock::now() + patience;
+    wait_in(machine_->console(), "SNAPVM LINUX READY", deadline);
+    // Typed before, it would be echoed.
+    wait_in(machine_->virtio_console(), kPrompt, deadline);
+    position_ = machine_->virtio_console().end();
+}
+
+void LinuxGuest::wait_in(const Console& console, std::string_view text, SteadyClock::time_point deadline) const {
+    std::string seen;
+    std::uint64_t position = 0;
+    while (seen.find(text) == std::string::npos) {
+        const Console::Chunk chunk = console.read(position, deadline);
+        if (chunk.bytes.empty()) {
+            give_up("there is no \"" + std::string(text) + "\"", seen);
+        }
+        seen += chunk.bytes;
+        position = chunk.next;
+    }
+}
+
+std::string LinuxGuest::trouble() const {
+    constexpr std::array kSigns = {"BUG",       "WARNING",      "Oops",         "Call Trace", "rcu: INFO",
+                                   "rcu_sched", "soft lockup",  "hard LOCKUP",  "hung",       "blocked for",
+                                   "unstable",  "general prot", "Kernel panic", "I/O error",  "EXT4-fs err",
+                                   "JBD2",      "corrupt",      "Unable to",    "segfault",   "virtio_.*: fail"};
+    std::istringstream lines(log());
+    std::string found;
+    for (std::string line; std::getline(lines, line);) {
+        for (const std::string_view sign : kSigns) {
+            if (line.find(sign) != std::string::npos) {
+                found += line + "\n";
+                break;
+            }
+        }
+    }
+    return found;
+}
+
+Outcome LinuxGuest::wait_end() {
+    const auto outcome = machine_->wait_ended(soon());
+    if (!outcome) {
+        give_up("the machine does not end", "");
+    }
+    return *outcome;
+}
+
+SnapshotReport LinuxGuest::snapshot_and_stop(const AreaPath& area, SnapshotMode mode) {
+    api::MachineService service(*machine_, "linux");
+    SnapshotReport report =
+        need(service.snapshot({.area = area, .then = api::AfterSnapshot::stop, .metadata = {}, .mode = mode, .live = {}}));
+    machine_.reset();
+    return report;
+}
+
+void LinuxGuest::give_up(const std::string& what, const std::string& seen) const {
+    const auto outcome = machine_->wait_ended(SteadyClock::now());
+    const std::string end = !outcome         ? "it runs"
+                            : outcome->error ? "it has ended: " + outcome->error->message()
+                                             : "it has ended: " + std::string(outcome->name());
+    throw std::runtime_error(what + " (" + end + "). It said: " + seen + "\nIts log:\n" + log());
+}
+
+}  // namespace snapvm::test
