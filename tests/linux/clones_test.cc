@@ -28,7 +28,7 @@ protected:
 TEST_F(LinuxClones, EachAnswersWithRandomNumbersOfItsOwn) {
     LinuxGuest guest = restore_booted();
     // The number is had once somebody is there to hear of it, and so not before the restore.
-    guest.start(
+    (void)guest.start(
         "until guest-tool vsock-send 2 5000 here; do :; done; read number < /proc/sys/kernel/random/uuid; "
         "guest-tool vsock-send 2 5001 $number",
         "/run/talk");

@@ -132,14 +132,12 @@ std::string LinuxGuest::output(const std::string& command) {
     return answer.output;
 }
 
-void LinuxGuest::start(const std::string& command, const std::string& file) {
+std::string LinuxGuest::start(const std::string& command, const std::string& file) {
     // In a shell of its own, so that this one has no job to report the end of.
-    (void)output("({ " + command + "; } > " + file + " 2>&1 < /dev/null &)");
+    return output("({ " + command + "; } > " + file + " 2>&1 < /dev/null & echo $!)");
 }
 
-void LinuxGuest::wait_for(const std::string& text, const std::string& file) {
-    (void)output("until grep -q '" + text + "' " + file + "; do sleep 0.1; done");
-}
+void LinuxGuest::wait_for(const std::string& text, const std::string& file) { (void)output("wait_for '" + text + "' " + file); }
 
 std::string LinuxGuest::log() const { return without(machine_->console().read(0, SteadyClock::now()).bytes, "\r"); }
 
@@ -151,6 +149,11 @@ void LinuxGuest::wait_for_shell(std::chrono::seconds patience) {
     // Typed before, it would be echoed.
     wait_in(machine_->virtio_console(), kPrompt, deadline);
     position_ = machine_->virtio_console().end();
+    // For `wait_for`, without another program: to start one takes half a second where kernel mode is emulated. Nobody writes into the pipe.
+    (void)output(
+        "mkfifo /run/never\n"
+        "has() { while read -r line; do case $line in *\"$1\"*) return 0;; esac; done < $2; return 1; }\n"
+        "wait_for() { until has \"$1\" $2 2> /dev/null; do read -t 0.1 -r line <> /run/never; done; true; }");
 }
 
 void LinuxGuest::wait_in(const Console& console, std::string_view text, SteadyClock::time_point deadline) const {

@@ -61,8 +61,8 @@ public:
     Answer run(const std::string& command);
     /// Output of a command that must end with 0, without its last newline.
     std::string output(const std::string& command);
-    /// Starts a command that goes on behind the shell's back, its output in a file.
-    void start(const std::string& command, const std::string& file);
+    /// Starts a command that goes on behind the shell's back, its output in a file. Its process.
+    std::string start(const std::string& command, const std::string& file);
     /// Waits, in the guest, until a file has a line with `text`.
     void wait_for(const std::string& text, const std::string& file);
     /// To the virtio console, as it is.

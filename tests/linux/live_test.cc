@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+// Snapshots of a Linux at work: memory, processes, timers, a file system and the network, all under load at that moment.
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <future>
+#include <random>
+#include <sstream>
+#include <thread>
+
+#include "tests/linux/host_streams.h"
+#include "tests/linux/linux_fixture.h"
+
+namespace snapvm::test {
+namespace {
+
+/// What `guest-tool load` has done; each kind of work by itself.
+struct Work {
+    std::uint64_t steps = 0;
+    std::uint64_t forks = 0;
+    std::uint64_t sleeps = 0;
+    std::uint64_t ticks = 0;
+
+    [[nodiscard]] bool all_beyond(const Work& other) const {
+        return steps > other.steps && forks > other.forks && sleeps > other.sleeps && ticks > other.ticks;
+    }
+};
+
+std::uint64_t number_after(const std::string& text, std::string_view key) {
+    const std::size_t at = text.find(key);
+    return at == std::string::npos ? 0 : std::stoull(text.substr(at + key.size()));
+}
+
+class LinuxLive : public LinuxTest {
+protected:
+    [[nodiscard]] bool has_network() const { return network().reason().empty(); }
+    [[nodiscard]] AreaPath area(int number) const { return {scratch_.file("area" + std::to_string(number)), 0}; }
+
+    /// Sets a guest to work, where there is a network with a stream to the host that goes on for ever; all with pauses, so that a shell gets
+    /// a word in where the kernel's work is emulated.
+    void load(LinuxGuest& guest) {
+        mount_disk(guest);
+        (void)guest.output("head -c 40000 /bin/busybox > /run/model");
+        (void)guest.start(
+            "i=0; while [ ! -e /run/enough ]; do i=$((i+1)); { echo $i; cat /run/model; } > /mnt/new && sync && "
+            "mv /mnt/new /mnt/file$((i%2)) || break; read -t 1 -r line <> /run/never; done; echo written $i",
+            "/run/files");
+        if (has_network()) {
+            give_address(guest);
+            door_.emplace(HostDoor::at_tcp(7000));
+            stream_fault_ = std::async(std::launch::async, [this] { return fault_of_stream(door_->accept()); });
+            (void)guest.start(std::string("guest-tool tcp-send ") + kHostAddress + " 7000 1000000000000", "/run/stream");
+        }
+        load_ = guest.start("exec guest-tool load forever 1 64", "/run/verdict");
+        guest.wait_for("RUNNING", "/run/load");
+    }
+    static Work work(LinuxGuest& guest) {
+        const std::string line = guest.output("read -r line < /run/load; echo $line");
+        return {number_after(line, "steps="), number_after(line, "forks="), number_after(line, "sleeps="),
+                number_after(line, "ticks=")};
+    }
+    /// Every kind of it, from now on.
+    static void expect_work_goes_on(LinuxGuest& guest) {
+        const Work before = work(guest);
+        EXPECT_TRUE(eventually([&] { return work(guest).all_beyond(before); })) << guest.output("cat /run/load /run/verdict");
+    }
+    /// The stream has gone over all restores, nothing lost and nothing twice.
+    void expect_stream_goes_on() {
+        const std::uint64_t before = stream_bytes_;
+        EXPECT_TRUE(eventually([&] { return stream_bytes_ > before + 20'000; }));
+    }
+    /// Lets go of the stream; what was wrong with it.
+    std::string end_of_stream() {
+        enough_ = true;
+        return stream_fault_.get();
+    }
+    /// All have an end; the files and the disk are well.
+    void expect_sound_end(LinuxGuest& guest) {
+        (void)guest.output(": > /run/enough; kill " + load_);
+        guest.wait_for("LOAD", "/run/verdict");
+        EXPECT_TRUE(guest.output("cat /run/verdict").starts_with("LOAD OK")) << guest.output("cat /run/verdict");
+        guest.wait_for("written", "/run/files");
+        EXPECT_EQ(guest.output("for file in /mnt/file*; do tail -n +2 $file | cmp - /run/model || echo $file; done; umount /mnt"),
+                  "");
+        EXPECT_EQ(guest.trouble(), "");
+        guest.machine().end({.kind = Outcome::Kind::stopped, .code = 0, .error = {}});
+        EXPECT_EQ(file_system_faults(places().disk), "");
+    }
+
+private:
+    std::string fault_of_stream(const HostStream& stream) {
+        std::uint64_t state = 1;  // as guest-tool makes it
+        while (!enough_) {
+            const std::string bytes = stream.receive(8192);
+            if (bytes.size() != 8192) {
+                return "it ended";
+            }
+            for (std::size_t at = 0; at < bytes.size(); at += sizeof state) {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                if (std::memcmp(&bytes[at], &state, sizeof state) != 0) {
+                    return "wrong at " + std::to_string(stream_bytes_ + at);
+                }
+            }
+            stream_bytes_ += bytes.size();
+            std::this_thread::sleep_for(200ms);  // a slow reader, so that the guest has time for other things
+        }
+        return "";
+    }
+
+    std::string load_;
+    std::optional<HostDoor> door_;
+    std::atomic<bool> enough_ = false;
+    std::atomic<std::uint64_t> stream_bytes_ = 0;
+    std::future<std::string> stream_fault_;
+};
+
+double host_time() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
+double real_time(LinuxGuest& guest) {
+    return static_cast<double>(number_after(guest.output("guest-tool clocks"), "realtime=")) / 1e9;
+}
+double up_time(LinuxGuest& guest) { return std::stod(guest.output("read -r up idle < /proc/uptime; echo $up")); }
+
+TEST_F(LinuxLive, WorkGoesOnAfterARestore) {
+    constexpr double kTolerance = 2;  // seconds
+    LinuxGuest guest = restore_booted(GapMode::seen);
+    load(guest);
+    const HostDoor waiting = HostDoor::at_vsock(places().vsock, 5000);
+    (void)guest.start("guest-tool vsock-send 2 5000 hello", "/run/vsock");
+    const HostStream half_open = waiting.accept();
+    EXPECT_EQ(half_open.receive(5), "hello");
+    const double clock_read = host_time();
+    const double before = up_time(guest);
+    (void)guest.snapshot_and_stop(area(0));
+    const double stopped = host_time();
+    const std::string disk_then = scratch_.file("disk-then");
+    copy_disk(places().disk, disk_then);
+
+    // Once with the time that has passed meanwhile.
+    {
+        LinuxGuest restored = LinuxGuest::restore(area(0), places(), GapMode::seen);
+        restored.wait_for_log("crng reseeded due to virtual machine fork");
+        restored.wait_for("reset", "/run/vsock");
+        const double earliest = host_time();
+        const double now = real_time(restored);
+        EXPECT_GT(now, earliest - kTolerance);
+        EXPECT_LT(now, host_time() + kTolerance);
+        expect_work_goes_on(restored);
+        if (has_network()) {
+            expect_stream_goes_on();
+            EXPECT_EQ(end_of_stream(), "");
+            EXPECT_TRUE(ping(kGuestAddress));
+        }
+        expect_sound_end(restored);
+    }
+
+    // Once without, some seconds later: the clock goes on from where it was.
+    copy_disk(disk_then, places().disk);
+    const double restored_at = host_time();
+    LinuxGuest restored = LinuxGuest::restore(area(0), places(), GapMode::hidden);
+    const double now = up_time(restored);
+    EXPECT_GE(now, before);
+    EXPECT_LT(now, before + (stopped - clock_read) + (host_time() - restored_at) + kTolerance);
+    expect_work_goes_on(restored);
+    EXPECT_EQ(restored.trouble(), "");
+}
+
+// SNAPVM_TEST_MOMENTS: how many. Each is one of the machine restored from the one before.
+TEST_F(LinuxLive, AnyMomentWillDo) {
+    const char* count = std::getenv("SNAPVM_TEST_MOMENTS");
+    const long moments = count != nullptr ? std::atol(count) : 2;
+    std::mt19937 random(20240607);
+    LinuxGuest guest = restore_booted();
+    load(guest);
+    for (long moment = 0; moment < moments; ++moment) {
+        SCOPED_TRACE("snapshot " + std::to_string(moment));
+        std::this_thread::sleep_for(std::chrono::microseconds(random() % 300'000));  // any moment
+        (void)guest.snapshot_and_stop(area(moment % 2));
+        guest = LinuxGuest::restore(area(moment % 2), places(), random() % 2 == 0 ? GapMode::hidden : GapMode::seen);
+        expect_work_goes_on(guest);
+        if (has_network()) {
+            expect_stream_goes_on();
+        }
+        ASSERT_EQ(guest.trouble(), "");
+        ASSERT_FALSE(HasFailure());
+    }
+    if (has_network()) {
+        EXPECT_EQ(end_of_stream(), "");
+    }
+    expect_sound_end(guest);
+}
+
+}  // namespace
+}  // namespace snapvm::test
