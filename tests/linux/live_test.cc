@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Snapshots of a Linux at work: memory, processes, timers, a file system and the network, all under load at that moment.
+#include <sys/socket.h>
+
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -35,6 +38,13 @@ std::uint64_t number_after(const std::string& text, std::string_view key) {
 
 class LinuxLive : public LinuxTest {
 protected:
+    // Its thread would wait for the guest, and keep to itself what went wrong.
+    ~LinuxLive() override {
+        enough_ = true;
+        if (const int stream = stream_; stream >= 0) {
+            ::shutdown(stream, SHUT_RDWR);
+        }
+    }
     [[nodiscard]] bool has_network() const { return network().reason().empty(); }
     [[nodiscard]] AreaPath area(int number) const { return {scratch_.file("area" + std::to_string(number)), 0}; }
 
@@ -91,10 +101,12 @@ protected:
 
 private:
     std::string fault_of_stream(const HostStream& stream) {
+        stream_ = stream.fd();
         std::uint64_t state = 1;  // as guest-tool makes it
         while (!enough_) {
             const std::string bytes = stream.receive(8192);
             if (bytes.size() != 8192) {
+                stream_ = -1;
                 return "it ended";
             }
             for (std::size_t at = 0; at < bytes.size(); at += sizeof state) {
@@ -102,18 +114,21 @@ private:
                 state ^= state >> 7;
                 state ^= state << 17;
                 if (std::memcmp(&bytes[at], &state, sizeof state) != 0) {
+                    stream_ = -1;
                     return "wrong at " + std::to_string(stream_bytes_ + at);
                 }
             }
             stream_bytes_ += bytes.size();
             std::this_thread::sleep_for(200ms);  // a slow reader, so that the guest has time for other things
         }
+        stream_ = -1;
         return "";
     }
 
     std::string load_;
     std::optional<HostDoor> door_;
     std::atomic<bool> enough_ = false;
+    std::atomic<int> stream_ = -1;
     std::atomic<std::uint64_t> stream_bytes_ = 0;
     std::future<std::string> stream_fault_;
 };
