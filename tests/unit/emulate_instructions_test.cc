@@ -217,7 +217,6 @@ TEST(Emulate, SegmentBases) {
 class Descriptors : public ::testing::Test {
 protected:
     static constexpr std::uint64_t kGdt = Processor::kData;
-    static constexpr std::uint64_t kLslRax = 0;
     Descriptors() {
         processor.cpu.sregs.gdt = {.base = kGdt, .limit = 0x3F, .padding = {}};
         processor.put(kGdt + 0x08, std::uint64_t{0x00AF'9B00'0000'FFFF});  // code, DPL 0, pages
