@@ -39,5 +39,21 @@ TEST_F(LinuxBoot, GetsToAShell) {
     EXPECT_EQ(report.type, "full");
 }
 
+// The same devices where no ACPI tells of them.
+TEST_F(LinuxBoot, FindsDevicesOnItsCommandLine) {
+    make_file_system(places().disk);
+    std::string arguments = "acpi=off";
+    const unsigned devices = places().tap.empty() ? 5 : 6;
+    for (unsigned i = 0; i < devices; ++i) {
+        arguments += " virtio_mmio.device=4K@0xd000" + std::to_string(i) + "000:" + std::to_string(8 + i);
+    }
+    LinuxGuest guest = LinuxGuest::boot(LinuxImage::find(), places(), arguments);
+    guest.wait_for_shell(kBootPatience);
+    EXPECT_EQ(guest.output("ls /sys/bus/virtio/devices | wc -l"), std::to_string(devices));
+    mount_disk(guest);
+    EXPECT_EQ(guest.output("echo kept > /mnt/file && umount /mnt && mount -t ext4 /dev/vda /mnt && cat /mnt/file"), "kept");
+    EXPECT_EQ(guest.trouble(), "");
+}
+
 }  // namespace
 }  // namespace snapvm::test

@@ -2,12 +2,12 @@
 #include "vmm/boot/acpi.h"
 
 #include <algorithm>
-#include <numeric>
 #include <span>
 #include <string>
 #include <string_view>
 
 #include "vmm/base/bytes.h"
+#include "vmm/boot/checksum.h"
 #include "vmm/boot/dsdt.h"
 #include "vmm/platform/platform.h"
 
@@ -20,14 +20,6 @@ constexpr std::size_t kHeaderChecksum = 9;
 constexpr std::size_t kRsdpSize = 36;
 
 void put_text(Encoder& out, std::string_view text) { out.raw(std::as_bytes(std::span(text))); }
-
-// Makes the bytes' sum zero.
-void set_checksum(std::span<std::byte> bytes, std::size_t at) {
-    bytes[at] = std::byte{0};
-    const auto sum = std::accumulate(bytes.begin(), bytes.end(), 0U,
-                                     [](unsigned total, std::byte byte) { return total + std::to_integer<unsigned>(byte); });
-    bytes[at] = std::byte(static_cast<std::uint8_t>(0U - sum));
-}
 
 std::vector<std::byte> table(std::string_view signature, std::uint8_t revision, std::span<const std::byte> body) {
     Encoder out;

@@ -8,6 +8,7 @@
 #include "vmm/boot/acpi.h"
 #include "vmm/boot/bzimage.h"
 #include "vmm/boot/elf.h"
+#include "vmm/boot/mp_table.h"
 #include "vmm/platform/platform.h"
 
 namespace snapvm {
@@ -131,6 +132,7 @@ Result<BootEntry> load_guest(GuestMemory& memory, const BootSource& source) {
     TRY(load_segments(memory, image));
     const std::vector<Placed> modules = TRY(place_initrds(memory, image, source.initrds));
     TRY(memory.write(platform::kFirmwareBase, TRY(acpi_tables({source.cpus, source.virtio_devices}))));
+    TRY(memory.write(platform::kMpTable, mp_table(source.cpus)));
     TRY(memory.write(platform::kCommandLine, std::as_bytes(std::span(source.cmdline.c_str(), source.cmdline.size() + 1))));
     const std::vector<MemoryMapEntry> map = memory_map(specs_of(memory));
     if (pvh) {

@@ -31,6 +31,7 @@ inline constexpr Gpa kSetupData{0xF000};
 inline constexpr Gpa kCommandLine{0x20000};
 inline constexpr std::uint64_t kCommandLineLimit = 4096;  ///< with the NUL
 inline constexpr Gpa kLowReserved{0x9FC00};
+inline constexpr Gpa kMpTable{0x9FC00};  ///< where kernels without ACPI look first, and reserved in the memory map
 inline constexpr Gpa kOneMiB{0x100000};
 
 // Ports.
