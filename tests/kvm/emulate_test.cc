@@ -185,6 +185,28 @@ SNAPVM_TINY_CODE(counts_page_faults_pushing_first, R"(
     addq $4, (%rsp)
     iretq
 )");
+// A program steps itself, twice, and then says INT1.
+SNAPVM_TINY_CODE(user_debug_traps, R"(
+    mov $0x700, %edx
+    in %dx, %al
+    pushfq
+    orq $0x100, (%rsp)
+    popfq
+    nop
+    nop
+    .byte 0xf1
+    mov $0x5f4, %edx
+    mov $9, %eax
+    out %eax, %dx
+)");
+// Counts; after the second one there is no more stepping.
+SNAPVM_TINY_CODE(counts_debug_traps, R"(
+    incq (%rbx)
+    cmpq $2, (%rbx)
+    jb 1f
+    andq $-257, 0x10(%rsp)
+1:  iretq
+)");
 SNAPVM_TINY_CODE(two_places, R"(
     nop
     nop
@@ -323,6 +345,18 @@ TEST_F(SystemCalls, GoOnInAnotherMachine) {
     }
     EXPECT_EQ(rig.trouble(), "");
     EXPECT_EQ(rig.counter(6), 0U);
+}
+
+// While the repair has its breakpoint KVM hands the guest's own debug traps to us.
+TEST_F(KernelMode, DebugTrapsOfProgramsAreTheGuests) {
+    const std::unique_ptr<Machine> machine =
+        tiny_machine(system(), {.code = user_debug_traps, .user = true, .vector = 1, .handler = &counts_debug_traps});
+    // A gate of page faults, so that there is a breakpoint.
+    const auto gate = need(machine->memory().load<std::array<std::uint64_t, 2>>(tiny::kIdt + 1 * 16));
+    need(machine->memory().store(tiny::kIdt + 14 * 16, gate));
+    need(machine->resume());
+    expect_end(*machine);
+    EXPECT_EQ(counter(*machine, 0), 3U);
 }
 
 // A debugger's breakpoint beside the repair's: each is found by its address, and taken back alone.

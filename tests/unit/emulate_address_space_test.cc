@@ -158,7 +158,8 @@ TEST_F(Paging, AccessesAreAllOrNothing) {
     EXPECT_EQ(*memory.load<std::uint8_t>(Gpa{kPage + 0xFFF}), 1);
     std::array<std::byte, 32> peeked{};
     EXPECT_EQ(space.peek(kLinear + 0x1FF8, peeked), 8U);
-    EXPECT_TRUE(space.span(kLinear + 0xFF8, 16, {})->empty());
+    EXPECT_TRUE(space.span(kLinear + 0xFF8, 16, {})->bytes.empty());
+    EXPECT_EQ(space.span(kLinear + 0xFF0, 16, {})->at.value, kPage + 0xFF0);
 }
 
 // Tables anywhere, in circles, beyond memory: an answer, in as many steps as there are levels.

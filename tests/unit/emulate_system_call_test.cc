@@ -10,6 +10,7 @@ using test::Processor;
 
 constexpr std::uint64_t kLstar = 0xFFFF'FFFF'8140'0040;
 constexpr std::uint64_t kStack = 0x9000;
+constexpr std::uint64_t kReturn = 0x5002;
 constexpr SystemCallMsrs kMsrs{.star = 0x0023'0010'0000'0000, .lstar = kLstar, .fmask = 0x25'7FD5};
 
 // At the entry of page faults, after a SYSCALL that stayed at CPL 3.
@@ -21,7 +22,8 @@ protected:
         cpu.sregs.cr2 = kLstar;
         cpu.regs.rip = 0xFFFF'FFFF'8140'0B00;
         cpu.regs.rsp = kStack;
-        cpu.regs.rcx = 0x4423BB;
+        cpu.regs.rcx = kReturn;
+        processor.put(kReturn - 2, std::uint16_t{0x050F});
         cpu.regs.r11 = 0x246;
         push({0x15, kLstar, 0x33, 0x10002, 0x7FFF'875F'BC70, 0x2B});
     }
@@ -35,7 +37,7 @@ TEST_F(Fault, OfASystemCallBecomesOne) {
     ASSERT_TRUE(taken());
     EXPECT_EQ(cpu.regs.rip, kLstar);
     EXPECT_EQ(cpu.regs.rsp, 0x7FFF'875F'BC70U);
-    EXPECT_EQ(cpu.regs.rcx, 0x4423BBU);
+    EXPECT_EQ(cpu.regs.rcx, kReturn);
     EXPECT_EQ(cpu.regs.r11, 0x246U);
     EXPECT_EQ(cpu.regs.rflags, 2U);  // 0x246 without what FMASK has
     EXPECT_EQ(cpu.sregs.cs.selector, 0x10);
@@ -44,6 +46,31 @@ TEST_F(Fault, OfASystemCallBecomesOne) {
     EXPECT_EQ(cpu.sregs.ss.selector, 0x18);
     EXPECT_EQ(cpu.sregs.ss.dpl, 0);
     EXPECT_TRUE(cpu.sregs_changed);
+}
+
+// R11 may be the program's own work.
+TEST_F(Fault, FlagsThatNoProgramCanHaveAreCutOff) {
+    cpu.regs.r11 = ~0ULL;
+    ASSERT_TRUE(taken());
+    EXPECT_EQ(cpu.regs.r11, 0x24'4FD7U);
+    EXPECT_EQ(cpu.regs.rflags, (0x24'4FD7U & ~kMsrs.fmask) | 2);
+}
+
+TEST_F(Fault, AJumpIsNone) {
+    processor.put(kReturn - 2, std::uint16_t{0x9090});
+    EXPECT_FALSE(taken());
+    processor.put(kReturn - 2, std::uint16_t{0x050F});
+    cpu.regs.rcx = 0x8000'0000'0000'0000 | kReturn;  // where a SYSCALL stands for who ignores the upper bits
+    EXPECT_FALSE(taken());
+}
+
+TEST_F(Fault, IsAFetchOfAProgramOrNot) {
+    const auto is_fetch = [&] { return is_fetch_of_program(cpu, AddressSpace(processor.memory, PagingMode::of(cpu.sregs))); };
+    EXPECT_TRUE(is_fetch());
+    push({0x15, 0x401000, 0x33, 0x10002, 0x7FFF'875F'BC70, 0x2B});
+    EXPECT_FALSE(is_fetch());
+    push({0x07, kLstar, 0x33, 0x10002, 0x7FFF'875F'BC70, 0x2B});
+    EXPECT_FALSE(is_fetch());
 }
 
 TEST_F(Fault, OfAnythingElseStaysOne) {

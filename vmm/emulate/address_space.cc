@@ -43,15 +43,6 @@ Shape shape_of(const PagingMode& mode) {
     return {.levels = 2, .index_bits = 10, .entry_size = 4, .top_index_bits = 10};
 }
 
-// In long mode an address's upper bits repeat the highest one that is translated. An instruction's access elsewhere is #GP or #SS, no #PF.
-bool is_canonical(const PagingMode& mode, std::uint64_t linear) {
-    if ((mode.efer & kEferLongModeActive) == 0) {
-        return true;
-    }
-    const int unused = (mode.cr4 & kCr4FiveLevels) != 0 ? 64 - 57 : 64 - 48;
-    return static_cast<std::uint64_t>(static_cast<std::int64_t>(linear << unused) >> unused) == linear;
-}
-
 std::uint32_t error_code(const PagingMode& mode, Access access, bool present) {
     const bool tells_fetch = (mode.efer & kEferNoExecute) != 0 || (mode.cr4 & kCr4Smep) != 0;
     return (present ? kFaultPresent : 0) | (access.write ? kFaultWrite : 0) | (access.user ? kFaultUser : 0) |
@@ -75,23 +66,48 @@ bool allowed(const PagingMode& mode, Access access, std::uint64_t rights) {
     return !access.write || (rights & kWritable) != 0 || (mode.cr0 & kCr0WriteProtect) == 0;
 }
 
-// Another vCPU's processor may be setting bits of the entry, too.
-void set_bits(GuestMemory& memory, Gpa at, std::uint64_t entry_size, std::uint64_t bits) {
+// False where the entry is no longer what was read: another vCPU may be taking the page away.
+bool add_bits(GuestMemory& memory, Gpa at, std::uint64_t entry_size, std::uint64_t entry, std::uint64_t bits) {
     const auto bytes = memory.span(at, entry_size);
     if (!bytes) {
-        return;
+        return false;
     }
+    bool done = false;
     if (entry_size == 8) {
-        std::atomic_ref(*reinterpret_cast<std::uint64_t*>(bytes->data())).fetch_or(bits);
+        done = std::atomic_ref(*reinterpret_cast<std::uint64_t*>(bytes->data())).compare_exchange_strong(entry, entry | bits);
     } else {
-        std::atomic_ref(*reinterpret_cast<std::uint32_t*>(bytes->data())).fetch_or(static_cast<std::uint32_t>(bits));
+        auto half = static_cast<std::uint32_t>(entry);
+        const auto with = static_cast<std::uint32_t>(entry | bits);
+        done = std::atomic_ref(*reinterpret_cast<std::uint32_t*>(bytes->data())).compare_exchange_strong(half, with);
     }
-    memory.mark_written(at, entry_size);
+    if (done) {
+        memory.mark_written(at, entry_size);
+    }
+    return done;
 }
 
 }  // namespace
 
+bool is_canonical(std::uint64_t address, const PagingMode& mode) {
+    if ((mode.efer & kEferLongModeActive) == 0) {
+        return true;
+    }
+    const auto upper = static_cast<std::int64_t>(address) >> ((mode.cr4 & kCr4FiveLevels) != 0 ? 56 : 47);
+    return upper == 0 || upper == -1;
+}
+
 std::expected<Gpa, PageFault> AddressSpace::walk(std::uint64_t linear, Access access, Purpose purpose) const {
+    constexpr int kAttempts = 16;
+    for (int attempt = 0; attempt < kAttempts; ++attempt) {
+        if (const auto found = walk_once(linear, access, purpose)) {
+            return *found;
+        }
+    }
+    return std::unexpected(PageFault{linear, error_code(mode_, access, false)});  // the guest will find out, and try again
+}
+
+// Nothing: an entry has changed under way.
+std::optional<std::expected<Gpa, PageFault>> AddressSpace::walk_once(std::uint64_t linear, Access access, Purpose purpose) const {
     if ((mode_.cr0 & kCr0Paging) == 0) {
         return Gpa{linear & 0xFFFF'FFFF};
     }
@@ -117,8 +133,8 @@ std::expected<Gpa, PageFault> AddressSpace::walk(std::uint64_t linear, Access ac
             return fault(true);
         }
         const std::uint64_t marks = pae_top ? 0 : kAccessed | (leaf && access.write ? kDirty : 0);
-        if (purpose == Purpose::access && (entry & marks) != marks) {
-            set_bits(memory_, at, shape.entry_size, marks);
+        if (purpose == Purpose::access && (entry & marks) != marks && !add_bits(memory_, at, shape.entry_size, entry, marks)) {
+            return std::nullopt;
         }
         if (leaf) {
             const std::uint64_t within = (1ULL << shift) - 1;
@@ -130,7 +146,7 @@ std::expected<Gpa, PageFault> AddressSpace::walk(std::uint64_t linear, Access ac
 }
 
 std::expected<Gpa, PageFault> AddressSpace::look_up(std::uint64_t linear) const {
-    if (!is_canonical(mode_, linear)) {
+    if (!is_canonical(linear, mode_)) {
         return std::unexpected(PageFault{linear, 0});
     }
     return walk(linear, {}, Purpose::looking);
@@ -188,19 +204,14 @@ std::expected<void, PageFault> AddressSpace::write(std::uint64_t linear, std::sp
     });
 }
 
-std::expected<std::span<std::byte>, PageFault> AddressSpace::span(std::uint64_t linear, std::uint64_t size, Access access) {
+std::expected<AddressSpace::Located, PageFault> AddressSpace::span(std::uint64_t linear, std::uint64_t size, Access access) {
     const auto at = walk(linear, access, Purpose::access);
     if (!at) {
         return std::unexpected(at.error());
     }
     const auto bytes = memory_.span(*at, size);
-    return bytes && linear % kPageSize + size <= kPageSize ? *bytes : std::span<std::byte>{};
-}
-
-void AddressSpace::mark_written(std::uint64_t linear, std::uint64_t size) {
-    if (const auto at = look_up(linear)) {
-        memory_.mark_written(*at, size);
-    }
+    const bool within = bytes && linear % kPageSize + size <= kPageSize;
+    return Located{*at, within ? *bytes : std::span<std::byte>{}};
 }
 
 }  // namespace snapvm::emulate

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <expected>
+#include <optional>
 #include <span>
 
 #include "vmm/kvm/abi.h"
@@ -37,8 +38,12 @@ struct PageFault {
     std::uint32_t error_code = 0;
 };
 
+/// Whether an address is one at all: in long mode its upper bits are copies of the highest that counts (Intel SDM volume 1, 3.3.7.1).
+[[nodiscard]] bool is_canonical(std::uint64_t address, const PagingMode& mode);
+
 /// Walks page tables without paging, with two levels, PAE, four or five. Untrusted: tables may lie anywhere and form circles, the
-/// number of levels bounds the walk. Holds a reference to the memory; values of the registers at construction. One thread at a time.
+/// number of levels bounds the walk. Left out: protection keys and reserved bits, which no kernel's own accesses depend on, and that addresses
+/// which are not canonical fault otherwise than others: `look_up` finds nothing there, accesses must not come with them. Holds a reference to the memory; values of the registers at construction. One thread at a time.
 class AddressSpace {
 public:
     AddressSpace(GuestMemory& memory, const PagingMode& mode) : memory_(memory), mode_(mode) {}
@@ -52,15 +57,20 @@ public:
     /// As an instruction's access: rights are checked, accessed and dirty bits are set. All or nothing over page boundaries.
     std::expected<void, PageFault> read(std::uint64_t linear, std::span<std::byte> out, Access access);
     std::expected<void, PageFault> write(std::uint64_t linear, std::span<const std::byte> data, Access access);
-    /// The host's bytes of [linear, linear + size), which must lie within one page, for an atomic access. The caller marks what it writes
-    /// (`mark_written`). Nothing where the address is no memory of the guest's.
-    std::expected<std::span<std::byte>, PageFault> span(std::uint64_t linear, std::uint64_t size, Access access);
-    /// For who has written through `span`.
-    void mark_written(std::uint64_t linear, std::uint64_t size);
+    /// Guest memory in place.
+    struct Located {
+        Gpa at;
+        std::span<std::byte> bytes;  ///< empty: that address is no memory of the guest's
+    };
+    /// [linear, linear + size), which must lie within one page, for an atomic access. The caller marks what it writes, by the address found here:
+    /// looked up again it may be another.
+    std::expected<Located, PageFault> span(std::uint64_t linear, std::uint64_t size, Access access);
+    void mark_written(const Located& written) { memory_.mark_written(written.at, written.bytes.size()); }
 
 private:
     enum class Purpose : std::uint8_t { looking, access };
     std::expected<Gpa, PageFault> walk(std::uint64_t linear, Access access, Purpose purpose) const;
+    std::optional<std::expected<Gpa, PageFault>> walk_once(std::uint64_t linear, Access access, Purpose purpose) const;
     template <class Part>
     std::expected<void, PageFault> by_page(std::uint64_t linear, std::uint64_t size, Access access, Part part);
 

@@ -50,8 +50,8 @@ struct Exception {
     bool software_interrupt = false;  ///< INT n, which is no exception
 };
 
-inline constexpr std::uint8_t kVectorBreakpoint = 3, kVectorInvalidOpcode = 6, kVectorDeviceNotAvailable = 7,
-                              kVectorGeneralProtection = 13, kVectorPageFault = 14, kVectorX87 = 16;
+inline constexpr std::uint8_t kVectorDebug = 1, kVectorBreakpoint = 3, kVectorInvalidOpcode = 6, kVectorDeviceNotAvailable = 7,
+                              kVectorStackFault = 12, kVectorGeneralProtection = 13, kVectorPageFault = 14, kVectorX87 = 16;
 
 inline Exception invalid_opcode() { return {.vector = kVectorInvalidOpcode}; }
 inline Exception general_protection() { return {.vector = kVectorGeneralProtection, .error_code = 0}; }

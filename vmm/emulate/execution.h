@@ -31,7 +31,8 @@ private:
     }
     [[nodiscard]] std::uint64_t next_rip() const { return cpu_.regs.rip + instruction_.size; }
     [[nodiscard]] std::uint64_t edx_eax() const { return (cpu_.regs.rdx << 32) | (cpu_.regs.rax & 0xFFFF'FFFF); }
-    [[nodiscard]] std::optional<std::uint64_t> memory_address() const;
+    // Where the operand in memory lies; an exception where no memory can.
+    [[nodiscard]] std::expected<std::uint64_t, std::variant<Exception, NotEmulated, Error>> memory_address() const;
     Executed trap(std::uint8_t vector, bool software_interrupt);
     Executed wait();
     Executed set_alignment_check(bool on);
@@ -41,7 +42,7 @@ private:
     Executed get_extended_control();
     Executed segment_base();
     Executed segment_query();
-    Executed extended_state(const std::function<Executed(std::uint64_t)>& work);
+    Executed extended_state(bool privileged, const std::function<Executed(std::uint64_t)>& work);
     Executed save(SaveKind kind);
     Executed restore(RestoreKind kind);
 

@@ -35,13 +35,25 @@ bool starts_with(std::span<const std::byte> bytes, std::initializer_list<std::ui
 
 }  // namespace
 
-std::optional<std::uint64_t> Execution::memory_address() const {
+std::expected<std::uint64_t, std::variant<Exception, NotEmulated, Error>> Execution::memory_address() const {
     for (const cs_x86_op& operand : std::span(x86_.operands, x86_.op_count)) {
-        if (operand.type == X86_OP_MEM) {
-            return linear_address(cpu_, instruction_, operand.mem);
+        if (operand.type != X86_OP_MEM) {
+            continue;
         }
+        const auto address = linear_address(cpu_, instruction_, operand.mem);
+        if (!address) {
+            return not_emulated();
+        }
+        const std::uint64_t last = *address + std::max<std::uint64_t>(operand.size, 1) - 1;
+        const PagingMode mode = PagingMode::of(cpu_.sregs);
+        if (!is_canonical(*address, mode) || !is_canonical(last, mode)) {
+            const bool stack =
+                operand.mem.segment == X86_REG_SS || (operand.mem.segment == X86_REG_INVALID && is_stack_base(operand.mem.base));
+            return raise(stack ? Exception{.vector = kVectorStackFault, .error_code = 0} : general_protection());
+        }
+        return *address;
     }
-    return std::nullopt;
+    return not_emulated();
 }
 
 Executed Execution::trap(std::uint8_t vector, bool software_interrupt) {
@@ -70,7 +82,7 @@ Executed Execution::wait() {
 }
 
 Executed Execution::set_alignment_check(bool on) {
-    if (cpu_.cpl() != 0 || (cpu_.sregs.cr4 & kCr4Smap) == 0) {
+    if (cpu_.cpl() != 0) {
         return raise(invalid_opcode());
     }
     cpu_.regs.rflags = on ? cpu_.regs.rflags | kFlagAlignmentCheck : cpu_.regs.rflags & ~kFlagAlignmentCheck;
@@ -93,7 +105,7 @@ Executed Execution::count_bits() {
     } else {
         const auto address = memory_address();
         if (!address) {
-            return not_emulated();
+            return std::unexpected(address.error());
         }
         const auto bytes = std::as_writable_bytes(std::span(&value, 1)).first(std::min<std::size_t>(source.size, sizeof value));
         if (const auto done = space_.read(*address, bytes, access()); !done) {
@@ -110,24 +122,24 @@ Executed Execution::count_bits() {
 Executed Execution::compare_exchange_16() {
     const auto address = memory_address();
     if (!address) {
-        return not_emulated();
+        return std::unexpected(address.error());
     }
     if (*address % 16 != 0) {
         return raise(general_protection());
     }
     Access wanted = access();
     wanted.write = true;
-    const auto bytes = space_.span(*address, 16, wanted);
-    if (!bytes) {
-        return raise(page_fault(bytes.error()));
+    const auto found = space_.span(*address, 16, wanted);
+    if (!found) {
+        return raise(page_fault(found.error()));
     }
-    if (bytes->empty()) {
+    if (found->bytes.empty()) {
         return not_emulated();  // not on memory
     }
     std::uint64_t low = cpu_.regs.rax, high = cpu_.regs.rdx;
-    if (compare_exchange(*bytes, low, high, cpu_.regs.rbx, cpu_.regs.rcx)) {
+    if (compare_exchange(found->bytes, low, high, cpu_.regs.rbx, cpu_.regs.rcx)) {
         cpu_.regs.rflags |= kFlagZero;
-        space_.mark_written(*address, 16);
+        space_.mark_written(*found);
     } else {
         cpu_.regs.rflags &= ~kFlagZero;
         cpu_.regs.rax = low;
@@ -175,31 +187,30 @@ Executed Execution::get_extended_control() {
     return {};
 }
 
-Executed Execution::extended_state(const std::function<Executed(std::uint64_t)>& work) {
+Executed Execution::extended_state(bool privileged, const std::function<Executed(std::uint64_t)>& work) {
     if ((cpu_.sregs.cr4 & kCr4Osxsave) == 0) {
         return raise(invalid_opcode());
+    }
+    if (privileged && cpu_.cpl() != 0) {
+        return raise(general_protection());
     }
     if ((cpu_.sregs.cr0 & kCr0TaskSwitched) != 0) {
         return raise(device_not_available());
     }
     const auto address = memory_address();
-    return address ? work(*address) : not_emulated();
+    return address ? work(*address) : std::unexpected(address.error());
 }
 
 Executed Execution::save(SaveKind kind) {
-    if (kind == SaveKind::xsaves && cpu_.cpl() != 0) {
-        return raise(general_protection());
-    }
-    return extended_state(
-        [&](std::uint64_t address) { return save_extended_state(kind, address, edx_eax(), space_, access(), extended_); });
+    return extended_state(kind == SaveKind::xsaves, [&](std::uint64_t address) {
+        return save_extended_state(kind, address, edx_eax(), space_, access(), extended_);
+    });
 }
 
 Executed Execution::restore(RestoreKind kind) {
-    if (kind == RestoreKind::xrstors && cpu_.cpl() != 0) {
-        return raise(general_protection());
-    }
-    return extended_state(
-        [&](std::uint64_t address) { return restore_extended_state(kind, address, edx_eax(), space_, access(), extended_); });
+    return extended_state(kind == RestoreKind::xrstors, [&](std::uint64_t address) {
+        return restore_extended_state(kind, address, edx_eax(), space_, access(), extended_);
+    });
 }
 
 Executed Execution::run() {

@@ -16,6 +16,8 @@
 namespace snapvm::emulate {
 namespace {
 
+constexpr std::uint64_t kSingleStepped = 1ULL << 14;  // of DR6
+
 // A vCPU's extended state, by KVM's calls.
 class VcpuExtendedState final : public ExtendedState {
 public:
@@ -86,11 +88,7 @@ public:
             return false;
         }
         CpuState cpu = TRY(state_of(vcpu));
-        const Step step = TRY(carry_out(vcpu, cpu));
-        if (step == Step::not_emulated) {
-            return false;
-        }
-        return true;
+        return TRY(carry_out(vcpu, cpu)) == Step::done;
     }
 
 private:
@@ -129,16 +127,22 @@ private:
 
     Result<bool> stopped_at_breakpoint(kvm::VcpuFd& vcpu) {
         const auto& debug = vcpu.shared().debug.arch;
-        if (debug_.single_step()) {
+        if (debug_.single_step() && (debug.dr6 & kSingleStepped) != 0) {
             TRY(debug_.set_single_step(vcpu, false));
             return true;
         }
-        if (debug_.breakpoint(BreakpointUser::page_fault_entry) != debug.pc) {
-            return false;
-        }
         CpuState cpu = TRY(state_of(vcpu));
-        const SystemCallMsrs msrs = TRY(system_call_msrs(vcpu));
-        if (become_system_call(cpu, msrs, AddressSpace(memory_, PagingMode::of(cpu.sregs)))) {
+        if (debug_.breakpoint(BreakpointUser::page_fault_entry) != debug.pc) {
+            // The guest's own: by RFLAGS.TF, or INT1. While somebody has a breakpoint KVM hands us all of them.
+            auto registers = TRY(vcpu.get<kvm_debugregs>(KVM_GET_DEBUGREGS, "KVM_GET_DEBUGREGS"));
+            registers.dr6 = debug.dr6;
+            TRY(vcpu.set(KVM_SET_DEBUGREGS, registers, "KVM_SET_DEBUGREGS"));
+            TRY(inject(vcpu, cpu, {.vector = kVectorDebug}));
+            return true;
+        }
+        // Of page faults few are fetches, and only these can be system calls.
+        const AddressSpace space(memory_, PagingMode::of(cpu.sregs));
+        if (is_fetch_of_program(cpu, space) && become_system_call(cpu, TRY(system_call_msrs(vcpu)), space)) {
             proved_ = true;
             TRY(put(vcpu, cpu));
             return true;
@@ -192,6 +196,7 @@ private:
             return {};
         }
         events.interrupt.shadow = 0;
+        events.flags = KVM_VCPUEVENT_VALID_SHADOW;  // NMIs and INITs may have come meanwhile: not taken back
         return vcpu.set(KVM_SET_VCPU_EVENTS, events, "KVM_SET_VCPU_EVENTS");
     }
 
@@ -204,6 +209,7 @@ private:
         TRY(put(vcpu, cpu));
         auto events = TRY(vcpu.get<kvm_vcpu_events>(KVM_GET_VCPU_EVENTS, "KVM_GET_VCPU_EVENTS"));
         events.interrupt.shadow = 0;
+        events.flags = KVM_VCPUEVENT_VALID_SHADOW;
         if (exception.software_interrupt) {
             events.interrupt.injected = 1;
             events.interrupt.nr = exception.vector;

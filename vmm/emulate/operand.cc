@@ -66,11 +66,11 @@ const kvm_segment& segment_of(const kvm_sregs& sregs, x86_reg reg, bool by_stack
     }
 }
 
+}  // namespace
+
 bool is_stack_base(x86_reg base) {
     return base == X86_REG_RSP || base == X86_REG_RBP || base == X86_REG_ESP || base == X86_REG_EBP || base == X86_REG_BP;
 }
-
-}  // namespace
 
 std::optional<std::uint64_t> read_register(const CpuState& cpu, x86_reg reg, std::uint64_t next_rip) {
     if (reg == X86_REG_RIP || reg == X86_REG_EIP) {

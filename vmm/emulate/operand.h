@@ -21,4 +21,7 @@ namespace snapvm::emulate {
 [[nodiscard]] std::optional<std::uint64_t> linear_address(const CpuState& cpu, const cs_insn& instruction,
                                                           const x86_op_mem& operand);
 
+/// Whether memory operands with this base are the stack's, where no segment is named.
+[[nodiscard]] bool is_stack_base(x86_reg base);
+
 }  // namespace snapvm::emulate

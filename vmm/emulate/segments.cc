@@ -44,8 +44,7 @@ Executed Execution::segment_base() {
     if (!value) {
         return not_emulated();
     }
-    const auto upper = static_cast<std::int64_t>(*value) >> 47;
-    if (upper != 0 && upper != -1) {
+    if (!is_canonical(*value, PagingMode::of(cpu_.sregs))) {
         return raise(general_protection());
     }
     segment.base = *value;
@@ -67,7 +66,7 @@ Executed Execution::segment_query() {
     } else {
         const auto address = memory_address();
         if (!address) {
-            return not_emulated();
+            return std::unexpected(address.error());
         }
         if (const auto done = space_.read(*address, std::as_writable_bytes(std::span(&selector, 1)), access()); !done) {
             return raise(page_fault(done.error()));
@@ -86,7 +85,9 @@ Executed Execution::segment_query() {
     }
     Descriptor descriptor;
     // By the processor itself, not by the program: tables may be the supervisor's.
-    if (const auto done = space_.read(base + offset, std::as_writable_bytes(std::span(&descriptor.raw, 1)), {}); !done) {
+    if (const auto done =
+            space_.read(base + offset, std::as_writable_bytes(std::span(&descriptor.raw, 1)), {.user_pages_open = false});
+        !done) {
         return raise(page_fault(done.error()));
     }
     const unsigned asking = std::max<unsigned>(cpu_.cpl(), selector & 3);

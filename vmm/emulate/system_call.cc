@@ -9,6 +9,8 @@ namespace {
 constexpr std::uint64_t kEferSystemCalls = 1, kEferLongModeActive = 1ULL << 10;
 constexpr std::uint32_t kFaultUser = 4, kFaultFetch = 16;
 constexpr std::uint64_t kPrivilegeMask = 3;
+// CF, PF, AF, ZF, SF, TF, IF, DF, OF, NT, AC and ID. IF is on in every program.
+constexpr std::uint64_t kFlagsOfPrograms = 0x24'4FD5;
 
 // What the page fault has pushed, lowest address first.
 struct Frame {
@@ -30,6 +32,14 @@ kvm_segment flat(std::uint16_t selector, std::uint8_t type, bool code) {
 
 }  // namespace
 
+bool is_fetch_of_program(const CpuState& cpu, const AddressSpace& space) {
+    Frame frame;
+    const auto bytes = std::as_writable_bytes(std::span(&frame, 1));
+    constexpr std::uint32_t kUserFetch = kFaultUser | kFaultFetch;
+    return space.peek(cpu.regs.rsp, bytes) == bytes.size() && (frame.error_code & kUserFetch) == kUserFetch &&
+           frame.rip == cpu.sregs.cr2;
+}
+
 bool become_system_call(CpuState& cpu, const SystemCallMsrs& msrs, const AddressSpace& space) {
     if (cpu.sregs.cr2 != msrs.lstar || msrs.lstar == 0 || (cpu.sregs.efer & kEferSystemCalls) == 0) {
         return false;
@@ -43,6 +53,12 @@ bool become_system_call(CpuState& cpu, const SystemCallMsrs& msrs, const Address
     if ((frame.error_code & kUserFetch) != kUserFetch || frame.rip != msrs.lstar || (frame.cs & kPrivilegeMask) != 3) {
         return false;
     }
+    // Also keeps addresses out that are not canonical, with which some kernels would fail at SYSRET.
+    constexpr std::array<std::byte, 2> kSyscall = {std::byte{0x0F}, std::byte{0x05}};
+    std::array<std::byte, 2> before{};
+    if (space.peek(cpu.regs.rcx - before.size(), before) != before.size() || before != kSyscall) {
+        return false;
+    }
     constexpr std::uint8_t kCodeType = 11, kDataType = 3;  // execute and read, read and write; accessed
     const auto selector = static_cast<std::uint16_t>((msrs.star >> 32) & 0xFFFC);
     cpu.sregs.cs = flat(selector, kCodeType, /*code=*/true);
@@ -52,7 +68,8 @@ bool become_system_call(CpuState& cpu, const SystemCallMsrs& msrs, const Address
     cpu.regs.rsp = frame.rsp;
     // RCX and R11 are as SYSCALL leaves them. The flags that the fault has pushed are not the program's any more: the host's own FMASK has been
     // at them.
-    cpu.regs.rflags = (cpu.regs.r11 & ~msrs.fmask & ~kFlagResume) | 2;
+    cpu.regs.r11 = (cpu.regs.r11 & kFlagsOfPrograms) | 2;
+    cpu.regs.rflags = (cpu.regs.r11 & ~msrs.fmask) | 2;
     return true;
 }
 

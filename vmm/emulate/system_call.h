@@ -18,8 +18,12 @@ struct SystemCallMsrs {
     std::uint64_t fmask = 0;
 };
 
-/// `cpu` is at the first instruction of the page fault's handler. If that fault was a SYSCALL, puts `cpu` into the state that it would have
-/// left, and tells so. A program that jumps to LSTAR is taken for one, too: it can ask for no more than with SYSCALL itself.
+/// `cpu` is at the first instruction of the page fault's handler: whether a program was to be read there, by the program itself.
+[[nodiscard]] bool is_fetch_of_program(const CpuState& cpu, const AddressSpace& space);
+
+/// If that fault was a SYSCALL, puts `cpu` into the state that it would have left, and tells so. It was one where there is one before the address
+/// in RCX. A program can jump to LSTAR from elsewhere with such an RCX: then R11 is the program's, too, and is cut down to the flags that a
+/// program can have set.
 [[nodiscard]] bool become_system_call(CpuState& cpu, const SystemCallMsrs& msrs, const AddressSpace& space);
 
 /// Where the gate of vector 14 leads; nothing where there is none (yet), or no long mode.

@@ -232,6 +232,13 @@ Executed restore_extended_state(RestoreKind kind, std::uint64_t address, std::ui
     if (fault) {
         return raise(page_fault(*fault));
     }
+    // KVM_SET_XSAVE leaves protection keys alone where they are not in use, unlike all else.
+    constexpr std::uint64_t kKeys = 1ULL << kProtectionKeys;
+    if ((wanted & ~loaded & kKeys) != 0) {
+        const auto& keys = layout.components[kProtectionKeys];
+        std::ranges::fill(image.subspan(keys.offset, keys.size), std::byte{0});
+        in_use |= kKeys;
+    }
     // KVM takes MXCSR only with registers that are in use.
     if (load<std::uint32_t>(image, kMxcsrAt) != kInitialMxcsr) {
         in_use |= kSse;
