@@ -81,6 +81,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     }
     cpu.sregs.idt = cpu.sregs.gdt;
     (void)page_fault_entry(cpu.sregs, space);
-    (void)become_system_call(cpu, {.star = cpu.regs.rax, .lstar = cpu.sregs.cr2, .fmask = cpu.regs.rdx}, space);
+    const PageFaultFrame anywhere{.rip = cpu.sregs.cr2};
+    (void)become_system_call(cpu, fetch_of_program(cpu, space).value_or(anywhere),
+                             {.star = cpu.regs.rax, .lstar = cpu.sregs.cr2, .fmask = cpu.regs.rdx}, space);
     return 0;
 }

@@ -28,7 +28,11 @@ protected:
         push({0x15, kLstar, 0x33, 0x10002, 0x7FFF'875F'BC70, 0x2B});
     }
     void push(const std::array<std::uint64_t, 6>& frame) { processor.put(kStack, frame); }
-    bool taken() { return become_system_call(cpu, kMsrs, AddressSpace(processor.memory, PagingMode::of(cpu.sregs))); }
+    bool taken() {
+        const AddressSpace space(processor.memory, PagingMode::of(cpu.sregs));
+        const auto fetch = fetch_of_program(cpu, space);
+        return fetch && become_system_call(cpu, *fetch, kMsrs, space);
+    }
     Processor processor;
     CpuState cpu;
 };
@@ -65,7 +69,9 @@ TEST_F(Fault, AJumpIsNone) {
 }
 
 TEST_F(Fault, IsAFetchOfAProgramOrNot) {
-    const auto is_fetch = [&] { return is_fetch_of_program(cpu, AddressSpace(processor.memory, PagingMode::of(cpu.sregs))); };
+    const auto is_fetch = [&] {
+        return fetch_of_program(cpu, AddressSpace(processor.memory, PagingMode::of(cpu.sregs))).has_value();
+    };
     EXPECT_TRUE(is_fetch());
     push({0x15, 0x401000, 0x33, 0x10002, 0x7FFF'875F'BC70, 0x2B});
     EXPECT_FALSE(is_fetch());

@@ -9,6 +9,7 @@
 #include "vmm/crash/names.h"
 #include "vmm/emulate/address_space.h"
 #include "vmm/emulate/decoder.h"
+#include "vmm/kvm/x86.h"
 
 namespace snapvm {
 namespace {
@@ -16,6 +17,7 @@ namespace {
 using crash::hex;
 using emulate::AddressSpace;
 using emulate::CodeSize;
+using namespace x86;
 
 constexpr std::size_t kLinesBefore = 3;
 constexpr std::size_t kLinesFromRip = 4;
@@ -23,13 +25,6 @@ constexpr std::size_t kMostFrames = 16;
 constexpr std::size_t kStackWords = 16;
 constexpr std::size_t kConsoleLines = 20;
 
-// Intel SDM volume 3, 2.5 (control registers), 2.2.1 (EFER), 2.3 (RFLAGS).
-constexpr std::uint64_t kCr0Protection = 1;
-constexpr std::uint64_t kCr0Paging = 1ULL << 31;
-constexpr std::uint64_t kCr4Pae = 1ULL << 5;
-constexpr std::uint64_t kCr4FiveLevels = 1ULL << 12;
-constexpr std::uint64_t kEferLongModeActive = 1ULL << 10;
-constexpr std::uint64_t kRflagsVirtual8086 = 1ULL << 17;
 constexpr std::uint64_t kLow32 = 0xFFFF'FFFF;
 
 // How the processor reads what RIP, RSP and RBP point at.
@@ -59,8 +54,8 @@ std::string paging_text(const kvm_sregs& sregs) {
 Mode mode_of(const kvm_regs& regs, const kvm_sregs& sregs) {
     Mode mode;
     const bool long_mode = (sregs.efer & kEferLongModeActive) != 0;
-    const bool is_protected = (sregs.cr0 & kCr0Protection) != 0;
-    const bool virtual_8086 = is_protected && !long_mode && (regs.rflags & kRflagsVirtual8086) != 0;
+    const bool is_protected = (sregs.cr0 & kCr0ProtectedMode) != 0;
+    const bool virtual_8086 = is_protected && !long_mode && (regs.rflags & kFlagVirtual8086) != 0;
     if (!is_protected || virtual_8086) {
         mode.text = virtual_8086 ? "virtual-8086 mode" : "real mode";
         mode.code = CodeSize::bits16;

@@ -5,25 +5,16 @@
 #include <atomic>
 #include <vector>
 
+#include "vmm/kvm/x86.h"
+
 namespace snapvm::emulate {
 namespace {
 
-constexpr std::uint64_t kCr0WriteProtect = 1ULL << 16;
-constexpr std::uint64_t kCr0Paging = 1ULL << 31;
-constexpr std::uint64_t kCr4LargePages = 1ULL << 4;
-constexpr std::uint64_t kCr4Pae = 1ULL << 5;
-constexpr std::uint64_t kCr4FiveLevels = 1ULL << 12;
-constexpr std::uint64_t kCr4Smep = 1ULL << 20;
-constexpr std::uint64_t kCr4Smap = 1ULL << 21;
-constexpr std::uint64_t kEferLongModeActive = 1ULL << 10;
-constexpr std::uint64_t kEferNoExecute = 1ULL << 11;
+using namespace x86;
 
 constexpr std::uint64_t kPresent = 1, kWritable = 2, kUser = 4, kAccessed = 1ULL << 5, kDirty = 1ULL << 6, kLarge = 1ULL << 7;
 constexpr std::uint64_t kNoExecute = 1ULL << 63;
 constexpr std::uint64_t kFrame = 0x000F'FFFF'FFFF'F000;
-
-// The error code's bits.
-constexpr std::uint32_t kFaultPresent = 1, kFaultWrite = 2, kFaultUser = 4, kFaultFetch = 16;
 
 // How the bits of an address are cut up.
 struct Shape {

@@ -21,7 +21,6 @@ struct PagingMode {
     std::uint64_t efer = 0;
 
     static PagingMode of(const kvm_sregs& sregs) { return {sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer}; }
-    static PagingMode of(const kvm_sregs2& sregs) { return {sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer}; }
 };
 
 /// Who wants what of a page.
@@ -41,9 +40,9 @@ struct PageFault {
 /// Whether an address is one at all: in long mode its upper bits are copies of the highest that counts (Intel SDM volume 1, 3.3.7.1).
 [[nodiscard]] bool is_canonical(std::uint64_t address, const PagingMode& mode);
 
-/// Walks page tables without paging, with two levels, PAE, four or five. Untrusted: tables may lie anywhere and form circles, the
-/// number of levels bounds the walk. Left out: protection keys and reserved bits, which no kernel's own accesses depend on, and that addresses
-/// which are not canonical fault otherwise than others: `look_up` finds nothing there, accesses must not come with them. Holds a reference to the memory; values of the registers at construction. One thread at a time.
+/// Walks page tables: two levels, PAE, four or five, or none. Untrusted: tables may lie anywhere and form circles, the number of levels bounds
+/// the walk. Left out: protection keys and reserved bits, which no kernel's own accesses depend on. Addresses must be canonical, but for looking:
+/// their fault is another. Holds a reference to the memory; values of the registers at construction. One thread at a time.
 class AddressSpace {
 public:
     AddressSpace(GuestMemory& memory, const PagingMode& mode) : memory_(memory), mode_(mode) {}

@@ -11,15 +11,11 @@
 #include "vmm/base/error.h"
 #include "vmm/emulate/address_space.h"
 #include "vmm/kvm/abi.h"
+#include "vmm/kvm/x86.h"
 
 namespace snapvm::emulate {
 
-inline constexpr std::uint64_t kFlagCarry = 1, kFlagParity = 1ULL << 2, kFlagAdjust = 1ULL << 4, kFlagZero = 1ULL << 6,
-                               kFlagSign = 1ULL << 7, kFlagInterrupt = 1ULL << 9, kFlagDirection = 1ULL << 10,
-                               kFlagOverflow = 1ULL << 11, kFlagResume = 1ULL << 16, kFlagAlignmentCheck = 1ULL << 18;
-inline constexpr std::uint64_t kCr0MonitorCoprocessor = 1ULL << 1, kCr0TaskSwitched = 1ULL << 3;
-inline constexpr std::uint64_t kCr4FsGsBase = 1ULL << 16, kCr4Osxsave = 1ULL << 18, kCr4Smap = 1ULL << 21,
-                               kCr4ProtectionKeys = 1ULL << 22;
+using namespace x86;  // the processor's names are all over this folder
 
 /// x87, vector and other XSAVE-managed state: read and written only by instructions that need it, since each is a call to KVM.
 class ExtendedState {

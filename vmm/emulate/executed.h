@@ -14,17 +14,12 @@ namespace snapvm::emulate {
 /// An instruction, or a form of one, that is not known here.
 struct NotEmulated {};
 
-/// Done; or it raises an exception in the guest; or nobody can do it; or the host failed us.
-using Executed = std::expected<void, std::variant<Exception, NotEmulated, Error>>;
+/// It raises an exception in the guest; or nobody can do it; or the host failed us.
+using NotDone = std::variant<Exception, NotEmulated, Error>;
+using Executed = std::expected<void, NotDone>;
 
-inline std::unexpected<std::variant<Exception, NotEmulated, Error>> raise(const Exception& exception) {
-    return std::unexpected(std::variant<Exception, NotEmulated, Error>(exception));
-}
-inline std::unexpected<std::variant<Exception, NotEmulated, Error>> not_emulated() {
-    return std::unexpected(std::variant<Exception, NotEmulated, Error>(NotEmulated{}));
-}
-inline std::unexpected<std::variant<Exception, NotEmulated, Error>> host_failed(Error error) {
-    return std::unexpected(std::variant<Exception, NotEmulated, Error>(std::move(error)));
-}
+inline std::unexpected<NotDone> raise(const Exception& exception) { return std::unexpected<NotDone>(exception); }
+inline std::unexpected<NotDone> not_emulated() { return std::unexpected<NotDone>(NotEmulated{}); }
+inline std::unexpected<NotDone> host_failed(Error error) { return std::unexpected<NotDone>(std::move(error)); }
 
 }  // namespace snapvm::emulate

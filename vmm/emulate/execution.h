@@ -32,7 +32,7 @@ private:
     [[nodiscard]] std::uint64_t next_rip() const { return cpu_.regs.rip + instruction_.size; }
     [[nodiscard]] std::uint64_t edx_eax() const { return (cpu_.regs.rdx << 32) | (cpu_.regs.rax & 0xFFFF'FFFF); }
     // Where the operand in memory lies; an exception where no memory can.
-    [[nodiscard]] std::expected<std::uint64_t, std::variant<Exception, NotEmulated, Error>> memory_address() const;
+    [[nodiscard]] std::expected<std::uint64_t, NotDone> memory_address() const;
     Executed trap(std::uint8_t vector, bool software_interrupt);
     Executed wait();
     Executed set_alignment_check(bool on);

@@ -35,7 +35,7 @@ bool starts_with(std::span<const std::byte> bytes, std::initializer_list<std::ui
 
 }  // namespace
 
-std::expected<std::uint64_t, std::variant<Exception, NotEmulated, Error>> Execution::memory_address() const {
+std::expected<std::uint64_t, NotDone> Execution::memory_address() const {
     for (const cs_x86_op& operand : std::span(x86_.operands, x86_.op_count)) {
         if (operand.type != X86_OP_MEM) {
             continue;

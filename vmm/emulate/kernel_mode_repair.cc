@@ -48,14 +48,6 @@ private:
     std::size_t size_;
 };
 
-CodeSize code_size(const kvm_sregs& sregs) {
-    constexpr std::uint64_t kProtected = 1, kLongModeActive = 1ULL << 10;
-    if ((sregs.efer & kLongModeActive) != 0 && sregs.cs.l != 0) {
-        return CodeSize::bits64;
-    }
-    return (sregs.cr0 & kProtected) != 0 && sregs.cs.db != 0 ? CodeSize::bits32 : CodeSize::bits16;
-}
-
 class KernelModeRepair final : public ExitRepair {
 public:
     KernelModeRepair(const kvm::System& system, GuestMemory& memory, Decoder decoder)
@@ -142,7 +134,8 @@ private:
         }
         // Of page faults few are fetches, and only these can be system calls.
         const AddressSpace space(memory_, PagingMode::of(cpu.sregs));
-        if (is_fetch_of_program(cpu, space) && become_system_call(cpu, TRY(system_call_msrs(vcpu)), space)) {
+        const auto fetch = fetch_of_program(cpu, space);
+        if (fetch && become_system_call(cpu, *fetch, TRY(system_call_msrs(vcpu)), space)) {
             proved_ = true;
             TRY(put(vcpu, cpu));
             return true;
@@ -164,12 +157,11 @@ private:
     }
 
     Result<Step> carry_out(kvm::VcpuFd& vcpu, CpuState& cpu) {
-        AddressSpace space(memory_, PagingMode::of(cpu.sregs));
-        std::array<std::byte, kMaxInstruction> bytes{};
-        const bool long_mode = code_size(cpu.sregs) == CodeSize::bits64;
-        if (!long_mode) {
+        if ((cpu.sregs.efer & kEferLongModeActive) == 0 || cpu.sregs.cs.l == 0) {
             return Step::not_emulated;  // kernels leave the other modes within some instructions, all of which KVM knows
         }
+        AddressSpace space(memory_, PagingMode::of(cpu.sregs));
+        std::array<std::byte, kMaxInstruction> bytes{};
         const std::size_t size = space.peek(cpu.regs.rip, bytes);
         const std::span<const std::byte> code = std::span(bytes).first(size);
         VcpuExtendedState extended(vcpu, xsave_size_);

@@ -6,24 +6,10 @@
 namespace snapvm::emulate {
 namespace {
 
-// The eight bytes of a descriptor that all kinds have.
-struct Descriptor {
-    std::uint64_t raw = 0;
-
-    [[nodiscard]] unsigned type() const { return raw >> 40 & 15; }
-    [[nodiscard]] bool system() const { return (raw >> 44 & 1) == 0; }
-    [[nodiscard]] unsigned privilege() const { return raw >> 45 & 3; }
-    [[nodiscard]] bool code() const { return !system() && (type() & 8) != 0; }
-    [[nodiscard]] bool conforming() const { return code() && (type() & 4) != 0; }
-    [[nodiscard]] bool readable() const { return !system() && (!code() || (type() & 2) != 0); }
-    [[nodiscard]] bool writable() const { return !system() && !code() && (type() & 2) != 0; }
-    [[nodiscard]] std::uint64_t access_rights() const { return raw >> 32 & 0x00F0'FF00; }
-    [[nodiscard]] std::uint64_t limit() const {
-        const std::uint64_t units = (raw & 0xFFFF) | (raw >> 32 & 0xF'0000);
-        const bool pages = (raw >> 55 & 1) != 0;
-        return pages ? units << 12 | 0xFFF : units;
-    }
-};
+bool is_code(const kvm_segment& segment) { return segment.s != 0 && (segment.type & 8) != 0; }
+bool is_conforming(const kvm_segment& segment) { return is_code(segment) && (segment.type & 4) != 0; }
+bool is_readable(const kvm_segment& segment) { return segment.s != 0 && (!is_code(segment) || (segment.type & 2) != 0); }
+bool is_writable(const kvm_segment& segment) { return segment.s != 0 && !is_code(segment) && (segment.type & 2) != 0; }
 
 constexpr unsigned kLdt = 2, kTssAvailable = 9, kTssBusy = 11, kCallGate = 12;
 
@@ -83,30 +69,31 @@ Executed Execution::segment_query() {
     if ((!local && offset == 0) || (local && cpu_.sregs.ldt.unusable != 0) || offset + 7 > limit) {
         return answer(false);
     }
-    Descriptor descriptor;
+    std::uint64_t descriptor = 0;
     // By the processor itself, not by the program: tables may be the supervisor's.
-    if (const auto done =
-            space_.read(base + offset, std::as_writable_bytes(std::span(&descriptor.raw, 1)), {.user_pages_open = false});
+    if (const auto done = space_.read(base + offset, std::as_writable_bytes(std::span(&descriptor, 1)), {.user_pages_open = false});
         !done) {
         return raise(page_fault(done.error()));
     }
+    const kvm_segment segment = x86::segment(selector, descriptor);
     const unsigned asking = std::max<unsigned>(cpu_.cpl(), selector & 3);
-    if (!descriptor.conforming() && descriptor.privilege() < asking) {
+    if (!is_conforming(segment) && segment.dpl < asking) {
         return answer(false);
     }
     switch (instruction_.id) {
-        case X86_INS_VERR: return answer(descriptor.readable());
-        case X86_INS_VERW: return answer(descriptor.writable());
+        case X86_INS_VERR: return answer(is_readable(segment));
+        case X86_INS_VERW: return answer(is_writable(segment));
         default: break;
     }
-    const unsigned type = descriptor.type();
+    const unsigned type = segment.type;
     const bool rights = instruction_.id == X86_INS_LAR;
     const bool has_answer =
-        !descriptor.system() || type == kLdt || type == kTssAvailable || type == kTssBusy || (rights && type == kCallGate);
+        segment.s != 0 || type == kLdt || type == kTssAvailable || type == kTssBusy || (rights && type == kCallGate);
     if (!has_answer) {
         return answer(false);
     }
-    if (!write_register(cpu_, x86_.operands[0].reg, rights ? descriptor.access_rights() : descriptor.limit())) {
+    constexpr std::uint64_t kAccessRights = 0x00F0'FF00;  // of the upper half
+    if (!write_register(cpu_, x86_.operands[0].reg, rights ? descriptor >> 32 & kAccessRights : segment.limit)) {
         return not_emulated();
     }
     return answer(true);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "vmm/emulate/address_space.h"
 #include "vmm/emulate/cpu_state.h"
@@ -18,13 +19,19 @@ struct SystemCallMsrs {
     std::uint64_t fmask = 0;
 };
 
-/// `cpu` is at the first instruction of the page fault's handler: whether a program was to be read there, by the program itself.
-[[nodiscard]] bool is_fetch_of_program(const CpuState& cpu, const AddressSpace& space);
+/// What a page fault has pushed, lowest address first.
+struct PageFaultFrame {
+    std::uint64_t error_code = 0, rip = 0, cs = 0, rflags = 0, rsp = 0, ss = 0;
+};
+
+/// `cpu` is at the first instruction of the page fault's handler: the frame, where a program was to be read, by itself; else nothing.
+[[nodiscard]] std::optional<PageFaultFrame> fetch_of_program(const CpuState& cpu, const AddressSpace& space);
 
 /// If that fault was a SYSCALL, puts `cpu` into the state that it would have left, and tells so. It was one where there is one before the address
 /// in RCX. A program can jump to LSTAR from elsewhere with such an RCX: then R11 is the program's, too, and is cut down to the flags that a
 /// program can have set.
-[[nodiscard]] bool become_system_call(CpuState& cpu, const SystemCallMsrs& msrs, const AddressSpace& space);
+[[nodiscard]] bool become_system_call(CpuState& cpu, const PageFaultFrame& fetch, const SystemCallMsrs& msrs,
+                                      const AddressSpace& space);
 
 /// Where the gate of vector 14 leads; nothing where there is none (yet), or no long mode.
 [[nodiscard]] std::optional<std::uint64_t> page_fault_entry(const kvm_sregs& sregs, const AddressSpace& space);

@@ -58,7 +58,7 @@ struct Prepared {
     std::uint64_t enabled = 0;  // XCR0
 };
 
-std::expected<Prepared, std::variant<Exception, NotEmulated, Error>> prepare(std::uint64_t address, ExtendedState& state) {
+std::expected<Prepared, NotDone> prepare(std::uint64_t address, ExtendedState& state) {
     if (address % 64 != 0) {
         return raise(general_protection());
     }
