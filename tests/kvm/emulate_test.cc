@@ -2,7 +2,6 @@
 // Instructions of kernel mode that a KVM without hardware virtualisation lacks (hosts.md, 2 and 4): guests that use them run as they would on
 // any other host, where these tests pass without vmm/emulate.
 #include <array>
-#include <thread>
 
 #include "tests/kvm/rig.h"
 #include "vmm/platform/platform.h"
@@ -159,32 +158,20 @@ SNAPVM_TINY_CODE(system_call_entry, R"(
     sysretq
 )");
 // Page faults at CPL 3, by an instruction of four bytes.
-SNAPVM_TINY_CODE(counts_page_faults, R"(
-    cld
-    push %rax
-    incq 0x30(%rbx)
-    mov 8(%rsp), %rax
-    mov %rax, 0x38(%rbx)
-    mov %cr2, %rax
-    mov %rax, 0x40(%rbx)
-    pop %rax
-    add $8, %rsp
-    addq $4, (%rsp)
-    iretq
-)");
+#define COUNT_PAGE_FAULT     \
+    "push %rax\n"            \
+    "incq 0x30(%rbx)\n"      \
+    "mov 8(%rsp), %rax\n"    \
+    "mov %rax, 0x38(%rbx)\n" \
+    "mov %cr2, %rax\n"       \
+    "mov %rax, 0x40(%rbx)\n" \
+    "pop %rax\n"             \
+    "add $8, %rsp\n"         \
+    "addq $4, (%rsp)\n"      \
+    "iretq\n"
+SNAPVM_TINY_CODE(counts_page_faults, "cld\n" COUNT_PAGE_FAULT);
 // Starts with what is not stepped over by emulation, so that the vCPU is single-stepped.
-SNAPVM_TINY_CODE(counts_page_faults_pushing_first, R"(
-    push %rax
-    incq 0x30(%rbx)
-    mov 8(%rsp), %rax
-    mov %rax, 0x38(%rbx)
-    mov %cr2, %rax
-    mov %rax, 0x40(%rbx)
-    pop %rax
-    add $8, %rsp
-    addq $4, (%rsp)
-    iretq
-)");
+SNAPVM_TINY_CODE(counts_page_faults_pushing_first, COUNT_PAGE_FAULT);
 // A program steps itself, twice, and then says INT1.
 SNAPVM_TINY_CODE(user_debug_traps, R"(
     mov $0x700, %edx
@@ -270,18 +257,6 @@ TEST_F(KernelMode, PageFaultOfSuchAnInstructionIsTheGuests) {
     EXPECT_EQ(counter(*machine, 0), 1U);
     EXPECT_EQ(counter(*machine, 1), 0U);
     EXPECT_EQ(counter(*machine, 2), 0x7000'0000'0010U);
-}
-
-// The guest is in another thread and tells by its counters only.
-template <class Condition>
-bool eventually(Condition holds) {
-    for (const auto deadline = soon(); !holds();) {
-        if (SteadyClock::now() > deadline) {
-            return false;
-        }
-        std::this_thread::sleep_for(1ms);
-    }
-    return true;
 }
 
 // System calls of a program whose kernel lies at an address of its own, closed to programs.

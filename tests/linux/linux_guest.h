@@ -7,7 +7,6 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <thread>
 
 #include "snapshot/area_path.h"
 #include "snapshot/writer.h"
@@ -15,18 +14,6 @@
 #include "vmm/machine/machine.h"
 
 namespace snapvm::test {
-
-/// Whether a condition comes true before our patience ends.
-template <class Condition>
-[[nodiscard]] bool eventually(const Condition& condition) {
-    for (const auto deadline = soon(); !condition();) {
-        if (SteadyClock::now() > deadline) {
-            return false;
-        }
-        std::this_thread::sleep_for(5ms);
-    }
-    return true;
-}
 
 /// The images that `./dev linux` makes, or those in the folder that SNAPVM_LINUX_IMAGE names.
 struct LinuxImage {

@@ -8,6 +8,7 @@
 #include <source_location>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <type_traits>
 
 #include "vmm/base/error.h"
@@ -40,6 +41,18 @@ Error need_error(Result<T>&& result, std::source_location at = std::source_locat
     }
     EXPECT_EQ(result.error().message().find('\n'), std::string::npos);
     return result.error();
+}
+
+/// Whether a condition comes true before our patience ends.
+template <class Condition>
+[[nodiscard]] bool eventually(const Condition& condition) {
+    for (const auto deadline = soon(); !condition();) {
+        if (SteadyClock::now() > deadline) {
+            return false;
+        }
+        std::this_thread::sleep_for(5ms);
+    }
+    return true;
 }
 
 }  // namespace snapvm::test

@@ -7,6 +7,7 @@
 
 #include <cstring>
 #include <map>
+#include <numeric>
 #include <span>
 #include <string>
 #include <vector>
@@ -26,6 +27,13 @@ T get(std::span<const std::byte> from, std::size_t at) {
 }
 inline std::string text(std::span<const std::byte> from, std::size_t at, std::size_t size) {
     return {reinterpret_cast<const char*>(from.data()) + at, size};
+}
+
+/// Of all bytes: zero, where a table's checksum is right.
+inline unsigned sum(std::span<const std::byte> bytes) {
+    return std::accumulate(bytes.begin(), bytes.end(), 0U,
+                           [](unsigned total, std::byte b) { return total + std::to_integer<unsigned>(b); }) &
+           0xFF;
 }
 
 /// The table at a guest address in the firmware block.

@@ -6,27 +6,17 @@
 
 #include <cstring>
 #include <map>
-#include <numeric>
 #include <set>
 #include <span>
 
+#include "tests/unit/acpi_reader.h"
 #include "vmm/platform/platform.h"
 
 namespace snapvm {
 namespace {
 
-template <class T>
-T get(std::span<const std::byte> bytes, std::size_t at) {
-    T value{};
-    std::memcpy(&value, bytes.data() + at, sizeof value);
-    return value;
-}
-
-unsigned sum(std::span<const std::byte> bytes) {
-    return std::accumulate(bytes.begin(), bytes.end(), 0U,
-                           [](unsigned total, std::byte byte) { return total + std::to_integer<unsigned>(byte); }) &
-           0xFF;
-}
+using test::get;
+using test::sum;
 
 class MpTable : public ::testing::TestWithParam<std::uint32_t> {};
 

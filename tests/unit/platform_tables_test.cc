@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // What firmware tells a guest: the memory map and the ACPI tables, read back as a guest reads them.
-#include <numeric>
 #include <set>
 
 #include "tests/unit/acpi_reader.h"
@@ -14,6 +13,7 @@ namespace snapvm {
 namespace {
 
 using test::get;
+using test::sum;
 using test::text;
 using Type = MemoryMapEntry::Type;
 
@@ -49,12 +49,6 @@ TEST(MemoryMap, ReservesThePcsAreaAndNamesTheTables) {
     for (std::size_t i = 0; i < map.size(); ++i) {
         EXPECT_EQ(std::tuple(map[i].base.value, map[i].size, map[i].type), expected[i]) << i;
     }
-}
-
-unsigned sum(std::span<const std::byte> bytes) {
-    return std::accumulate(bytes.begin(), bytes.end(), 0U,
-                           [](unsigned total, std::byte b) { return total + std::to_integer<unsigned>(b); }) &
-           0xFF;
 }
 
 class Acpi : public ::testing::TestWithParam<std::uint32_t> {
