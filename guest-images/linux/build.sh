@@ -62,8 +62,8 @@ inputs() {
         dpkg-query -W linux-source-6.1 gcc binutils lz4
         gcc --version
         case $1 in
-            initramfs) newest busybox-static && dpkg-query -W libc6-dev ;;
-            cloud) newest busybox-static && newest linux-image-cloud-amd64 && dpkg-query -W libc6-dev ;;
+            initramfs) newest busybox-static && dpkg-query -W libc6-dev zlib1g-dev ;;
+            cloud) newest busybox-static && newest linux-image-cloud-amd64 && dpkg-query -W libc6-dev zlib1g-dev ;;
         esac
     } | sha256sum | cut -d' ' -f1
 }
@@ -125,7 +125,7 @@ build_kernel() {
 
 build_tool() {
     gcc -x c++ -std=c++23 -O2 -Wall -Wextra -Wconversion -Werror -fno-exceptions -fno-rtti -ffunction-sections -static -I"$root" \
-        -ffile-prefix-map="$root=." tool/*.cc -Wl,--gc-sections -Wl,--build-id=none -Wl,-s -o "$out/guest-tool"
+        -ffile-prefix-map="$root=." tool/*.cc -Wl,--gc-sections -Wl,--build-id=none -Wl,-s -o "$out/guest-tool" -lz
 }
 
 # archive LIST… >CPIO

@@ -8,27 +8,13 @@
 #include <linux/vm_sockets.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <zlib.h>
 #include <csignal>
 
 namespace tool {
 namespace {
 
 char buffer[65'536];
-
-// As zlib's crc32(), to be continued from piece to piece, starting with 0.
-uint32_t crc32(uint32_t crc, const char* data, size_t size) {
-    static uint32_t table[256];
-    if (table[1] == 0) {
-        for (uint32_t i = 0; i < 256; i++) {
-            uint32_t value = i;
-            for (int bit = 0; bit < 8; bit++) value = value >> 1 ^ (value & 1 ? 0xEDB88320U : 0);
-            table[i] = value;
-        }
-    }
-    crc = ~crc;
-    for (size_t i = 0; i < size; i++) crc = crc >> 8 ^ table[(crc ^ static_cast<unsigned char>(data[i])) & 0xFF];
-    return ~crc;
-}
 
 // False if the other side is gone.
 bool send_all(int stream, const char* data, size_t size) {
@@ -113,7 +99,7 @@ int run_tcp_sum(int, char** arguments) {
     uint32_t crc = 0;
     ssize_t size = 0;
     while ((size = recv(stream, buffer, sizeof buffer, 0)) > 0) {
-        crc = crc32(crc, buffer, static_cast<size_t>(size));
+        crc = static_cast<uint32_t>(crc32(crc, reinterpret_cast<const Bytef*>(buffer), static_cast<uInt>(size)));
         bytes += static_cast<uint64_t>(size);
     }
     if (size < 0) die("recv");
@@ -140,7 +126,7 @@ int run_tcp_send(int, char** arguments) {
         }
         const size_t size = left < sizeof buffer ? left : sizeof buffer;
         if (!send_all(stream, buffer, size)) die("send");
-        crc = crc32(crc, buffer, size);
+        crc = static_cast<uint32_t>(crc32(crc, reinterpret_cast<const Bytef*>(buffer), static_cast<uInt>(size)));
         left -= size;
     }
     // The end is reached when the other side has read everything and closes.

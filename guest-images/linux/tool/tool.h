@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The guest tool: PID 1 of the image, and what tests need that busybox lacks. One static binary on libc alone, a command a function.
+// The guest tool: PID 1 of the image, and what tests need that busybox lacks. One static binary on libc (and zlib's sums), a command a function.
 #pragma once
 
 #include <cstdint>
