@@ -15,15 +15,6 @@ int run_random(int count, char** arguments) {
     return 0;
 }
 
-int run_clocks(int, char**) {
-    const int64_t realtime = now_ns(CLOCK_REALTIME);
-    const int64_t monotonic = now_ns(CLOCK_MONOTONIC);
-    const int64_t boottime = now_ns(CLOCK_BOOTTIME);
-    std::printf("realtime=%lld monotonic=%lld boottime=%lld\n", static_cast<long long>(realtime), static_cast<long long>(monotonic),
-                static_cast<long long>(boottime));
-    return 0;
-}
-
 namespace {
 
 struct Command {
@@ -34,13 +25,9 @@ struct Command {
 };
 
 constexpr Command commands[] = {
-    {"load", "SECONDS|forever [WRITERS [PAGES]]", 1, run_load},
-    {"vsock-echo", "PORT", 1, run_vsock_echo},
-    {"vsock-send", "CID PORT TEXT", 3, run_vsock_send},
-    {"tcp-sum", "PORT", 1, run_tcp_sum},
-    {"tcp-send", "ADDRESS PORT BYTES", 3, run_tcp_send},
-    {"random", "[BYTES]", 0, run_random},
-    {"clocks", "", 0, run_clocks},
+    {"load", "SECONDS|forever [WRITERS [PAGES]]", 1, run_load}, {"vsock-echo", "PORT", 1, run_vsock_echo},
+    {"vsock-send", "CID PORT TEXT", 3, run_vsock_send},         {"tcp-sum", "PORT", 1, run_tcp_sum},
+    {"tcp-send", "ADDRESS PORT BYTES", 3, run_tcp_send},        {"random", "[BYTES]", 0, run_random},
 };
 
 int run(int argc, char** argv) {

@@ -19,7 +19,6 @@ int run_vsock_send(int count, char** arguments);
 int run_tcp_sum(int count, char** arguments);
 int run_tcp_send(int count, char** arguments);
 int run_random(int count, char** arguments);
-int run_clocks(int count, char** arguments);
 
 // Says what failed, and why by errno, and ends this process.
 [[noreturn]] inline void die(const char* what) {
