@@ -33,6 +33,7 @@ constexpr std::array kScenarios = {
     Scenario{"balloon", "how fast memory goes back to the host, and what a snapshot of free memory takes", bench_balloon},
     Scenario{"net", "a guest's frames into a tap: throughput and exits a frame", bench_net},
     Scenario{"vsock", "a guest's stream to a unix socket: throughput and round trip", bench_stream},
+    Scenario{"linux", "from process start to the answer of a Linux guest's shell, restored", bench_linux},
     Scenario{"restore-after-snapshot", "from process start to the next output, right after the snapshot", bench_after_snapshot},
 };
 

@@ -82,6 +82,7 @@ Result<nlohmann::json> snapshot_body(const Options& options, const std::string& 
 Status bench_boot(const Options& options, Report& report);
 Status bench_restore(const Options& options, Report& report);
 Status bench_after_snapshot(const Options& options, Report& report);
+Status bench_linux(const Options& options, Report& report);
 Status bench_pause(const Options& options, Report& report);
 Status bench_write(const Options& options, Report& report);
 Status bench_scan(const Options& options, Report& report);
