@@ -55,5 +55,20 @@ TEST_F(LinuxBoot, FindsDevicesOnItsCommandLine) {
     EXPECT_EQ(guest.trouble(), "");
 }
 
+// The first starts the others, and all go on after a restore.
+TEST_F(LinuxBoot, StartsAllProcessors) {
+    make_file_system(places().disk);
+    LinuxGuest guest = LinuxGuest::boot(LinuxImage::find(), places(), {}, 2);
+    guest.wait_for_shell(kBootPatience);
+    EXPECT_EQ(guest.output("cat /sys/devices/system/cpu/online"), "0-1");
+    const AreaPath area{scratch_.file("area"), 0};
+    (void)guest.snapshot_and_stop(area);
+    LinuxGuest restored = LinuxGuest::restore(area, places());
+    EXPECT_EQ(restored.output("taskset 1 echo first; taskset 2 echo second"), "first\nsecond");
+    const std::string verdict = restored.output("guest-tool load 1 2 16");
+    EXPECT_TRUE(verdict.starts_with("LOAD OK")) << verdict;
+    EXPECT_EQ(restored.trouble(), "");
+}
+
 }  // namespace
 }  // namespace snapvm::test

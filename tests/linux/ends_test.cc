@@ -49,6 +49,8 @@ TEST_F(LinuxEnds, Panic) {
 TEST_F(LinuxEnds, TheCommandsExitCodeTells) {
     const CommandResult off = restored_by_command("poweroff\n");
     EXPECT_EQ(off.exit_code, 0) << off.err;
+    const CommandResult again = restored_by_command("reboot\n");
+    EXPECT_EQ(again.exit_code, 0) << again.err;
     const CommandResult panic = restored_by_command("echo c > /proc/sysrq-trigger\n");
     EXPECT_EQ(panic.exit_code, 3) << panic.err;
     EXPECT_NE(panic.err.find("the guest's kernel has panicked"), std::string::npos) << panic.err;

@@ -62,8 +62,9 @@ LinuxImage LinuxImage::find() {
 
 bool LinuxImage::built() const { return std::filesystem::exists(kernel) && std::filesystem::exists(initramfs); }
 
-LinuxGuest LinuxGuest::boot(const LinuxImage& image, const GuestPlaces& places, const std::string& arguments) {
+LinuxGuest LinuxGuest::boot(const LinuxImage& image, const GuestPlaces& places, const std::string& arguments, unsigned cpus) {
     MachineConfig config;
+    config.cpus = cpus;
     config.memory_bytes = 128ULL << 20;
     config.kernel = image.kernel;
     config.initrds = {image.initramfs};

@@ -37,7 +37,8 @@ public:
     static constexpr std::uint32_t kCid = 3;
 
     /// A new machine with one of each device. `arguments`: more for the kernel's command line.
-    static LinuxGuest boot(const LinuxImage& image, const GuestPlaces& places, const std::string& arguments = {});
+    static LinuxGuest boot(const LinuxImage& image, const GuestPlaces& places, const std::string& arguments = {},
+                           unsigned cpus = 1);
     static LinuxGuest restore(const AreaPath& area, const GuestPlaces& places, GapMode gap = GapMode::hidden);
 
     struct Answer {
