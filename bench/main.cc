@@ -38,7 +38,7 @@ constexpr std::array kScenarios = {
 };
 
 constexpr int kExitUsage = 2;
-constexpr int kExitSkipped = 77;  // ctest's SKIP_RETURN_CODE: there is no KVM here
+constexpr int kExitSkipped = 77;  // ctest's SKIP_RETURN_CODE: there was nothing to measure here
 
 std::string own_path() {
     std::array<char, 4096> path;
@@ -64,7 +64,8 @@ int list_scenarios(const std::string& wrong) {
     return kExitUsage;
 }
 
-Status run_scenarios(const std::vector<std::string>& names, const Options& options, const std::string& out) {
+// The exit code.
+Result<int> run_scenarios(const std::vector<std::string>& names, const Options& options, const std::string& out) {
     Report report = TRY(Report::open(out, HostFacts::gather(SNAPVM_SOURCE_DIR, options.snapvm)));
     for (const Scenario& scenario : kScenarios) {
         if (names.empty() || std::ranges::find(names, scenario.name) != names.end()) {
@@ -73,6 +74,9 @@ Status run_scenarios(const std::vector<std::string>& names, const Options& optio
         }
     }
     remove_target(options.area);
+    if (report.empty()) {
+        return kExitSkipped;  // each has said why it was left out
+    }
     std::printf("\n");
     report.print_table();
     std::printf("\nparts:\n");
@@ -82,7 +86,7 @@ Status run_scenarios(const std::vector<std::string>& names, const Options& optio
         "\n%u cores, nothing pinned; floor and ours in turn, %u pairs after %u to warm up; percentiles by nearest rank\nsamples: "
         "%s\n",
         std::thread::hardware_concurrency(), options.runs, options.warm_up, out.c_str());
-    return {};
+    return 0;
 }
 
 int measure(int argc, char** argv) {
@@ -142,11 +146,12 @@ int measure(int argc, char** argv) {
         std::fprintf(stderr, "snapvm-bench: no usable /dev/kvm: nothing to measure (snapvm doctor says what to do)\n");
         return kExitSkipped;
     }
-    if (const Status done = run_scenarios(names, options, out.empty() ? default_results(options.programs) : out); !done) {
-        std::fprintf(stderr, "snapvm-bench: %s\n", done.error().message().c_str());
+    const Result<int> code = run_scenarios(names, options, out.empty() ? default_results(options.programs) : out);
+    if (!code) {
+        std::fprintf(stderr, "snapvm-bench: %s\n", code.error().message().c_str());
         return 1;
     }
-    return 0;
+    return *code;
 }
 
 }  // namespace

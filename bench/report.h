@@ -44,6 +44,8 @@ public:
     /// Parts from runs of their own, made slower by the watching: shown and written, never counted.
     Status add_parts(const std::string& scenario, const std::string& name, Side side, const std::vector<Parts>& runs);
 
+    /// Nothing that counts has been measured.
+    [[nodiscard]] bool empty() const { return cases_.empty(); }
     /// One line a case: n, floor and ours (p50, p90, maximum), ratio and difference of the p50s.
     void print_table() const;
     /// p50 of every part, floor and ours.

@@ -17,7 +17,10 @@ def reason_of(case):
     skipped = case.find("skipped")
     message = skipped.get("message", "") if skipped is not None else ""
     output = case.findtext("system-out") or ""
-    if "REGULAR_EXPRESSION" in message or not message:
+    if "SKIP_RETURN_CODE" in message:
+        found = re.search(r"^[\w-]+: (?:left out: )?(.* .*)$", output, re.MULTILINE)  # a benchmark's line
+        message = found.group(1) if found else message
+    elif "REGULAR_EXPRESSION" in message or not message:
         found = re.search(r":\d+: Skipped\n(.*?)\n\s*(?:\[|$)", output, re.DOTALL)
         message = found.group(1) if found else message or "no reason given"
     return " ".join(line for line in message.split("\n") if line and not re.match(r"^\S+\.(cc|h):\d+$", line)).strip()
