@@ -124,6 +124,10 @@ Result<std::uint64_t> Process::wait_for(const std::string& needle) {
     }
 }
 
+Result<double> Process::us_until(const std::string& needle) {
+    return static_cast<double>(TRY(wait_for(needle)) - started_ns_) / 1e3;
+}
+
 Result<std::string> Process::line() {
     const std::size_t from = seen_;
     TRY(wait_for("\n"));

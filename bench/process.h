@@ -31,10 +31,10 @@ public:
     Process& operator=(Process&&) = delete;
     ~Process();
 
-    /// The clock just before the start.
-    [[nodiscard]] std::uint64_t started_ns() const { return started_ns_; }
     /// Waits until `needle` has come out; the clock at that moment. Fails when the child ends first or nothing comes for a minute.
     Result<std::uint64_t> wait_for(const std::string& needle);
+    /// The same, in microseconds since the start.
+    Result<double> us_until(const std::string& needle);
     /// The next line, without its end; fails as wait_for does.
     Result<std::string> line();
     Status send(const std::string& text);

@@ -43,8 +43,7 @@ Status as_process(const Options& options, Report& report, const std::string& nam
     return interleaved(options, [&](Side side, int run) -> Status {
         Process process = TRY(side == Side::floor ? Process::start({options.raw_restore(), state, options.area})
                                                   : Process::start({options.snapvm, "restore", options.area}));
-        const std::uint64_t first = TRY(process.wait_for("."));
-        return report.add({kScenario, name, side, run, static_cast<double>(first - process.started_ns()) / 1e3, {}, {}});
+        return report.add({kScenario, name, side, run, TRY(process.us_until(".")), {}, {}});
     });
 }
 
