@@ -93,9 +93,8 @@ protected:
         if (GetParam() == DirtyTracking::ring ? caps.dirty_ring == 0 : caps.manual_dirty_log == 0) {
             GTEST_SKIP() << "this KVM does not track so";
         }
-        boot("ws=2M rate=0 stir=24M");
     }
-    void boot(const std::string& cmdline) {
+    void boot(const std::string& cmdline = "ws=2M rate=0 stir=24M") {
         machine_ = boot_ledger({.cpus = 1, .cmdline = cmdline, .host = {.dirty = GetParam()}});
         const auto root = need(machine_->memory().load<ledger::Root>(Gpa{ledger::kRootAddress}));
         stir_first_ = root.stir / kPageSize;
@@ -145,6 +144,7 @@ protected:
 };
 
 TEST_P(LiveMutations, WithoutOneEveryMomentIsWhole) {
+    boot();
     for (int moment = 0; moment < 6; ++moment) {
         EXPECT_FALSE(found_at_a_moment({})) << moment;
     }
@@ -153,6 +153,7 @@ TEST_P(LiveMutations, WithoutOneEveryMomentIsWhole) {
 
 // From the moment on at which it would first be reported: it was copied before, and written since.
 TEST_P(LiveMutations, APageThatTheTrackerNeverReportsIsFound) {
+    boot();
     std::optional<std::uint64_t> lost;
     Mutation mutation;
     mutation.before_first_collect = [&] { lost.reset(); };
@@ -186,6 +187,7 @@ TEST_P(LiveMutations, APageLostOnceInThePauseIsFound) {
 }
 
 TEST_P(LiveMutations, AWriteOfTheVmmThatIsNotRecordedIsFound) {
+    boot();
     for (const bool recorded : {true, false}) {
         need(machine_->memory().store<std::uint64_t>(own_page(), 1));
         Mutation mutation;
@@ -200,6 +202,7 @@ TEST_P(LiveMutations, AWriteOfTheVmmThatIsNotRecordedIsFound) {
 }
 
 TEST_P(LiveMutations, ADiscardThatIsNotRecordedIsFound) {
+    boot();
     MemoryBlock& block = machine_->memory().blocks()[0];
     for (const bool recorded : {true, false}) {
         block.set_type(own_page_, PageType::normal);
