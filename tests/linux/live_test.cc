@@ -41,6 +41,7 @@ double host_time() { return std::chrono::duration<double>(std::chrono::system_cl
 /// By how many seconds the guest's clock is ahead of the host's: between these two, since to ask takes time. Not zero: a kernel counts ticks
 /// until it has its clock source, and loses many where its mode is emulated.
 struct ClockLead {
+    double guest_time = 0;  ///< seconds
     double least = 0;
     double most = 0;
 };
@@ -48,7 +49,7 @@ struct ClockLead {
 ClockLead clock_lead(LinuxGuest& guest) {
     const double asked = host_time();
     const double guest_time = std::stod(guest.output("echo $EPOCHREALTIME"));
-    return {guest_time - host_time(), guest_time - asked};
+    return {guest_time, guest_time - host_time(), guest_time - asked};
 }
 
 /// A guest that was stopped with a snapshot.
@@ -87,6 +88,7 @@ protected:
         const double runs = host_time();
         const ClockLead clock = clock_lead(guest);
         const bool hidden = gap == GapMode::hidden;
+        EXPECT_GE(clock.guest_time, stopped.clock.guest_time);
         EXPECT_GT(clock.most, stopped.clock.least - (hidden ? runs - stopped.began : 0) - kDrift);
         EXPECT_LT(clock.least, stopped.clock.most - (hidden ? asked - stopped.ended : 0) + kDrift);
         return guest;
