@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A KVM host in QEMU: the outer machine's root file system, read-only, under a disk of its own, on a processor with AMD-V and a kernel of Debian's.
+
+What a command writes there is gone when the host ends. One thread at a time uses a host.
+"""
+import base64
+import json
+import os
+import queue
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+FOLDER = os.path.join(ROOT, "build", "hosts", "amd-v")
+BOOT_LIMIT = 180  # seconds; 6 to 10 are usual
+GRACE = 60  # seconds that a host has beyond a command's limit, before it counts as hung
+DISK_SIZE = 24 << 30  # sparse
+
+
+class HostError(Exception):
+    """The host does not start, hangs or has ended."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What differs from host to host."""
+    kernel: str = "6.1"  # or backports
+    paging: str = "nested"  # or shadow
+    cpus: int = 2
+    memory: str = "6G"
+
+    def __str__(self):
+        return f"{self.kernel}, {self.paging} paging, {self.cpus} CPU{'s' if self.cpus > 1 else ''}"
+
+
+@dataclass
+class Result:
+    code: int = 0
+    timed_out: bool = False
+    seconds: float = 0
+    out: bytearray = field(default_factory=bytearray)
+    err: bytearray = field(default_factory=bytearray)
+
+    @property
+    def text(self):
+        return (self.out + self.err).decode(errors="replace")
+
+
+def image(kernel):
+    """Makes what a host with this kernel boots. Returns why it cannot be had here, or None."""
+    made = subprocess.run([os.path.join(ROOT, "tests/hosts/amd_v/image.sh"), kernel], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                          text=True, check=False)
+    if made.returncode == 3:
+        return made.stderr.strip()
+    if made.returncode != 0:
+        raise HostError(made.stderr.strip())
+    return None
+
+
+class Host:
+    """Starts on construction; `ready` waits for it. Ends with the process that made it."""
+
+    def __init__(self, kind=Kind(), number=1, network=None):
+        """network: one end of a socket pair, whose other end is another host's; the address is 10.77.0.NUMBER."""
+        self.kind = kind
+        self.release = None
+        self.taken = b""
+        os.makedirs(FOLDER, exist_ok=True)
+        self.console = tempfile.TemporaryFile(dir=FOLDER)
+        outer, inner = socket.socketpair()
+        disk = tempfile.TemporaryFile(dir=FOLDER)
+        disk.truncate(DISK_SIZE)
+        subprocess.run([shutil.which("mke2fs", path=os.environ["PATH"] + ":/usr/sbin:/sbin") or "mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-F",
+                        f"/proc/self/fd/{disk.fileno()}"], pass_fds=[disk.fileno()], check=True, stdin=subprocess.DEVNULL)
+        passed = [inner.fileno(), disk.fileno()]
+        words = [
+            "setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64",
+            # TCG's threads lose a vCPU's state now and then; one thread for all processors does not.
+            "-accel", "tcg,thread=single,tb-size=1024", "-machine", "q35",
+            "-cpu", "EPYC-Rome,+svm,+npt,+nrip-save,-xsaves", "-smp", str(kind.cpus), "-m", kind.memory,
+            "-display", "none", "-monitor", "none", "-no-reboot", "-serial", "stdio", "-nic", "none",
+            "-kernel", f"{FOLDER}/{kind.kernel}/vmlinuz", "-initrd", f"{FOLDER}/{kind.kernel}/initramfs.cpio",
+            "-append", " ".join([
+                "console=ttyS0 quiet mitigations=off panic=-1 nokaslr tsc=reliable",
+                f"snapvm.agent={ROOT}/tests/hosts/agent.py snapvm.checkout={ROOT} snapvm.number={number}",
+                f"snapvm.kvm=npt={1 if kind.paging == 'nested' else 0}"]),
+            "-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap",
+            "-device", "virtio-9p-pci,fsdev=root,mount_tag=root",
+            "-drive", f"if=virtio,file=/proc/self/fd/{disk.fileno()},format=raw,cache=unsafe,discard=unmap",
+            "-device", "virtio-serial-pci", "-chardev", f"socket,id=agent,fd={inner.fileno()}",
+            "-device", "virtserialport,chardev=agent,name=agent",
+        ]
+        if network is not None:
+            passed.append(network.fileno())
+            words += ["-netdev", f"socket,id=net,fd={network.fileno()}", "-device", f"virtio-net-pci,netdev=net,mac=52:54:00:77:00:{number:02x}"]
+        self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=self.console, stderr=self.console, pass_fds=passed)
+        self.agent = outer
+        inner.close()
+        disk.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.end()
+
+    def log(self):
+        """What the host's kernel and QEMU said so far."""
+        self.console.seek(0)
+        lines = self.console.read().decode(errors="replace").split("\n")
+        return "\n".join(line.rstrip() for line in lines if "TCG doesn't support" not in line)
+
+    def ready(self):
+        """Waits until commands can be run. Fails with HostError."""
+        answer = self._answer(time.monotonic() + BOOT_LIMIT)
+        self.release = answer["ready"]
+        return self
+
+    def run(self, argv, limit, on_output=None, keep=True, tty=None, inputs=None, env=None):
+        """Runs a command in the checkout, ended after `limit` seconds.
+
+        on_output(stream, bytes) is called with what it says; keep: the result has it, too. tty: (rows, columns) of a terminal that it runs on.
+        inputs: a queue of bytes for its input; None is the end. Without it there is no input.
+        """
+        self._say(argv=argv, limit=limit, tty=tty is not None, size=tty, env=env or {})
+        if inputs is None:
+            self._say(input=None)
+        deadline = time.monotonic() + limit + GRACE
+        result = Result()
+        while True:
+            answer = self._answer(deadline, inputs)
+            for stream in ("out", "err"):
+                if stream in answer:
+                    data = base64.b64decode(answer[stream])
+                    if on_output:
+                        on_output(stream, data)
+                    if keep:
+                        getattr(result, stream).extend(data)
+            if "exit" in answer:
+                result.code, result.timed_out, result.seconds = answer["exit"], answer["timed_out"], answer["seconds"]
+                return result
+
+    def end(self):
+        """Powers the host off; within ten seconds, or by force."""
+        try:
+            self._say(poweroff=True)
+            self.process.wait(10)
+        except (OSError, HostError, subprocess.TimeoutExpired):
+            self.process.kill()
+            self.process.wait()
+        self.agent.close()
+
+    def _say(self, **request):
+        try:
+            self.agent.settimeout(GRACE)
+            self.agent.sendall(json.dumps(request).encode() + b"\n")
+        except OSError as error:
+            raise HostError(f"the host takes no command: {error}\n{self.log()[-4000:]}") from None
+
+    def _answer(self, deadline, inputs=None):
+        while b"\n" not in self.taken:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise HostError(f"the host hangs\n{self.log()[-4000:]}")
+            while inputs is not None:
+                try:
+                    data = inputs.get_nowait()
+                except queue.Empty:
+                    break
+                self._say(input=data if data is None else base64.b64encode(data).decode())
+            try:
+                self.agent.settimeout(min(left, 0.05 if inputs is not None else 1))
+                chunk = self.agent.recv(1 << 20)
+            except TimeoutError:
+                continue
+            except OSError as error:
+                raise HostError(f"the host is gone: {error}\n{self.log()[-4000:]}") from None
+            if not chunk:
+                raise HostError(f"the host has ended\n{self.log()[-4000:]}")
+            self.taken += chunk
+        line, _, self.taken = self.taken.partition(b"\n")
+        return json.loads(line)
+
+
+def pair(kind):
+    """Two hosts that see each other: 10.77.0.1 and 10.77.0.2."""
+    one, two = socket.socketpair()
+    hosts = [Host(kind, 1, one), Host(kind, 2, two)]
+    one.close()
+    two.close()
+    return hosts
+
+
+def feed(stream, inputs):
+    """A thread that puts what a stream has into a queue of inputs."""
+    def copy():
+        while data := os.read(stream, 65536):
+            inputs.put(data)
+        inputs.put(None)
+    thread = threading.Thread(target=copy, daemon=True)
+    thread.start()
+    return thread

@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Runs tests, or a command, on a KVM host in QEMU (kvm_host.py). `./dev test --host amd-v` is the way to call it; README.md explains it."""
+import argparse
+import dataclasses
+import hashlib
+import os
+import queue
+import sys
+import termios
+import time
+import tty
+
+import cases
+import kvm_host
+import plan
+import report
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="./dev test --host amd-v", description="Runs tests on an AMD-V host in QEMU, or one command there.")
+    parser.add_argument("--kernel", choices=["6.1", "backports"], default="6.1", help="Debian 12's kernel (default) or its backports' newest")
+    parser.add_argument("--paging", choices=["nested", "shadow"], default="nested", help="the paging of its KVM's guests")
+    parser.add_argument("--cpus", type=int, choices=[1, 2], default=2, help="its processors")
+    parser.add_argument("--hosts", type=int, choices=[1, 2], default=1, help="2: the tests of two hosts that see each other")
+    parser.add_argument("--only", metavar="REGEX", help="the tests whose name, PROGRAM.Suite.Name, matches")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="each test so often")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="so many hosts side by side")
+    parser.add_argument("--smoke", action="store_true", help="the few that every ./dev test runs")
+    parser.add_argument("--commit", metavar="HASH", help="kind of host and part of the slow tests are chosen by this commit")
+    parser.add_argument("--minutes", type=float, metavar="M", help="no test starts later than this")
+    parser.add_argument("--results", metavar="FILE", help="where the results go, as JUnit's XML")
+    parser.add_argument("command", nargs="*", metavar="-- COMMAND", help="one command, or a shell without words, in place of tests")
+    words = sys.argv[1:]
+    asked = parser.parse_args(words)
+    asked.is_command = "--" in words
+    return asked
+
+
+def chosen_by(commit):
+    """(kind of host, number of the slow tests' part) of a commit: each value as often as any other."""
+    bits = int(hashlib.sha256(commit.encode()).hexdigest(), 16)
+    kind = kvm_host.Kind("backports" if bits & 1 else "6.1", "shadow" if bits & 2 else "nested", 1 if bits & 4 else 2)
+    return kind, bits >> 3
+
+
+def run_command(kind, words):
+    """One command with this process' input and output; a shell where there are no words. Returns its exit code."""
+    on_terminal = os.isatty(0) and os.isatty(1)
+    words = words or ["bash", "-i"]
+    inputs = queue.SimpleQueue()
+    with kvm_host.Host(kind) as host:
+        print(f"amd-v host ({kind}) starts", file=sys.stderr)
+        host.ready()
+        size = os.get_terminal_size() if on_terminal else None
+        before = termios.tcgetattr(0) if on_terminal else None
+        try:
+            if on_terminal:
+                tty.setraw(0)
+            kvm_host.feed(0, inputs)
+            result = host.run(words, 24 * 3600, on_output=lambda stream, data: os.write(1 if stream == "out" else 2, data), keep=False,
+                              tty=(size.lines, size.columns) if size else None, inputs=inputs)
+        finally:
+            if before:
+                termios.tcsetattr(0, termios.TCSADRAIN, before)
+    return result.code
+
+
+def main():
+    asked = arguments()
+    kind = kvm_host.Kind(asked.kernel, asked.paging, asked.cpus)
+    part = None
+    if asked.commit:
+        kind, part = chosen_by(asked.commit)
+    missing = kvm_host.image(kind.kernel)
+    if missing and asked.commit:
+        print(f"   {missing}: the host has kernel 6.1")
+        kind = dataclasses.replace(kind, kernel="6.1")
+        missing = kvm_host.image(kind.kernel)
+    if missing:
+        sys.exit(missing)
+    if asked.is_command:
+        return run_command(kind, asked.command)
+    began = time.monotonic()
+    chosen = cases.chosen(kind, asked.only, asked.smoke, part)
+    log_path = os.path.join(kvm_host.FOLDER, "log")
+    outcomes = plan.run(kind, chosen, asked.jobs, log_path, asked.minutes, asked.repeat)
+    if asked.results:
+        report.write(asked.results, outcomes)
+    print(report.line(kind, outcomes, time.monotonic() - began))
+    failed = any(outcome.status == "failed" for outcome in outcomes)
+    if failed:
+        print(f"   what the hosts' kernels said: {log_path}")
+    return 1 if failed or not outcomes else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except kvm_host.HostError as error:
+        sys.exit(f"amd-v host: {error}")
