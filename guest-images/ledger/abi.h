@@ -10,6 +10,12 @@
 #define SEL_USER_CODE 0x23
 #define SEL_TSS 0x28  // 16 bytes for each CPU
 
+// RFLAGS of the iretq frames that lead to CPL 3: IOPL 3, and interrupts on or off. Ports need both IOPL and the TSS' bitmap. Some hosts
+// drop IOPL on iretq to CPL 3, and there the bitmap allows them. QEMU's TCG looks at the bitmap only while the TSS has type 9 (available);
+// LTR makes that 11 (busy), which is what KVM gives back and a restore sets, and there IOPL allows them.
+#define USER_RFLAGS 0x3202
+#define USER_RFLAGS_MASKED 0x3002
+
 #define MAX_CPUS 8
 
 // PE MP ET NE WP PG, and PAE OSFXSR OSXMMEXCPT: only SSE2 is assumed.

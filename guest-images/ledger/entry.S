@@ -95,7 +95,7 @@ ap_entry:
     .data
     .balign 16
 first_frame:                            // what iretq takes us to CPL 3 with
-    .quad main, SEL_USER_CODE, 0x202, user_stacks + USER_STACK - 8, SEL_USER_DATA
+    .quad main, SEL_USER_CODE, USER_RFLAGS, user_stacks + USER_STACK - 8, SEL_USER_DATA
 
     .balign 16
     .globl gdt

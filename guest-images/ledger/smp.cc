@@ -40,7 +40,7 @@ void prepare_tables(u32 index) {
     u64* frame = per_cpu[index].frame;
     frame[0] = reinterpret_cast<u64>(&ap_main);
     frame[1] = SEL_USER_CODE;
-    frame[2] = 0x202;
+    frame[2] = USER_RFLAGS;
     frame[3] = reinterpret_cast<u64>(user_stacks[index + 1]) - 8;
     frame[4] = SEL_USER_DATA;
 }

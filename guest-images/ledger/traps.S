@@ -141,7 +141,7 @@ trap_common:
     mov %gs:PERCPU_TRAP_STACK, %rax
     push $SEL_USER_DATA
     push %rax
-    push $2
+    push $USER_RFLAGS_MASKED
     push $SEL_USER_CODE
     push $report_trap
     iretq

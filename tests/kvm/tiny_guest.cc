@@ -10,11 +10,13 @@
 #include "vmm/platform/platform.h"
 
 // From CPL 0, as the loader leaves it, to the code at CPL 3. The addresses are those of tiny_guest.h. R15 holds the RFLAGS to go on with.
+// IOPL is 3, and the TSS has a bitmap besides: some hosts drop IOPL on iretq to CPL 3, others ignore the bitmap of a TSS that is busy, as each is
+// after a restore.
 SNAPVM_TINY_CODE(prologue_off, R"(
-    mov $2, %r15d
+    mov $0x3002, %r15d
 )");
 SNAPVM_TINY_CODE(prologue_on, R"(
-    mov $0x202, %r15d
+    mov $0x3202, %r15d
 )");
 SNAPVM_TINY_CODE(prologue, R"(
     mov $0x50000, %esp
