@@ -103,6 +103,16 @@ TEST_F(RoundTrip, AnInterruptInServiceComesBackToTheBit) {
     EXPECT_EQ(differences(restored.saved.records, need(machine->save()).records), std::vector<std::string>{});
 }
 
+VcpuStateV1 first_vcpu(const std::vector<StateRecord>& records) {
+    return need(VcpuStateV1::decode(std::ranges::find(records, RecordKind::vcpu, &StateRecord::kind)->bytes));
+}
+
+// Linux 6.1 does not tell how many there are.
+TEST_F(RoundTrip, AVcpuIsSavedWithTheCpuidEntriesThatWereSet) {
+    const VcpuStateV1 state = first_vcpu(need(create_ledger({.cpus = 1})->save()).records);
+    EXPECT_EQ(state.cpuid.size(), cpuid_for_vcpu(need(system().supported_cpuid()), 0, 1, true).size());
+}
+
 // Snapshot of a restored machine, into a new area and into the third generation. Trap: a machine still lazily restored.
 class Chain : public KvmTest, public ::testing::WithParamInterface<std::uint32_t> {};
 

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "vmm/base/try.h"
+#include "vmm/kvm/cpuid_reader.h"
 #include "vmm/kvm/ioctl.h"
 
 namespace snapvm::kvm {
@@ -90,19 +91,7 @@ Result<System> System::open() {
 }
 
 Result<std::vector<kvm_cpuid_entry2>> System::supported_cpuid() const {
-    for (std::size_t count = 128; count <= 4096; count *= 2) {
-        auto buffer = flexible<kvm_cpuid2, kvm_cpuid_entry2>(count);
-        auto* table = reinterpret_cast<kvm_cpuid2*>(buffer.data());
-        table->nent = static_cast<std::uint32_t>(count);
-        const auto got = KVM_IOCTL(fd(), KVM_GET_SUPPORTED_CPUID, table, kDevice);
-        if (got) {
-            return std::vector<kvm_cpuid_entry2>(table->entries, table->entries + table->nent);
-        }
-        if (got.error().code() != E2BIG) {
-            return fail(got.error());
-        }
-    }
-    return fail(ErrorKind::unsupported, "KVM_GET_SUPPORTED_CPUID has more than 4096 entries");
+    return read_cpuid(128, [&](kvm_cpuid2* table) { return KVM_IOCTL(fd(), KVM_GET_SUPPORTED_CPUID, table, kDevice); });
 }
 
 Result<std::vector<std::uint32_t>> System::msr_indices() const {

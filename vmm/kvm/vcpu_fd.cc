@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "vmm/base/try.h"
+#include "vmm/kvm/cpuid_reader.h"
 #include "vmm/kvm/ioctl.h"
 #include "vmm/memory/gpa.h"
 
@@ -39,12 +40,7 @@ Status VcpuFd::control(unsigned long request, void* argument, const char* call) 
 }
 
 Result<std::vector<kvm_cpuid_entry2>> VcpuFd::cpuid() const {
-    constexpr std::uint32_t kEntries = 256;
-    std::vector<std::byte> buffer(sizeof(kvm_cpuid2) + kEntries * sizeof(kvm_cpuid_entry2));
-    auto* table = reinterpret_cast<kvm_cpuid2*>(buffer.data());
-    table->nent = kEntries;
-    TRY(KVM_IOCTL(fd_.get(), KVM_GET_CPUID2, table, name_));
-    return std::vector<kvm_cpuid_entry2>(table->entries, table->entries + table->nent);
+    return read_cpuid(cpuid_entries_, [&](kvm_cpuid2* table) { return KVM_IOCTL(fd_.get(), KVM_GET_CPUID2, table, name_); });
 }
 
 Status VcpuFd::set_cpuid(std::span<const kvm_cpuid_entry2> entries) {
@@ -53,6 +49,7 @@ Status VcpuFd::set_cpuid(std::span<const kvm_cpuid_entry2> entries) {
     table->nent = static_cast<std::uint32_t>(entries.size());
     std::memcpy(table->entries, entries.data(), entries.size_bytes());
     TRY(KVM_IOCTL(fd_.get(), KVM_SET_CPUID2, table, name_));
+    cpuid_entries_ = entries.size();
     return {};
 }
 

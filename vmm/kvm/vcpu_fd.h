@@ -102,6 +102,7 @@ private:
     Mapping run_;
     std::uint32_t index_;
     std::string name_;
+    std::size_t cpuid_entries_ = 0;  ///< as many as were set
     Mapping ring_;
     std::uint32_t ring_entries_ = 0;
     std::uint32_t ring_next_ = 0;
