@@ -113,6 +113,13 @@ TEST_F(RoundTrip, AVcpuIsSavedWithTheCpuidEntriesThatWereSet) {
     EXPECT_EQ(state.cpuid.size(), cpuid_for_vcpu(need(system().supported_cpuid()), 0, 1, true).size());
 }
 
+// No guest of ours is shown Hyper-V.
+TEST_F(RoundTrip, AVcpuIsSavedWithoutMsrsOfHyperV) {
+    for (const kvm_msr_entry& msr : first_vcpu(need(create_ledger({.cpus = 1})->save()).records).msrs) {
+        EXPECT_FALSE(msr.index >= 0x40000000 && msr.index <= 0x400001FF) << std::hex << msr.index;
+    }
+}
+
 // Snapshot of a restored machine, into a new area and into the third generation. Trap: a machine still lazily restored.
 class Chain : public KvmTest, public ::testing::WithParamInterface<std::uint32_t> {};
 

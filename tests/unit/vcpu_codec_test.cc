@@ -179,5 +179,22 @@ TEST(OrderMsrs, TscFirstDeadlineLastTheRestAsItWas) {
     EXPECT_EQ(order_msrs({5, 4, 3}), (std::vector<std::uint32_t>{5, 4, 3}));
 }
 
+// KVM lists Hyper-V's MSRs whether or not a guest is shown Hyper-V; the reference counter (0x40000020) and the run time of a virtual
+// processor (0x40000010) move by themselves.
+TEST(MsrsOfGuest, HyperVsOnlyWhereTheGuestIsShownHyperV) {
+    const std::vector<std::uint32_t> listed = {0x10,       0x3FFFFFFF, 0x40000000, 0x40000010, 0x40000020,
+                                               0x400001FF, 0x40000200, 0x4B564D01, 0x6E0};
+    const std::vector<std::uint32_t> without = {0x10, 0x3FFFFFFF, 0x40000200, 0x4B564D01, 0x6E0};
+    kvm_cpuid_entry2 interface{};
+    interface.function = 0x40000001;
+    EXPECT_EQ(msrs_of_guest(listed, {}), without);
+    interface.eax = 0x01007EFB;  // KVM's features
+    EXPECT_EQ(msrs_of_guest(listed, std::span(&interface, 1)), without);
+    interface.eax = 0x31237648;
+    EXPECT_EQ(msrs_of_guest(listed, std::span(&interface, 1)), listed);
+    interface.function = 0x40000101;  // where KVM's leaf is beside Hyper-V's
+    EXPECT_EQ(msrs_of_guest(listed, std::span(&interface, 1)), without);
+}
+
 }  // namespace
 }  // namespace snapvm

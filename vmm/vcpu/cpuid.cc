@@ -109,6 +109,13 @@ CpuidTable cpuid_for_vcpu(const CpuidTable& supported, std::uint32_t index, std:
     return table;
 }
 
+bool shows_hyper_v(std::span<const kvm_cpuid_entry2> table) {
+    constexpr std::uint32_t kInterfaceLeaf = 0x40000001;
+    constexpr std::uint32_t kInterface = 0x31237648;  // "Hv#1"
+    return std::ranges::any_of(
+        table, [](const kvm_cpuid_entry2& entry) { return entry.function == kInterfaceLeaf && entry.eax == kInterface; });
+}
+
 Status check_cpuid(std::span<const kvm_cpuid_entry2> saved, std::span<const kvm_cpuid_entry2> supported) {
     for (const FeatureRegister& feature : kFeatureRegisters) {
         const std::uint32_t missing = value_of(saved, feature) & ~feature.ignored & ~value_of(supported, feature);

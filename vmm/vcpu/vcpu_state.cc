@@ -92,6 +92,16 @@ std::vector<std::uint32_t> order_msrs(std::vector<std::uint32_t> indices) {
     return indices;
 }
 
+std::vector<std::uint32_t> msrs_of_guest(std::span<const std::uint32_t> indices, std::span<const kvm_cpuid_entry2> cpuid) {
+    constexpr std::uint32_t kHyperVFirst = 0x40000000;
+    constexpr std::uint32_t kHyperVLast = 0x400001FF;
+    std::vector<std::uint32_t> kept(indices.begin(), indices.end());
+    if (!shows_hyper_v(cpuid)) {
+        std::erase_if(kept, [](std::uint32_t index) { return index >= kHyperVFirst && index <= kHyperVLast; });
+    }
+    return kept;
+}
+
 Result<VcpuStateV1> capture_vcpu(const kvm::System& system, const kvm::VcpuFd& vcpu, std::span<const std::uint32_t> msr_indices) {
     VcpuStateV1 state;
     // MP state first: reading it makes KVM take pending INITs and SIPIs, which changes registers.
@@ -114,11 +124,11 @@ Result<VcpuStateV1> capture_vcpu(const kvm::System& system, const kvm::VcpuFd& v
     state.debugregs = TRY(vcpu.get<kvm_debugregs>(KVM_GET_DEBUGREGS, "KVM_GET_DEBUGREGS"));
     // MSRs before the LAPIC: a deadline timer that fires in between has then left its deadline in the MSR and its interrupt in the
     // LAPIC, so it comes twice at worst. The other way round it would be in neither, and the guest's tick would stop for good.
-    state.msrs = TRY(vcpu.msrs(msr_indices));
+    state.cpuid = TRY(vcpu.cpuid());
+    state.msrs = TRY(vcpu.msrs(msrs_of_guest(msr_indices, state.cpuid)));
     state.lapic = TRY(vcpu.get<kvm_lapic_state>(KVM_GET_LAPIC, "KVM_GET_LAPIC"));
     settle_priority(state.lapic);
     state.events = TRY(vcpu.get<kvm_vcpu_events>(KVM_GET_VCPU_EVENTS, "KVM_GET_VCPU_EVENTS"));
-    state.cpuid = TRY(vcpu.cpuid());
     state.tsc_khz = vcpu.tsc_khz();
     return state;
 }

@@ -52,6 +52,11 @@ Status set_vcpu_msrs(kvm::VcpuFd& vcpu, std::span<const kvm_msr_entry> msrs);
 /// Overwrites the values that `state` has for `msrs`.
 void put_msrs(VcpuStateV1& state, std::span<const kvm_msr_entry> msrs);
 
+/// Those of `indices` that can be a guest's state: Hyper-V's are not where `cpuid` does not show Hyper-V, since the guest can neither
+/// read nor write them, and some change by themselves.
+[[nodiscard]] std::vector<std::uint32_t> msrs_of_guest(std::span<const std::uint32_t> indices,
+                                                       std::span<const kvm_cpuid_entry2> cpuid);
+
 /// KVM_GET_MSR_INDEX_LIST in the order in which MSRs must be set again.
 [[nodiscard]] std::vector<std::uint32_t> order_msrs(std::vector<std::uint32_t> indices);
 
