@@ -155,6 +155,15 @@ TEST(DoctorReport, JsonIsOneLineWithFactsAndAdvice) {
     EXPECT_EQ(advised["advice"][0]["topic"], "io_uring");
 }
 
+TEST(DoctorReport, WhatCannotBeMeasuredIsNoNumber) {
+    HostFacts facts = good_host();
+    EXPECT_NE(facts_table(facts).find("0.30 ns an instruction, native"), std::string::npos);
+    EXPECT_EQ(nlohmann::json::parse(facts_json(facts))["kvm"]["kernel_instruction_ns"], 0.3);
+    facts.kvm.kernel_instruction_ns.reset();
+    EXPECT_NE(facts_table(facts).find("not measurable"), std::string::npos);
+    EXPECT_TRUE(nlohmann::json::parse(facts_json(facts))["kvm"]["kernel_instruction_ns"].is_null());
+}
+
 TEST(DoctorReport, TableHasALineForEachAdvice) {
     HostFacts facts = good_host();
     EXPECT_EQ(facts_table(facts).find("advice:"), std::string::npos);

@@ -35,7 +35,7 @@ public:
         const kvm::Capabilities& caps = kvm.capabilities;
         if (kvm.kernel_emulated) {
             add("kernel_emulated",
-                "kernel-mode code of guests is interpreted (" + std::to_string(std::lround(kvm.kernel_instruction_ns)) +
+                "kernel-mode code of guests is interpreted (" + std::to_string(std::lround(kvm.kernel_instruction_ns.value_or(0))) +
                     " ns an instruction), so booting an operating system is slow: " +
                     (system.hypervisor ? "enable nested virtualisation for this virtual machine, or use the host itself"
                                        : "enable VT-x or AMD-V in the firmware"));

@@ -23,7 +23,7 @@ struct KvmFacts {
     kvm::Capabilities capabilities;
     double create_vm_us = 0;  ///< p50 of KVM_CREATE_VM
     double exit_us = 0;  ///< KVM_RUN to the next port exit, from CPL 0
-    double kernel_instruction_ns = 0;  ///< an instruction of a register loop at CPL 0
+    std::optional<double> kernel_instruction_ns;  ///< an instruction of a register loop at CPL 0; nothing: not measurable
     bool kernel_emulated = false;  ///< that is so slow that KVM must be interpreting it
     bool tsc_settable = false;  ///< the guest reads what was written to its TSC
     std::uint32_t tsc_khz = 0;

@@ -5,12 +5,12 @@
 #include <chrono>
 #include <cstring>
 #include <initializer_list>
-#include <limits>
 #include <vector>
 
 #include "vmm/base/try.h"
 #include "vmm/doctor/parse.h"
 #include "vmm/doctor/probe.h"
+#include "vmm/doctor/timing.h"
 #include "vmm/kvm/ioctl.h"
 #include "vmm/kvm/vm.h"
 
@@ -19,14 +19,17 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kRepeats = 5;  // the quickest counts: a busy host interrupts the others
-constexpr std::uint32_t kLoops = 4'000;
-constexpr std::uint32_t kInstructions = 2 * kLoops;
+constexpr std::size_t kRepeats = 9;
+// Few where instructions are slow, more until they stand out from the exits.
+constexpr std::uint32_t kFirstLoops = 1'000, kMostLoops = 1'024'000, kMoreLoops = 4;
 constexpr std::uint32_t kTscMsr = 0x10;
 
-// Guest memory: one page each for the three levels of page tables, then the code.
+// Guest memory: one page each for the three levels of page tables, then the code and the number of loops to make.
 constexpr std::uint64_t kMemory = 2ULL << 20;
-constexpr std::uint64_t kPml4 = 0x1000, kPdpt = 0x2000, kPd = 0x3000, kCode = 0x4000;
+constexpr std::uint64_t kPml4 = 0x1000, kPdpt = 0x2000, kPd = 0x3000, kCode = 0x4000, kLoops = 0x5000;
+
+// How many instructions more a loop's exit has before it than an empty one's: mov, test, jz and the loop itself, less a jmp.
+constexpr double instructions_of(std::uint32_t loops) { return 2 + 2.0 * loops; }
 
 // Every out is an exit, so the host's clock can time what lies between two of them.
 std::vector<std::uint8_t> program() {
@@ -34,12 +37,12 @@ std::vector<std::uint8_t> program() {
     const auto append = [&code](std::initializer_list<std::uint8_t> bytes) { code.insert(code.end(), bytes); };
     const std::initializer_list<std::uint8_t> out = {0xE6, 0xF4};  // out %al, $0xf4
     append(out);
-    append(out);  // nothing in between: the cost of an exit
-    for (int i = 0; i < kRepeats; ++i) {
-        append({0xB9, kLoops & 0xFF, (kLoops >> 8) & 0xFF, 0, 0});  // mov $kLoops, %ecx
-        append({0xFF, 0xC9, 0x75, 0xFC});                           // 1: dec %ecx; jnz 1b
-        append(out);
-    }
+    append(out);                                                   // 1: nothing in between: the cost of an exit
+    append({0x8B, 0x0C, 0x25, kLoops & 0xFF, kLoops >> 8, 0, 0});  // mov kLoops, %ecx
+    append({0x85, 0xC9, 0x74, 0x08});                              // test %ecx, %ecx; jz 3f
+    append({0xFF, 0xC9, 0x75, 0xFC});                              // 2: dec %ecx; jnz 2b
+    append(out);
+    append({0xEB, 0xEB});                                          // jmp 1b; 3:
     for (int i = 0; i < 2; ++i) {
         append({0x0F, 0x31});  // rdtsc
         append(out);
@@ -95,6 +98,12 @@ public:
         return took;
     }
 
+    // How many loops it makes between its exits; none: from the next exit on it tells its TSC.
+    void set_loops(std::uint32_t loops) { std::memcpy(memory_.data() + kLoops, &loops, sizeof loops); }
+
+    // Two exits, the second behind the loops.
+    Result<ExitPair> run_pair() { return ExitPair{.empty_us = TRY(run()), .loop_us = TRY(run())}; }
+
     // The guest's own reading of its TSC.
     Result<std::uint64_t> read_tsc() {
         TRY(run());
@@ -144,13 +153,21 @@ private:
 Status measure_guest(const kvm::System& system, KvmFacts& facts) {
     TinyGuest guest = TRY(TinyGuest::create(system));
     TRY(guest.run());  // the first entry sets a lot up
-    facts.exit_us = TRY(guest.run());
-    double loop = std::numeric_limits<double>::max();
-    for (int i = 0; i < kRepeats; ++i) {
-        loop = std::min(loop, TRY(guest.run()));
+    std::array<ExitPair, kRepeats> pairs{};
+    for (std::uint32_t loops = kFirstLoops; loops <= kMostLoops; loops *= kMoreLoops) {
+        guest.set_loops(loops);
+        for (ExitPair& pair : pairs) {
+            pair = TRY(guest.run_pair());
+        }
+        facts.exit_us = exit_us(pairs);
+        facts.kernel_instruction_ns = instruction_ns(pairs, instructions_of(loops));
+        if (loop_stands_out(pairs)) {
+            break;
+        }
     }
-    facts.kernel_instruction_ns = std::max(0.0, loop - facts.exit_us) * 1000 / kInstructions;
-    facts.kernel_emulated = facts.kernel_instruction_ns > kEmulatedInstructionNs;
+    guest.set_loops(0);
+    TRY(guest.run());
+    facts.kernel_emulated = facts.kernel_instruction_ns.value_or(0) > kEmulatedInstructionNs;
     facts.tsc_khz = guest.vcpu().tsc_khz();
 
     // Some KVMs take the value and keep the host's counter all the same, so the guest is asked. Far ahead, since KVM takes small
@@ -167,14 +184,13 @@ Status measure_guest(const kvm::System& system, KvmFacts& facts) {
 }
 
 Result<double> create_vm_p50(const kvm::System& system) {
-    std::array<double, 20> samples{};
+    std::vector<double> samples(20);
     for (double& sample : samples) {
         const auto start = Clock::now();
         const UniqueFd vm(TRY(KVM_IOCTL(system.fd(), KVM_CREATE_VM, 0UL, "/dev/kvm")));
         sample = microseconds_since(start);  // before the machine goes again
     }
-    std::ranges::sort(samples);
-    return samples[samples.size() / 2];
+    return median(std::move(samples));
 }
 
 }  // namespace

@@ -90,7 +90,7 @@ std::string facts_json(const HostFacts& facts, bool advice) {
           {"capabilities", capabilities_json(kvm.capabilities)},
           {"create_vm_us", kvm.create_vm_us},
           {"exit_us", kvm.exit_us},
-          {"kernel_instruction_ns", kvm.kernel_instruction_ns},
+          {"kernel_instruction_ns", or_null(kvm.kernel_instruction_ns)},
           {"kernel_emulated", kvm.kernel_emulated},
           {"tsc_settable", kvm.tsc_settable},
           {"tsc_khz", kvm.tsc_khz},
@@ -144,8 +144,9 @@ std::string facts_table(const HostFacts& facts) {
                          std::to_string(caps.memory_slots) + " memory slots");
     table.row("KVM_CREATE_VM", text("%.2f ms (p50)", kvm.create_vm_us / 1000));
     table.row("exit from CPL 0", text("%.1f us", kvm.exit_us));
-    table.row("kernel mode",
-              text("%.2f ns an instruction", kvm.kernel_instruction_ns) + (kvm.kernel_emulated ? ", emulated" : ", native"));
+    table.row("kernel mode", kvm.kernel_instruction_ns ? text("%.2f ns an instruction", *kvm.kernel_instruction_ns) +
+                                                             (kvm.kernel_emulated ? ", emulated" : ", native")
+                                                       : "not measurable: its instructions cost less than an exit varies by");
     table.row("TSC", std::to_string(kvm.tsc_khz / 1000) + " MHz; can be set: " + yes(kvm.tsc_settable) +
                          "; can be scaled: " + yes(caps.tsc_control != 0));
     table.row("dirty log", std::string("yes, manual protect ") + (caps.manual_dirty_log != 0 ? "yes" : "no") +
