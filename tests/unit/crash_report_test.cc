@@ -381,7 +381,24 @@ TEST_F(CrashReports, RegistersThatCouldNotBeReadAreLeftOut) {
 TEST_F(CrashReports, AVcpuThatKvmHasResetIsSaidToBe) {
     failed_.regs->rip = 0xFFF0;
     failed_.sregs->cs.base = 0xFFFF'0000;
-    EXPECT_NE(to_text(capture()).find("has reset the vCPU"), std::string::npos);
+    store(0, std::uint64_t{0x1122'3344'5566'7788});  // where a reset's RSP points
+    const CrashReport report = capture();
+    EXPECT_TRUE(report.vcpu_was_reset);
+    const std::string text = to_text(report);
+    EXPECT_NE(text.find("vCPU 0: KVM_EXIT_SHUTDOWN (8); KVM has reset the vCPU, so the registers are not"), std::string::npos)
+        << text;
+    EXPECT_EQ(text.find("real mode"), std::string::npos) << text;
+    EXPECT_EQ(text.find("1122334455667788"), std::string::npos) << "not the guest's stack:\n" << text;
+    EXPECT_EQ(report.left_out.size(), 1U);
+    EXPECT_TRUE(report.backtrace.empty());
+    const json crash = json::parse(to_json(report), nullptr, false)["crash"];
+    EXPECT_EQ(crash["vcpu_was_reset"], true);
+    // The same registers at any other end are the guest's.
+    kvm_run run{};
+    run.exit_reason = KVM_EXIT_INTERNAL_ERROR;
+    failed_.ending = ending_of(run, 0, 0);
+    EXPECT_FALSE(capture().vcpu_was_reset);
+    EXPECT_EQ(json::parse(to_json(capture()), nullptr, false)["crash"]["vcpu_was_reset"], false);
 }
 
 TEST_F(CrashReports, FitsAScreenWithAllThatThereCanBe) {

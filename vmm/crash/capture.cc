@@ -295,11 +295,13 @@ CrashReport capture_crash(std::string reason, FailedVcpu failed, GuestMemory& me
     if (report.regs && report.sregs) {
         const Mode mode = mode_of(*report.regs, *report.sregs);
         report.mode = mode.text;
-        if (was_reset(report)) {
+        report.vcpu_was_reset = was_reset(report);
+        if (report.vcpu_was_reset) {
             report.left_out.emplace_back(
-                "the state that it failed in: this host's KVM has reset the vCPU, as AMD-V's does at a shutdown");
+                "the state it failed in, code and stack: KVM has reset the vCPU, as AMD-V's does at a shutdown");
+        } else {
+            look_into_memory(report, mode, memory);
         }
-        look_into_memory(report, mode, memory);
         if (const auto lines = listing(mode.code, report.ending.instruction, report.code_address, 1); !lines.empty()) {
             report.failed_instruction = lines.front().text;
         }

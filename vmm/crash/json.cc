@@ -77,6 +77,7 @@ std::string to_json(const CrashReport& report) {
     if (!report.mode.empty()) {
         json["mode"] = report.mode;
     }
+    json["vcpu_was_reset"] = report.vcpu_was_reset;
     put_registers(json, report);
     json["code"] = ordered_json::array();
     for (const CrashReport::Instruction& line : report.code) {

@@ -43,6 +43,8 @@ struct CrashReport {
     std::optional<kvm_regs> regs;
     std::optional<kvm_sregs> sregs;
     std::string mode;  ///< of the processor; empty where the registers could not be read
+    /// KVM reset the vCPU before it could be asked: registers and mode are those of a reset. Code and stack are not looked for.
+    bool vcpu_was_reset = false;
 
     std::string failed_instruction;  ///< `ending.instruction` in Intel's syntax
     std::uint64_t code_address = 0;  ///< RIP's linear address

@@ -59,6 +59,9 @@ std::string headline(const CrashReport& report) {
     } else if (ending.detail) {
         text += ", hardware reason 0x" + hex(*ending.detail);
     }
+    if (report.vcpu_was_reset) {
+        return text + "; KVM has reset the vCPU, so the registers are not those it failed with";
+    }
     return report.mode.empty() ? text : text + "; " + report.mode;
 }
 
