@@ -9,12 +9,15 @@
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <sstream>
 #include <utility>
 
 #include "tests/support/paths.h"
+#include "vmm/base/fd.h"
 
 extern char** environ;
 
@@ -23,6 +26,21 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr auto kLimit = std::chrono::seconds(60);
+
+struct Pipe {
+    UniqueFd reading;
+    UniqueFd writing;
+
+    bool open() {
+        std::array<int, 2> ends{};
+        if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
+            return false;
+        }
+        reading = UniqueFd(ends[0]);
+        writing = UniqueFd(ends[1]);
+        return true;
+    }
+};
 
 // Appends what is there; false at the end.
 bool take(int fd, std::string& to) {
@@ -56,14 +74,16 @@ CommandResult snapvm_command(const std::vector<std::string>& arguments, const st
 }
 
 CommandResult run_program(std::vector<std::string> words, const std::string& input) {
-    std::array<int, 2> in{};
-    std::array<int, 2> out{};
-    std::array<int, 2> err{};
     CommandResult result;
-    if (::pipe2(in.data(), O_CLOEXEC) != 0 || ::pipe2(out.data(), O_CLOEXEC) != 0 || ::pipe2(err.data(), O_CLOEXEC) != 0) {
-        return result;
-    }
     words.front() = place_of(words.front());
+    std::array<Pipe, 3> pipes;
+    for (Pipe& pipe : pipes) {
+        if (!pipe.open()) {
+            result.err = std::string("no pipe to ") + words.front() + ": " + std::strerror(errno);
+            return result;
+        }
+    }
+    auto& [in, out, err] = pipes;
     std::vector<char*> argv;
     for (std::string& word : words) {
         argv.push_back(word.data());
@@ -71,38 +91,37 @@ CommandResult run_program(std::vector<std::string> words, const std::string& inp
     argv.push_back(nullptr);
     posix_spawn_file_actions_t actions;
     ::posix_spawn_file_actions_init(&actions);
-    ::posix_spawn_file_actions_adddup2(&actions, in[0], STDIN_FILENO);
-    ::posix_spawn_file_actions_adddup2(&actions, out[1], STDOUT_FILENO);
-    ::posix_spawn_file_actions_adddup2(&actions, err[1], STDERR_FILENO);
+    ::posix_spawn_file_actions_adddup2(&actions, in.reading.get(), STDIN_FILENO);
+    ::posix_spawn_file_actions_adddup2(&actions, out.writing.get(), STDOUT_FILENO);
+    ::posix_spawn_file_actions_adddup2(&actions, err.writing.get(), STDERR_FILENO);
     pid_t pid = 0;
     const int spawned = ::posix_spawn(&pid, words.front().c_str(), &actions, nullptr, argv.data(), environ);
     ::posix_spawn_file_actions_destroy(&actions);
-    ::close(in[0]);
-    ::close(out[1]);
-    ::close(err[1]);
+    in.reading.reset();
+    out.writing.reset();
+    err.writing.reset();
     if (spawned != 0) {
         result.err = words.front() + " cannot be started";
         return result;
     }
     ::signal(SIGPIPE, SIG_IGN);
-    (void)!::write(in[1], input.data(), input.size());
-    ::close(in[1]);
+    (void)!::write(in.writing.get(), input.data(), input.size());
+    in.writing.reset();
 
     const Clock::time_point limit = Clock::now() + kLimit;
     bool out_open = true;
     bool err_open = true;
     while (out_open || err_open) {
-        std::array<pollfd, 2> fds = {{{out_open ? out[0] : -1, POLLIN, 0}, {err_open ? err[0] : -1, POLLIN, 0}}};
+        std::array<pollfd, 2> fds = {
+            {{out_open ? out.reading.get() : -1, POLLIN, 0}, {err_open ? err.reading.get() : -1, POLLIN, 0}}};
         const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(limit - Clock::now()).count();
         if (left <= 0 || ::poll(fds.data(), fds.size(), static_cast<int>(left)) == 0) {
             ::kill(pid, SIGKILL);
             break;
         }
-        out_open = out_open && (fds[0].revents == 0 || take(out[0], result.out));
-        err_open = err_open && (fds[1].revents == 0 || take(err[0], result.err));
+        out_open = out_open && (fds[0].revents == 0 || take(out.reading.get(), result.out));
+        err_open = err_open && (fds[1].revents == 0 || take(err.reading.get(), result.err));
     }
-    ::close(out[0]);
-    ::close(err[0]);
     int status = 0;
     ::waitpid(pid, &status, 0);
     result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
