@@ -43,12 +43,10 @@ struct StopOptions {
 
 Result<int> stop(const Globals& globals, const StopOptions& options) {
     const auto timeout = TRY(parse_timeout(options.timeout));
-    const RunDir dir = TRY(RunDir::find(globals.run_dir));
     api::ApiClient client = TRY(connect_machine(globals, options.name));
     const std::string body = Json{{"force", options.force}, {"timeout_ms", timeout.count()}}.dump();
     const std::string outcome = TRY(ask(client, "PUT", "/stop", body, timeout + kQuickAnswer));
-    // What a script waits for.
-    TRY(dir.wait_gone(options.name, std::chrono::steady_clock::now() + timeout + kQuickAnswer));
+    TRY(wait_gone(globals, options.name, timeout + kQuickAnswer));
     if (globals.json) {
         print_line(outcome);
     }
@@ -105,6 +103,11 @@ Result<api::ApiClient> connect_socket(const std::string& api_socket, const std::
 
 Result<api::ApiClient> connect_machine(const Globals& globals, const std::string& name) {
     return connect_socket(TRY(socket_of(globals, name)), name);
+}
+
+Status wait_gone(const Globals& globals, const std::string& name, std::chrono::milliseconds timeout) {
+    const RunDir dir = TRY(RunDir::find(globals.run_dir));
+    return dir.wait_gone(name, std::chrono::steady_clock::now() + timeout);
 }
 
 Error refusal(const api::ApiReply& reply) { return {ErrorKind::invalid, reply.fault()}; }

@@ -22,6 +22,9 @@ Result<std::string> socket_of(const Globals& globals, const std::string& name);
 Result<api::ApiClient> connect_machine(const Globals& globals, const std::string& name);
 Result<api::ApiClient> connect_socket(const std::string& api_socket, const std::string& name);
 
+/// Returns when the process of a machine that has ended is gone, and its name free. Fails when that takes longer than `timeout`.
+Status wait_gone(const Globals& globals, const std::string& name, std::chrono::milliseconds timeout);
+
 /// The body of the answer; a refusal is an error with the machine's own words.
 Result<std::string> ask(api::ApiClient& client, std::string_view method, std::string_view target, const std::string& body,
                         std::chrono::milliseconds timeout);

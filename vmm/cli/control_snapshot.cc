@@ -141,15 +141,18 @@ Result<int> snapshot(const Globals& globals, const SnapshotOptions& options) {
     SnapshotWatch watch(globals, options.name);
     const std::string report = TRY(ask(client, "PUT", "/snapshot/create", text, kPatience));
     watch.end();
+    // As for `stop`: who has asked for its end goes on when it is gone. The snapshot is good in any case, and is told of.
+    const Status gone = options.then == "stop" ? wait_gone(globals, options.name, kQuickAnswer) : Status();
     if (globals.json) {
         print_line(report);
-        return 0;
+    } else {
+        const Json fields = Json::parse(report, nullptr, /*allow_exceptions=*/false);
+        if (!fields.is_object() || !fields.contains("pages")) {
+            return fail(ErrorKind::invalid, "the machine's answer is no snapshot report: " + report);
+        }
+        print_human(options.area, fields);
     }
-    const Json fields = Json::parse(report, nullptr, /*allow_exceptions=*/false);
-    if (!fields.is_object() || !fields.contains("pages")) {
-        return fail(ErrorKind::invalid, "the machine's answer is no snapshot report: " + report);
-    }
-    print_human(options.area, fields);
+    TRY(Status(gone));
     return 0;
 }
 
@@ -210,7 +213,9 @@ void add_snapshot(CLI::App& app, Globals& globals, Action& chosen) {
         ->add_option("--when-diverging", options->when_diverging,
                      "when the guest outruns the copy: protect (default), throttle, stop, cancel")
         ->check(CLI::IsMember({"protect", "throttle", "stop", "cancel"}));
-    command->add_option("--then", options->then, "what the machine does afterwards (default: as before)")
+    command
+        ->add_option("--then", options->then,
+                     "what the machine does afterwards (default: as before); stop: the command waits until its process is gone")
         ->check(CLI::IsMember({"run", "pause", "stop"}));
     command->add_option("--meta", options->metadata_file, "JSON file to keep with the snapshot, 64 KiB at most");
     command->add_option("--cache", options->cache, "leave page data in the page cache: auto, cached, direct")

@@ -50,6 +50,10 @@ Result<int> wait(const Globals& globals, const WaitOptions& options) {
     if (reply.status != 200) {
         return fail(refusal(reply));
     }
+    if (options.what == "exit") {
+        // So that what follows finds its name free. It has ended even if its process is held up, by output that is not read perhaps.
+        (void)wait_gone(globals, options.name, kQuickAnswer);
+    }
     if (globals.json) {
         print_line(reply.body);
         return 0;

@@ -323,7 +323,7 @@ Result<int> HostedRun::run_many(unsigned count) {
         all.name = default_name();
     }
     std::vector<std::uint64_t> totals;
-    std::vector<int> pids;
+    std::vector<StartReport> running;
     std::uint64_t pss = 0;
     for (clone_ = 0; clone_ < count; ++clone_) {
         start = Clock::now();
@@ -332,13 +332,15 @@ Result<int> HostedRun::run_many(unsigned count) {
         const auto spawned = spawn(name);
         if (!spawned) {
             // All or none: whoever asked for 100 can do nothing with 57.
-            for (const int pid : pids) {
-                ::kill(pid, SIGTERM);
+            for (const StartReport& one : running) {
+                ::kill(one.pid, SIGTERM);
+            }
+            for (const StartReport& one : running) {
+                (void)wait_gone(globals, one.name, kQuickAnswer);  // the error to tell of is the other
             }
             return fail(spawned.error());
         }
-        const StartReport& report = *spawned;
-        pids.push_back(report.pid);
+        const StartReport& report = running.emplace_back(*spawned);
         std::printf("%s\n", globals.json ? report.json().c_str() : report.name.c_str());
         totals.push_back(report.total_us);
         pss += pss_kib(report.pid);
