@@ -116,9 +116,10 @@ void handle_commands(const Options& options) {
 
 bool verify_and_print() {
     std::int64_t skew = 0;
+    // The clocks last: what they say depends on the host, and must not hide what a snapshot has lost.
     ledger::Finding finding = verify_all();
-    if (!finding) finding = check_clocks(&skew);
     if (!finding) finding = check_disk();
+    if (const ledger::Finding clocks = check_clocks(&skew); !finding) finding = clocks;
     check_devices();
     if (finding) {
         print_finding(finding);

@@ -2,13 +2,17 @@
 // The ledger across memory and disk: what comes back together belongs together, and a disk of another moment is found, by the guest and
 // from outside.
 #include <algorithm>
+#include <cstddef>
+#include <stdexcept>
 
+#include "guest-images/ledger/cpu.h"
 #include "tests/kvm/ledger_guest.h"
 
 namespace snapvm::test {
 namespace {
 
 constexpr std::uint64_t kDiskBytes = 1ULL << 20;
+constexpr std::uint64_t kLookIn = 16ULL << 20;  // the guest's own image is in there
 constexpr std::uint64_t kBlocks = kDiskBytes / ledger::kBlockBytes;
 
 class LedgerDisk : public KvmTest {
@@ -42,6 +46,15 @@ protected:
         const auto machine = restore(path);
         need(machine->resume());
         return verify_ledger(*machine);
+    }
+    /// The guest's PerCpu, which is known by its own address in it.
+    static Gpa first_cpu(const Machine& machine) {
+        for (Gpa at{sizeof(guest::PerCpu)}; at.value < kLookIn; at = at + sizeof(guest::PerCpu)) {
+            if (need(machine.memory().load<std::uint64_t>(at + PERCPU_SELF)) == at.value) {
+                return at;
+            }
+        }
+        throw std::runtime_error("the ledger guest has no PerCpu");
     }
     static std::string outside(const AreaPath& path, const Bytes& bytes) {
         return check_disk(need(open_snapshot(path)).memory, bytes);
@@ -121,6 +134,25 @@ TEST_F(LedgerDisk, ADiskOfAnotherMomentIsFound) {
         EXPECT_EQ(outside(path, bytes), "");
         const LedgerLine line = verdict(path, bytes);
         EXPECT_TRUE(line.ok) << line.text;
+    }
+}
+
+// What the clocks say depends on the host: it is told of where there is nothing else.
+TEST_F(LedgerDisk, AClockThatWentBackwardsHidesNoDiskOfAnotherMoment) {
+    std::unique_ptr<Machine> machine = boot(1, "ws=1M rate=0 disk=1");
+    wait_for_records(*machine, 20);
+    hold_steps(*machine);
+    const AreaPath path = area();
+    const Bytes bytes = end_into(std::move(machine), path);
+    for (const auto& [disk, finding] :
+         {std::pair(Bytes(kDiskBytes, '\0'), "LEDGER BAD disk_record"), std::pair(bytes, "LEDGER BAD clock")}) {
+        put_disk(disk);
+        machine = restore(path);
+        need(machine->memory().store(first_cpu(*machine) + offsetof(guest::PerCpu, clock_backwards), std::uint64_t{1}));
+        need(machine->resume());
+        const LedgerLine line = verify_ledger(*machine);
+        EXPECT_NE(line.text.find(finding), std::string::npos) << line.text;
+        machine.reset();
     }
 }
 
