@@ -173,7 +173,7 @@ SNAPVM_TINY_CODE(counts_page_faults, "cld\n" COUNT_PAGE_FAULT);
 // Starts with what is not stepped over by emulation, so that the vCPU is single-stepped.
 SNAPVM_TINY_CODE(counts_page_faults_pushing_first, COUNT_PAGE_FAULT);
 // A program steps itself, twice, and then says INT1.
-SNAPVM_TINY_CODE(user_debug_traps, R"(
+SNAPVM_TINY_CODE(user_steps, R"(
     mov $0x700, %edx
     in %dx, %al
     pushfq
@@ -181,18 +181,31 @@ SNAPVM_TINY_CODE(user_debug_traps, R"(
     popfq
     nop
     nop
+    mov $0x5f4, %edx
+    mov $9, %eax
+    out %eax, %dx
+)");
+SNAPVM_TINY_CODE(user_int1, R"(
+    mov $0x700, %edx
+    in %dx, %al
     .byte 0xf1
     mov $0x5f4, %edx
     mov $9, %eax
     out %eax, %dx
 )");
-// Counts; after the second one there is no more stepping.
+// Counts; after the second one there is no more stepping. Some KVMs (seen on an AMD EPYC without AMD-V) leave INT1 itself as the return
+// address of its trap, which would then come for ever: the handler steps over it and counts that apart.
 SNAPVM_TINY_CODE(counts_debug_traps, R"(
     incq (%rbx)
-    cmpq $2, (%rbx)
-    jb 1f
+    mov (%rsp), %rax
+    cmpb $0xf1, (%rax)
+    jne 1f
+    incq (%rsp)
+    incq 8(%rbx)
+1:  cmpq $2, (%rbx)
+    jb 2f
     andq $-257, 0x10(%rsp)
-1:  iretq
+2:  iretq
 )");
 SNAPVM_TINY_CODE(two_places, R"(
     nop
@@ -322,16 +335,26 @@ TEST_F(SystemCalls, GoOnInAnotherMachine) {
     EXPECT_EQ(rig.counter(6), 0U);
 }
 
-// While the repair has its breakpoint KVM hands the guest's own debug traps to us.
-TEST_F(KernelMode, DebugTrapsOfProgramsAreTheGuests) {
-    const std::unique_ptr<Machine> machine =
-        tiny_machine(system(), {.code = user_debug_traps, .user = true, .vector = 1, .handler = &counts_debug_traps});
-    // A gate of page faults, so that there is a breakpoint.
-    const auto gate = need(machine->memory().load<std::array<std::uint64_t, 2>>(tiny::kIdt + 1 * 16));
-    need(machine->memory().store(tiny::kIdt + 14 * 16, gate));
-    need(machine->resume());
-    expect_end(*machine);
-    EXPECT_EQ(counter(*machine, 0), 3U);
+// While the repair has its breakpoint, KVM hands it the guest's own debug traps, too.
+class DebugTraps : public KernelMode {
+protected:
+    // A guest with a gate of page faults, so that there is a breakpoint, has run to its end.
+    std::unique_ptr<Machine> run(const TinyCode& code) {
+        auto machine = tiny_machine(system(), {.code = code, .user = true, .vector = 1, .handler = &counts_debug_traps});
+        const auto gate = need(machine->memory().load<std::array<std::uint64_t, 2>>(tiny::kIdt + 1 * 16));
+        need(machine->memory().store(tiny::kIdt + 14 * 16, gate));
+        need(machine->resume());
+        expect_end(*machine);
+        return machine;
+    }
+};
+
+TEST_F(DebugTraps, OfAProgramsStepsAreTheGuests) { EXPECT_EQ(counter(*run(user_steps), 0), 2U); }
+
+TEST_F(DebugTraps, OfInt1AreTheGuests) {
+    const std::unique_ptr<Machine> machine = run(user_int1);
+    EXPECT_EQ(counter(*machine, 0), 1U);
+    EXPECT_LE(counter(*machine, 1), 1U);
 }
 
 // A debugger's breakpoint beside the repair's: each is found by its address, and taken back alone.
