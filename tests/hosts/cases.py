@@ -14,7 +14,7 @@ LISTS = os.path.join(ROOT, "tests", "hosts", "amd_v")
 PROGRAMS = {"conformance": "*", "kvm": "*", "linux": "*", "unit": "Crash.*"}
 LIMIT = 600  # seconds for a test: five times what an ordinary host has
 LINUX_BOOT = "linux.LinuxBoot.GetsToAShell"  # boots the machine that the other Linux tests restore
-SMOKE = ["demo", LINUX_BOOT, "linux.LinuxDevices.DiskHoldsAFileSystem"]
+SMOKE = ["demo", LINUX_BOOT, "linux.LinuxDevices.AFileSystemIsOnTheDisk"]
 PARTS = 4  # a run chosen by a commit takes one of so many parts of the slow tests
 
 

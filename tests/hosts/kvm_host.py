@@ -82,7 +82,7 @@ class Host:
             "setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64",
             # TCG's threads lose a vCPU's state now and then; one thread for all processors does not.
             "-accel", "tcg,thread=single,tb-size=1024", "-machine", "q35",
-            "-cpu", "EPYC-Rome,+svm,+npt,+nrip-save,-xsaves", "-smp", str(kind.cpus), "-m", kind.memory,
+            "-cpu", "EPYC-Rome,+svm,+npt,-xsaves", "-smp", str(kind.cpus), "-m", kind.memory,
             "-display", "none", "-monitor", "none", "-no-reboot", "-serial", "stdio", "-nic", "none",
             "-kernel", f"{FOLDER}/{kind.kernel}/vmlinuz", "-initrd", f"{FOLDER}/{kind.kernel}/initramfs.cpio",
             "-append", " ".join([

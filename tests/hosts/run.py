@@ -15,6 +15,7 @@ import cases
 import kvm_host
 import plan
 import report
+import two_hosts
 
 
 def arguments():
@@ -82,9 +83,12 @@ def main():
     if asked.is_command:
         return run_command(kind, asked.command)
     began = time.monotonic()
-    chosen = cases.chosen(kind, asked.only, asked.smoke, part)
     log_path = os.path.join(kvm_host.FOLDER, "log")
-    outcomes = plan.run(kind, chosen, asked.jobs, log_path, asked.minutes, asked.repeat)
+    if asked.hosts == 2:
+        outcomes = two_hosts.run(kind, log_path)
+    else:
+        chosen = cases.chosen(kind, asked.only, asked.smoke, part)
+        outcomes = plan.run(kind, chosen, asked.jobs, log_path, asked.minutes, asked.repeat)
     if asked.results:
         report.write(asked.results, outcomes)
     print(report.line(kind, outcomes, time.monotonic() - began))

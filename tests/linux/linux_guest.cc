@@ -36,11 +36,15 @@ std::vector<std::byte> bytes_of(const std::string& path) {
 }
 
 // The clock is KVM's: a TSC cannot be set everywhere, and would show the time that a restore is to hide. Where kernel mode is emulated, without
-// what costs instructions for nothing, and without those that the emulator lacks (guest-images/linux/README.md).
+// what costs instructions for nothing, and without those that the emulator lacks (guest-images/linux/README.md). A host may need more
+// (tests/hosts/amd_v/init).
 std::string command_line() {
     std::string line = "console=ttyS0 clocksource=kvm-clock";
     if (emulate::kernel_mode_is_emulated()) {
         line += " tsc=reliable no_timer_check mitigations=off lpj=10000000 clearcpuid=erms,fsrm,smap,cx16,popcnt";
+    }
+    if (const char* more = std::getenv("SNAPVM_TEST_KERNEL_ARGUMENTS"); more != nullptr) {
+        line += std::string(" ") + more;
     }
     return line;
 }
