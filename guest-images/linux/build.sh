@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Builds the Linux guest image into build/linux, from Debian's packages alone; `./dev linux` calls it. What is built from the same inputs is
-# not built again. Usage: build.sh [--cloud]
+# not built again. Usage: build.sh [--cloud | --debian]
 #   vmlinux, bzImage    the kernel of Debian's linux-source-6.1 with kernel.config
 #   initramfs.cpio      the guest tool as /init, and Debian's busybox-static
 #   cloud-vmlinuz, cloud-initramfs.cpio    with --cloud: Debian's stock cloud kernel, and an initramfs that has its virtio modules too
+#   debian.ext4, debian-initramfs.cpio    with --debian (debian.sh): a disk with Debian, and an initramfs that hands over to it; for cloud-vmlinuz
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 here=$PWD
@@ -34,8 +35,8 @@ as_root() {
     fi
 }
 
-# newest PACKAGE: the version that apt would fetch.
-newest() { apt-cache policy "$1" | sed -n 's/^  Candidate: //p'; }
+# newest PACKAGE…: the versions that apt would fetch.
+newest() { apt-cache policy "$@" | sed -n 's/^  Candidate: //p'; }
 
 # fetch PACKAGE FOLDER: unpacks a package there; nothing of it is installed (busybox-static would push busybox off this machine).
 fetch() {
@@ -63,7 +64,11 @@ inputs() {
         gcc --version
         case $1 in
             initramfs) newest busybox-static && dpkg-query -W libc6-dev zlib1g-dev ;;
-            cloud) newest busybox-static && newest linux-image-cloud-amd64 && dpkg-query -W libc6-dev zlib1g-dev ;;
+            cloud) newest busybox-static linux-image-cloud-amd64 && dpkg-query -W libc6-dev zlib1g-dev ;;
+            # Each point release has a base-files of its own.
+            debian)
+                newest busybox-static linux-image-cloud-amd64 base-files systemd-sysv && dpkg-query -W mmdebstrap e2fsprogs
+                ;;
         esac
     } | sha256sum | cut -d' ' -f1
 }
@@ -130,9 +135,10 @@ build_tool() {
 
 # archive LIST… >CPIO
 archive() {
+    local files=("$out/busybox/bin/busybox" "$out/guest-tool" "$out/debian-init")
     gcc -O1 -o "$out/gen_init_cpio" "$out/source/usr/gen_init_cpio.c"
-    touch -d "@$SOURCE_DATE_EPOCH" "$out/guest-tool" "$out/busybox/bin/busybox"
-    cat "$@" | BUSYBOX=$out/busybox/bin/busybox GUEST_TOOL=$out/guest-tool "$out/gen_init_cpio" -t "$SOURCE_DATE_EPOCH" -
+    touch -c -d "@$SOURCE_DATE_EPOCH" "${files[@]}"
+    cat "$@" | BUSYBOX=${files[0]} GUEST_TOOL=${files[1]} DEBIAN_INIT=${files[2]} "$out/gen_init_cpio" -t "$SOURCE_DATE_EPOCH" -
 }
 
 build_initramfs() {
@@ -166,20 +172,27 @@ module_lines() {
     ordered+=("$1")
 }
 
-build_cloud() {
-    local mark package module ordered=()
+# module_list NAME…: those lines of modules, and of what they depend on.
+module_list() {
+    local module ordered=()
     local -A listed=()
+    echo 'dir /modules 0755 0 0'
+    for module in "$@"; do module_lines "$module"; done
+}
+
+fetch_cloud() {
+    fetch "$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[^ ]*\)/\1/p' | head -1)" "$out/cloud"
+    fetch busybox-static "$out/busybox"
+}
+
+build_cloud() {
+    local mark
     mark=$(inputs cloud initramfs.list tool/*)
     fresh cloud "$mark" cloud-vmlinuz cloud-initramfs.cpio && return
     rm -f "$out/cloud.inputs"
-    package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[^ ]*\)/\1/p' | head -1)
-    fetch "$package" "$out/cloud"
-    fetch busybox-static "$out/busybox"
+    fetch_cloud
     build_tool
-    {
-        echo 'dir /modules 0755 0 0'
-        for module in "${cloud_modules[@]}"; do module_lines "$module"; done
-    } >"$out/cloud.list"
+    module_list "${cloud_modules[@]}" >"$out/cloud.list"
     archive initramfs.list "$out/cloud.list" >"$out/cloud-initramfs.cpio"
     cp "$out"/cloud/boot/vmlinuz-* "$out/cloud-vmlinuz"
     echo "$mark" >"$out/cloud.inputs"
@@ -194,5 +207,12 @@ case ${1:-} in
         unpack
         build_cloud
         ;;
-    *) die "what is $1? ([--cloud])" ;;
+    --debian)
+        unpack
+        build_cloud
+        # shellcheck disable=SC1091 # it is checked by itself
+        . ./debian.sh
+        build_debian
+        ;;
+    *) die "what is $1? ([--cloud | --debian])" ;;
 esac
