@@ -35,19 +35,8 @@ std::vector<std::byte> bytes_of(const std::string& path) {
     return bytes;
 }
 
-// The clock is KVM's: a TSC cannot be set everywhere, and would show the time that a restore is to hide. Where kernel mode is emulated, without
-// what costs instructions for nothing, and without those that the emulator lacks (guest-images/linux/README.md). A host may need more
-// (tests/hosts/amd_v/init).
-std::string command_line() {
-    std::string line = "console=ttyS0 clocksource=kvm-clock";
-    if (emulate::kernel_mode_is_emulated()) {
-        line += " tsc=reliable no_timer_check mitigations=off lpj=10000000 clearcpuid=erms,fsrm,smap,cx16,popcnt";
-    }
-    if (const char* more = std::getenv("SNAPVM_TEST_KERNEL_ARGUMENTS"); more != nullptr) {
-        line += std::string(" ") + more;
-    }
-    return line;
-}
+// The clock is KVM's: a TSC cannot be set everywhere, and would show the time that a restore is to hide.
+std::string command_line() { return "console=ttyS0 clocksource=kvm-clock" + host_arguments(); }
 
 std::string without(std::string text, std::string_view part) {
     for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at)) {
@@ -58,11 +47,23 @@ std::string without(std::string text, std::string_view part) {
 
 }  // namespace
 
-LinuxImage LinuxImage::find() {
+std::string image_folder() {
     const char* folder = std::getenv("SNAPVM_LINUX_IMAGE");
-    const std::string from = folder != nullptr ? folder : source_folder() + "/build/linux";
-    return {from + "/vmlinux", from + "/initramfs.cpio"};
+    return folder != nullptr ? folder : source_folder() + "/build/linux";
 }
+
+std::string host_arguments() {
+    std::string arguments;
+    if (emulate::kernel_mode_is_emulated()) {
+        arguments = " tsc=reliable no_timer_check mitigations=off lpj=10000000 clearcpuid=erms,fsrm,smap,cx16,popcnt";
+    }
+    if (const char* more = std::getenv("SNAPVM_TEST_KERNEL_ARGUMENTS"); more != nullptr) {
+        arguments += std::string(" ") + more;
+    }
+    return arguments;
+}
+
+LinuxImage LinuxImage::find() { return {image_folder() + "/vmlinux", image_folder() + "/initramfs.cpio"}; }
 
 bool LinuxImage::built() const { return std::filesystem::exists(kernel) && std::filesystem::exists(initramfs); }
 

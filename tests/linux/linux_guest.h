@@ -15,7 +15,13 @@
 
 namespace snapvm::test {
 
-/// The images that `./dev linux` makes, or those in the folder that SNAPVM_LINUX_IMAGE names.
+/// Where `./dev linux` puts what it makes: build/linux, or the folder that SNAPVM_LINUX_IMAGE names.
+[[nodiscard]] std::string image_folder();
+
+/// For the end of a kernel's command line: what guests need on this host. Where kernel mode is emulated, they leave out what costs instructions
+/// for nothing, and what the emulator lacks (guest-images/linux/README.md). SNAPVM_TEST_KERNEL_ARGUMENTS adds more (tests/hosts/amd_v/init).
+[[nodiscard]] std::string host_arguments();
+
 struct LinuxImage {
     std::string kernel;
     std::string initramfs;

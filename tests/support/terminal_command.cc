@@ -19,7 +19,6 @@ namespace snapvm::test {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr auto kLimit = std::chrono::seconds(60);
 
 }  // namespace
 
@@ -61,22 +60,23 @@ TerminalCommand::~TerminalCommand() {
 
 void TerminalCommand::type(std::string_view keys) { (void)write_all(keyboard_.get(), std::as_bytes(std::span(keys)), "keyboard"); }
 
-bool TerminalCommand::wait_for(std::string_view text) {
-    const Clock::time_point limit = Clock::now() + kLimit;
+std::optional<std::string> TerminalCommand::take_until(std::string_view text, std::chrono::seconds patience) {
+    const Clock::time_point limit = Clock::now() + patience;
     while (true) {
         if (const std::size_t at = screen_.find(text); at != std::string::npos) {
+            std::string before = screen_.substr(0, at);
             screen_.erase(0, at + text.size());
-            return true;
+            return before;
         }
         const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(limit - Clock::now()).count();
         pollfd ready{keyboard_.get(), POLLIN, 0};
         if (left <= 0 || ::poll(&ready, 1, static_cast<int>(left)) <= 0) {
-            return false;
+            return std::nullopt;
         }
         std::array<char, 4096> chunk;
         const ssize_t got = ::read(keyboard_.get(), chunk.data(), chunk.size());
         if (got <= 0) {
-            return false;
+            return std::nullopt;
         }
         screen_.append(chunk.data(), static_cast<std::size_t>(got));
     }
@@ -95,8 +95,8 @@ termios TerminalCommand::settings() const {
     return now;
 }
 
-int TerminalCommand::exit_code() {
-    for (const Clock::time_point limit = Clock::now() + kLimit; Clock::now() < limit;) {
+int TerminalCommand::exit_code(std::chrono::seconds patience) {
+    for (const Clock::time_point limit = Clock::now() + patience; Clock::now() < limit;) {
         int status = 0;
         if (::waitpid(pid_, &status, WNOHANG) == pid_) {
             pid_ = -1;

@@ -6,11 +6,14 @@
 #include <sys/types.h>
 #include <termios.h>
 
+#include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "tests/support/need.h"
 #include "vmm/base/fd.h"
 
 namespace snapvm::test {
@@ -24,15 +27,19 @@ public:
     ~TerminalCommand();
 
     void type(std::string_view keys);
-    /// Waits until `text` is on the screen, and takes it away with all before it; false when it does not come for a minute.
-    bool wait_for(std::string_view text);
+    /// Waits until `text` is on the screen, and takes it away with all before it; false when it does not come in time.
+    bool wait_for(std::string_view text, std::chrono::seconds patience = kPatience) {
+        return take_until(text, patience).has_value();
+    }
+    /// The same; returns what was before it.
+    std::optional<std::string> take_until(std::string_view text, std::chrono::seconds patience = kPatience);
     void signal(int number) const { ::kill(pid_, number); }
     void resize(std::uint16_t columns, std::uint16_t rows);
     /// The terminal's settings now, and before the command had it.
     [[nodiscard]] termios settings() const;
     [[nodiscard]] const termios& settings_before() const { return before_; }
-    /// Waits for its end: the exit code, 128 + signal, or -1 when it does not end for a minute.
-    int exit_code();
+    /// Waits for its end: the exit code, 128 + signal, or -1 when it does not end in time.
+    int exit_code(std::chrono::seconds patience = kPatience);
     /// Of what was on the screen, what nobody waited for yet.
     [[nodiscard]] const std::string& screen() const { return screen_; }
 
