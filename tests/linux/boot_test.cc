@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "tests/linux/linux_fixture.h"
+#include "vmm/boot/without_acpi.h"
 
 namespace snapvm::test {
 namespace {
@@ -42,12 +43,8 @@ TEST_F(LinuxBoot, GetsToAShell) {
 // The same devices where no ACPI tells of them.
 TEST_F(LinuxBoot, FindsDevicesOnItsCommandLine) {
     make_file_system(places().disk);
-    std::string arguments = "acpi=off";
     const unsigned devices = places().tap.empty() ? 5 : 6;
-    for (unsigned i = 0; i < devices; ++i) {
-        arguments += " virtio_mmio.device=4K@0xd000" + std::to_string(i) + "000:" + std::to_string(8 + i);
-    }
-    LinuxGuest guest = LinuxGuest::boot(LinuxImage::find(), places(), arguments);
+    LinuxGuest guest = LinuxGuest::boot(LinuxImage::find(), places(), arguments_without_acpi(devices));
     guest.wait_for_shell(kBootPatience);
     EXPECT_EQ(guest.output("ls /sys/bus/virtio/devices | wc -l"), std::to_string(devices));
     mount_disk(guest);

@@ -87,6 +87,20 @@ TEST_F(VirtioMmio, AnswersRequests) {
     }
 }
 
+TEST_F(VirtioMmio, KnowsThatItHadADriver) {
+    const auto had_driver = [this] { return dynamic_cast<const virtio::Mmio&>(*attached_.device).had_driver(); };
+    EXPECT_EQ(driver_->read(0x0), 0x74726976U);
+    driver_->write(0x70, 1);
+    driver_->write(0x70, 3);
+    driver_->write(0x70, 0x83);
+    EXPECT_FALSE(had_driver()) << "one that got no interrupt, say, has failed";
+    driver_->write(0x70, 0);
+    start();
+    EXPECT_TRUE(had_driver());
+    driver_->write(0x70, 0);
+    EXPECT_TRUE(had_driver()) << "a driver resets it when the guest shuts down";
+}
+
 TEST_F(VirtioMmio, KeepsTheOrderOfInitialization) {
     driver_->write(0x70, 1);
     driver_->write(0x70, 3);

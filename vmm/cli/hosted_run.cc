@@ -20,14 +20,19 @@
 #include "vmm/base/try.h"
 #include "vmm/cli/control.h"
 #include "vmm/cli/control_console.h"
+#include "vmm/cli/driver_hint.h"
 #include "vmm/cli/run_dir.h"
 #include "vmm/cli/serial_pump.h"
 #include "vmm/crash/report.h"
+#include "vmm/emulate/kernel_mode_repair.h"
 
 namespace snapvm::cli {
 namespace {
 
 constexpr auto kFirstRunPatience = std::chrono::seconds(1);
+// By then a booting guest has come to its drivers, where its kernel mode is emulated, too.
+constexpr auto kDriverPatience = std::chrono::seconds(10);
+constexpr auto kEmulatedDriverPatience = std::chrono::minutes(3);
 
 std::uint64_t micros(Clock::duration duration) {
     return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(duration).count());
@@ -188,7 +193,11 @@ Result<int> HostedRun::run_here(const std::function<void(const StartReport&)>& s
         }
         started(report);
     }
-    std::optional<Outcome> outcome = machine.wait_ended(timeout ? start + *timeout : Clock::time_point::max());
+    DriverHint drivers(
+        machine, [&](const std::string& hint) { std::fprintf(stderr, "snapvm: %s: %s\n", report.name.c_str(), hint.c_str()); });
+    const auto patience = emulate::kernel_mode_is_emulated() ? kEmulatedDriverPatience : kDriverPatience;
+    std::optional<Outcome> outcome = drivers.wait_ended(boots ? Clock::now() + patience : Clock::time_point::max(),
+                                                        timeout ? start + *timeout : Clock::time_point::max());
     if (!outcome) {
         machine.end({.kind = Outcome::Kind::timed_out, .code = 124, .error = {}});
         outcome = machine.wait_ended(Clock::time_point::max());
@@ -210,6 +219,9 @@ Result<int> HostedRun::run_here(const std::function<void(const StartReport&)>& s
     // As for the StartReport: stdout is the guest's while a line of its is there, and a detached machine's is nobody's.
     const bool on_stdio = serial.kind == LineTarget::Kind::stdio || console.kind == LineTarget::Kind::stdio;
     explain(*outcome, report.name, !globals.json ? nullptr : on_stdio || options.detach ? stderr : stdout);
+    if (boots) {
+        drivers.ended(*outcome);
+    }
     return outcome->exit_code();
 }
 

@@ -52,6 +52,7 @@ struct HostedRun {
     Globals globals;
     Clock::time_point start = Clock::now();
     bool start_paused = false;
+    bool boots = false;  ///< and has not come out of a snapshot: its guest is yet to find its devices
     /// Builds the machine, in its own process; `clone` is its number where there are many, else 0.
     std::function<Result<BuiltMachine>(const kvm::System&, unsigned clone)> build;
 

@@ -86,6 +86,7 @@ Result<int> run(const RunOptions& options, const Globals& globals) {
     HostedRun hosted;
     hosted.options = options.host;
     hosted.globals = globals;
+    hosted.boots = true;
     hosted.build = [&](const kvm::System& system, unsigned /*clone*/) -> Result<BuiltMachine> {
         return BuiltMachine{TRY(Machine::create(system, config, source, options.host.setup())), 0};
     };

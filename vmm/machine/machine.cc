@@ -2,6 +2,7 @@
 // The life of a machine: running, pausing, saving. How one is put together is in assembly.cc, how its run ends in ending.cc.
 #include "vmm/machine/machine.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "devices/ged/ged.h"
@@ -388,6 +389,13 @@ MachineStats Machine::stats() const {
             .marks = test.marks,
             .crash_loaded = pvpanic_->has_crash_kernel(),
             .networks = std::move(networks)};
+}
+
+bool Machine::had_driver() const {
+    return std::ranges::any_of(devices_, [](const AttachedDevice& attached) {
+        const auto* transport = dynamic_cast<const virtio::Mmio*>(attached.device.get());
+        return transport != nullptr && transport->had_driver();
+    });
 }
 
 std::optional<bool> Machine::tsc_was_set() const {

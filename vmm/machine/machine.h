@@ -168,6 +168,8 @@ public:
     void output_ready();
 
     [[nodiscard]] MachineStats stats() const;
+    /// Whether a driver in the guest has come to work with one of its virtio devices since it was created or restored.
+    [[nodiscard]] bool had_driver() const;
 
     /// usage: the machine has no balloon. Waits while the machine is frozen, as `send_input` does.
     Result<BalloonStatus> balloon() const;

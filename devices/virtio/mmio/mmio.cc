@@ -154,6 +154,11 @@ Status Mmio::take_over(const MmioStateV1& saved) {
 
 std::uint64_t Mmio::offered() const { return device_->features() | kFeatureIndirect | kFeatureEventIndex | kFeatureVersion1; }
 
+bool Mmio::had_driver() const {
+    const std::lock_guard lock(mutex_);
+    return had_driver_;
+}
+
 bool Mmio::running() const { return (state_.status & (kDriverOk | kNeedsReset)) == kDriverOk && !stopping_; }
 
 void Mmio::read(std::uint64_t offset, std::span<std::byte> data) {
@@ -267,6 +272,7 @@ void Mmio::write_status(std::uint32_t value) {
     }
     state_.status |= added;
     if ((added & kDriverOk) != 0) {
+        had_driver_ = true;
         tell_queues_what_was_agreed();
         device_->activate();
         ring();

@@ -60,6 +60,8 @@ public:
     /// The notification register's address, and the eventfd that a write there is to signal.
     [[nodiscard]] Doorbell doorbell() const;
     [[nodiscard]] virtio::Device& device() { return *device_; }
+    /// Whether a driver has come to work with the device (DRIVER_OK) since it was built.
+    [[nodiscard]] bool had_driver() const;
     /// Runs `what` with the device's lock held: for what comes from outside the guest.
     template <class What>
     auto locked(What what) {
@@ -104,6 +106,7 @@ private:
     mutable std::mutex mutex_;  // guards all below; taken before the interrupt controller's and the loop's
     MmioStateV1 state_;  ///< its queues' part is in queues_
     std::vector<Queue> queues_;
+    bool had_driver_ = false;
     bool stopping_ = false;  ///< a vCPU resets it, or a queue of it
     std::unique_ptr<virtio::Device> device_;
     std::unique_ptr<EventLoop::Watch> watch_;  ///< of the bell; the first to go
