@@ -31,7 +31,7 @@ namespace {
 
 constexpr auto kFirstRunPatience = std::chrono::seconds(1);
 // By then a booting guest has come to its drivers, where its kernel mode is emulated, too.
-constexpr auto kDriverPatience = std::chrono::seconds(10);
+constexpr auto kDriverPatience = std::chrono::seconds(30);
 constexpr auto kEmulatedDriverPatience = std::chrono::minutes(3);
 
 std::uint64_t micros(Clock::duration duration) {
