@@ -75,11 +75,11 @@ def run(kind, log_path):
     outcomes = []
     one, two = kvm_host.pair(kind)
     with one, two:
+        one.ready()
+        two.ready()
         for test in TESTS:
             name = f"two-hosts.{test.__name__}"
             try:
-                one.ready()
-                two.ready()
                 test(one, two)
                 outcomes.append(Outcome(name, "passed"))
             except (Wrong, kvm_host.HostError) as error:
