@@ -14,6 +14,7 @@
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 
 #include "vmm/base/fd.h"
@@ -132,10 +133,13 @@ void send_size(const std::string& api_socket, const std::string& name) {
     }
 }
 
-int exit_code_in(const Result<api::ApiReply>& reply) {
+// Nothing when the machine's process has ended without an answer.
+std::optional<int> exit_code_in(const Result<api::ApiReply>& reply) {
     const auto fields = reply ? nlohmann::json::parse(reply->body, nullptr, /*allow_exceptions=*/false) : nlohmann::json();
-    return fields.is_object() && fields.contains("exit_code") && fields["exit_code"].is_number() ? fields["exit_code"].get<int>()
-                                                                                                 : 0;
+    if (!fields.is_object() || !fields.contains("exit_code") || !fields["exit_code"].is_number()) {
+        return std::nullopt;
+    }
+    return fields["exit_code"].get<int>();
 }
 
 }  // namespace
@@ -177,11 +181,14 @@ Result<int> attach_console(const Globals& globals, const std::string& name) {
         api::ApiClient client = TRY(connect_socket(api_socket, name));
         TRY(ask(client, "PUT", "/stop", {}, kQuickAnswer));
     }
-    const int code = exit_code_in(ending.receive(kQuickAnswer));
+    const std::optional<int> code = exit_code_in(ending.receive(kQuickAnswer));
+    if (!code) {
+        return fail(ErrorKind::invalid, "machine " + name + " has ended, and its process has not said how");
+    }
     // So that the same command again finds name and disks free. One that takes longer has said how it ended all the same.
     (void)dir.wait_gone(name, std::chrono::steady_clock::now() + kQuickAnswer);
     show_log(dir, name);
-    return code;
+    return *code;
 }
 
 void add_console(CLI::App& app, Globals& globals, Action& chosen) {
