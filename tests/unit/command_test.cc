@@ -18,7 +18,7 @@ auto open_descriptors() {
     return std::distance(std::filesystem::directory_iterator("/proc/self/fd"), std::filesystem::directory_iterator());
 }
 
-// While it lives, only so many descriptors more can be opened.
+// While it lives, `more` descriptors more can be opened.
 class FewDescriptors {
 public:
     explicit FewDescriptors(rlim_t more) {
@@ -56,6 +56,11 @@ TEST(Command, AProgramThatCannotBeStartedLeavesNothingOpen) {
 }
 
 TEST(Command, TooFewDescriptorsForItsPipesLeaveNothingOpen) {
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+    GTEST_SKIP() << "UBSan checks a virtual pointer through a pipe of its own, and finds it bad where none can be opened";
+#endif
+#endif
     const auto before = open_descriptors();
     for (rlim_t more = 0; more < 6; ++more) {
         CommandResult result;
