@@ -50,7 +50,9 @@ def keep_machines():
             fcntl.ioctl(machine, KVM_CREATE_IRQCHIP, 0)
         cpu = fcntl.ioctl(machine, KVM_CREATE_VCPU, 0)
         if kind == "disabled":
-            fcntl.ioctl(cpu, KVM_SET_MSRS, struct.pack("<IIIIQ", 1, 0, MSR_APIC_BASE, 0, APIC_BASE & ~APIC_ENABLED))
+            base = bytearray(struct.pack("<IIIIQ", 1, 0, MSR_APIC_BASE, 0, APIC_BASE & ~APIC_ENABLED))
+            if fcntl.ioctl(cpu, KVM_SET_MSRS, base) != 1:  # the count of those taken
+                sys.exit("agent: KVM does not take the APIC base")
         kept += [machine, cpu]
     return kept
 
@@ -61,6 +63,8 @@ class Agent:
         self.folder = folder
         self.pending = b""
         self.requests = collections.deque()
+        self.unwritten = b""  # of the command's input
+        self.input_ends = False
 
     def say(self, **answer):
         data = json.dumps(answer).encode() + b"\n"
@@ -89,6 +93,8 @@ class Agent:
     def carry_out(self, request):
         began = time.monotonic()
         outer_in = outer_out = outer_err = None
+        self.unwritten = b""
+        self.input_ends = False
         if request.get("tty"):
             outer_in, inner = pty.openpty()
             rows, columns = request.get("size", (25, 80))
@@ -106,6 +112,9 @@ class Agent:
                                        env={**os.environ, **request.get("env", {})},
                                        preexec_fn=(lambda: fcntl.ioctl(0, 0x540E, 0)) if request.get("tty") else None)  # TIOCSCTTY
         except OSError as error:
+            for fd in (outer_in, outer_out, outer_err):
+                if fd is not None:
+                    os.close(fd)
             self.say(err=base64.b64encode(f"{request['argv'][0]}: {error.strerror}\n".encode()).decode())
             self.say(exit=127, timed_out=False, seconds=0)
             return
@@ -113,6 +122,7 @@ class Agent:
             for fd in {stdin, stdout, stderr}:
                 os.close(fd)
         outputs = {outer_out: "out"} | ({outer_err: "err"} if outer_err is not None else {})
+        os.set_blocking(outer_in, False)  # a command that does not read holds up its own input alone
         watched = selectors.DefaultSelector()
         for fd in (*outputs, self.port):
             watched.register(fd, selectors.EVENT_READ)
@@ -153,22 +163,29 @@ class Agent:
             timed_out = True
             end_session(process.pid)
             code = process.wait()
+        reap()
         self.say(exit=128 - code if code < 0 else code, timed_out=timed_out, seconds=round(time.monotonic() - began, 3))
 
     def pass_input(self, to):
-        """Hands on what came for the command's input. Returns the input, or None once it has ended."""
+        """Hands on what came for the command's input, as far as it takes it. Returns the input, or None once it has ended."""
         while self.requests and "input" in self.requests[0]:
             data = self.requests.popleft()["input"]
-            if to is None:
-                continue
             if data is None:
-                os.close(to)
-                to = None
-                continue
-            try:
-                os.write(to, base64.b64decode(data))
-            except OSError:
-                pass  # the command no longer reads
+                self.input_ends = True
+            else:
+                self.unwritten += base64.b64decode(data)
+        if to is None:
+            return None
+        try:
+            while self.unwritten:
+                self.unwritten = self.unwritten[os.write(to, self.unwritten):]
+        except BlockingIOError:
+            return to
+        except OSError:
+            self.unwritten = b""  # the command no longer reads
+        if self.input_ends:
+            os.close(to)
+            return None
         return to
 
 
@@ -183,6 +200,15 @@ def end_session(session):
                     os.kill(int(entry), signal.SIGKILL)
         except (OSError, ValueError):
             pass  # it has ended meanwhile
+
+
+def reap():
+    """Orphans that have ended: they come here."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0] != 0:
+            pass
+    except ChildProcessError:
+        pass
 
 
 def main():

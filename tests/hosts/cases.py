@@ -11,11 +11,11 @@ from kvm_host import ROOT
 BUILD = os.path.join(ROOT, "build", "release")
 LISTS = os.path.join(ROOT, "tests", "hosts", "amd_v")
 # Programs and their tests: everything that needs a KVM, and what kills and starves the writer of a snapshot.
-PROGRAMS = {"conformance": "*", "kvm": "*", "linux": "*", "unit": "Crash.*"}
+PROGRAMS = {"conformance": "*", "kvm": "*", "linux": "*", "unit": "*/Crash.*"}
 LIMIT = 600  # seconds for a test: five times what an ordinary host has
 LINUX_BOOT = "linux.LinuxBoot.GetsToAShell"  # boots the machine that the other Linux tests restore
 SMOKE = ["demo", LINUX_BOOT, "linux.LinuxDevices.AFileSystemIsOnTheDisk"]
-PARTS = 4  # a run chosen by a commit takes one of so many parts of the slow tests
+PARTS = 4  # of the slow tests; a run that a commit selects takes one
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,15 @@ class Case:
     @property
     def on_linux(self):
         return self.name.startswith("linux.")
+
+    @property
+    def needs_linux_boot(self):
+        """Whether it restores the machine that LINUX_BOOT leaves."""
+        return self.on_linux and not self.name.startswith(("linux.LinuxBoot.", "linux.LinuxDebian."))
+
+    def passed(self, output):
+        """Whether the test ran and passed, of a command that ended with 0."""
+        return not self.argv[0].endswith("_tests") or "[  PASSED  ] 1 test." in output
 
 
 def lines_of(name):
@@ -50,12 +59,15 @@ def listed(program, tests):
     """The names of a program's tests."""
     path = os.path.join(BUILD, "tests", f"{program}_tests")
     output = subprocess.run([path, "--gtest_list_tests", f"--gtest_filter={tests}"], capture_output=True, text=True, check=True).stdout
-    suite = ""
+    suite, names = "", []
     for line in output.split("\n"):
         if line and not line.startswith(" "):
             suite = line.split()[0]
         elif line.strip():
-            yield suite + line.split()[0]
+            names.append(suite + line.split()[0])
+    if not names:
+        raise SystemExit(f"amd-v host: {path} has no test that matches {tests}")
+    return names
 
 
 def all_cases(kind):

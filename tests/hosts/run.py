@@ -18,6 +18,20 @@ import report
 import two_hosts
 
 
+def positive(text):
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number
+
+
+def hosts_that_fit():
+    """One a processor, as far as the memory goes: a host takes 7 GiB at most."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        available = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
+    return max(1, min(len(os.sched_getaffinity(0)), available // (7 << 20)))
+
+
 def arguments():
     parser = argparse.ArgumentParser(prog="./dev test --host amd-v", description="Runs tests on an AMD-V host in QEMU, or one command there.")
     parser.add_argument("--kernel", choices=["6.1", "backports"], default="6.1", help="Debian 12's kernel (default) or its backports' newest")
@@ -25,8 +39,8 @@ def arguments():
     parser.add_argument("--cpus", type=int, choices=[1, 2], default=1, help="its processors; with two, TCG delivers some interrupts twice (README.md)")
     parser.add_argument("--hosts", type=int, choices=[1, 2], default=1, help="2: the tests of two hosts that see each other")
     parser.add_argument("--only", metavar="REGEX", help="the tests whose name, PROGRAM.Suite.Name, matches")
-    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="each test so often")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="so many hosts side by side")
+    parser.add_argument("--repeat", type=positive, default=1, metavar="N", help="runs each test N times")
+    parser.add_argument("--jobs", type=positive, default=hosts_that_fit(), metavar="N", help="N hosts side by side (default here: %(default)s)")
     parser.add_argument("--smoke", action="store_true", help="the few that every ./dev test runs")
     parser.add_argument("--commit", metavar="HASH", help="kind of host and part of the slow tests are chosen by this commit")
     parser.add_argument("--minutes", type=float, metavar="M", help="no test starts later than this")
@@ -35,6 +49,8 @@ def arguments():
     words = sys.argv[1:]
     asked = parser.parse_args(words)
     asked.is_command = "--" in words
+    if asked.command and not asked.is_command:
+        parser.error(f"what is {asked.command[0]}? (--only REGEX chooses tests; a command stands behind --)")
     return asked
 
 
@@ -42,6 +58,15 @@ def chosen_by(commit):
     """(kind of host, number of the slow tests' part) of a commit: each value as often as any other."""
     bits = int(hashlib.sha256(commit.encode()).hexdigest(), 16)
     return kvm_host.Kind("backports" if bits & 1 else "6.1", "shadow" if bits & 2 else "nested"), bits >> 2
+
+
+def show(stream, data):
+    """Passes a command's output on; all of it, to a slow reader too."""
+    try:
+        while data:
+            data = data[os.write(1 if stream == "out" else 2, data):]
+    except BrokenPipeError:
+        sys.exit(1)
 
 
 def run_command(kind, words):
@@ -58,7 +83,7 @@ def run_command(kind, words):
             if on_terminal:
                 tty.setraw(0)
             kvm_host.feed(0, inputs)
-            result = host.run(words, 24 * 3600, on_output=lambda stream, data: os.write(1 if stream == "out" else 2, data), keep=False,
+            result = host.run(words, 24 * 3600, on_output=show, keep=False,
                               tty=(size.lines, size.columns) if size else None, inputs=inputs)
         finally:
             if before:
@@ -82,11 +107,14 @@ def main():
     if asked.is_command:
         return run_command(kind, asked.command)
     began = time.monotonic()
-    log_path = os.path.join(kvm_host.FOLDER, "log")
+    # A log for each file of results, so that one phase of a run keeps another's.
+    log_path = os.path.join(kvm_host.FOLDER, "log" if not asked.results else os.path.splitext(os.path.basename(asked.results))[0] + ".log")
     if asked.hosts == 2:
         outcomes = two_hosts.run(kind, log_path)
     else:
         chosen = cases.chosen(kind, asked.only, asked.smoke, part)
+        if not chosen:
+            sys.exit(f"amd-v host: no test matches {asked.only}; their names are PROGRAM.Suite.Name")
         outcomes = plan.run(kind, chosen, asked.jobs, log_path, asked.minutes, asked.repeat)
     if asked.results:
         report.write(asked.results, outcomes)

@@ -17,6 +17,9 @@ die() {
     exit 1
 }
 
+mkdir -p "$out"
+exec 9>"$out.lock"
+flock 9 # one at a time
 mark=$(sha256sum image.sh init | sha256sum | cut -d' ' -f1)
 [ "$(cat "$out/inputs" 2>/dev/null)" = "$mark" ] && exit
 rm -rf "$out"
@@ -25,7 +28,7 @@ mkdir -p "$out/packages"
 # The backports are looked up with lists of our own, so that the machine's choice of packages stays as it is. Its own mirror serves them.
 apt_options=()
 if [ "$kernel" = backports ]; then
-    mirror=$(apt-get indextargets --format "\$(SITE) \$(CODENAME) \$(SIGNED_BY)" 'Created-By: Packages' | awk '$2 == "bookworm" {print $1; exit}')
+    mirror=$(apt-get indextargets --format "\$(SITE) \$(CODENAME)" 'Created-By: Packages' 'Origin: Debian' | awk '$2 == "bookworm" {print $1; exit}')
     [ -n "$mirror" ] || { echo "amd-v host: this machine's apt knows no mirror of Debian 12" >&2; exit 3; }
     mkdir -p "$out/apt/lists/partial" "$out/apt/cache/archives/partial"
     echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror bookworm-backports main" >"$out/apt/sources.list"
@@ -42,7 +45,7 @@ unpack() {
     rm "$out"/packages/"$1"_*.deb
 }
 
-image=$(apt-cache "${apt_options[@]}" depends linux-image-amd64 | sed -n 's/.*Depends: \(linux-image-[^ ]*\)/\1/p' | head -1)
+image=$({ apt-cache "${apt_options[@]}" depends linux-image-amd64 || true; } 2>/dev/null | sed -n 's/.*Depends: \(linux-image-[^ ]*\)/\1/p' | head -1)
 [ -n "$image" ] || die "apt knows no linux-image-amd64 (apt-get update, as root, may help)"
 unpack "$image" "${apt_options[@]}"
 unpack busybox-static
