@@ -4,7 +4,9 @@
 What a command writes there is gone when the host ends. One thread at a time uses a host.
 """
 import base64
+import ctypes
 import json
+import mmap
 import os
 import queue
 import shutil
@@ -51,6 +53,16 @@ class Result:
         return (self.out + self.err).decode(errors="replace")
 
 
+def tsc_khz():
+    """The rate of this machine's TSC, which is the host's as well."""
+    code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    code.write(bytes.fromhex("0f31 48c1e220 4809d0 c3"))  # rdtsc; shl $32, %rdx; or %rdx, %rax; ret
+    read_tsc = ctypes.CFUNCTYPE(ctypes.c_uint64)(ctypes.addressof(ctypes.c_char.from_buffer(code)))
+    begin, tsc = time.monotonic_ns(), read_tsc()
+    time.sleep(0.2)
+    return (read_tsc() - tsc) * 1_000_000 // (time.monotonic_ns() - begin)
+
+
 def image(kernel):
     """Makes what a host with this kernel boots. Returns why it cannot be had here, or None."""
     made = subprocess.run([os.path.join(ROOT, "tests/hosts/amd_v/image.sh"), kernel], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -94,8 +106,9 @@ class Host:
             "-display", "none", "-monitor", "none", "-no-reboot", "-serial", "stdio", "-nic", "none",
             "-kernel", f"{FOLDER}/{kind.kernel}/vmlinuz", "-initrd", f"{FOLDER}/{kind.kernel}/initramfs.cpio",
             "-append", " ".join([
-                # no_timer_check: a busy outer machine lets the kernel's look at its timer fail, and it panics.
-                "console=ttyS0 quiet mitigations=off panic=-1 nokaslr tsc=reliable no_timer_check",
+                # A busy outer machine makes the kernel's own measurements go wrong: of the TSC (its clock would then run at another speed)
+                # and of the timer (it panics).
+                f"console=ttyS0 quiet mitigations=off panic=-1 nokaslr tsc=reliable tsc_early_khz={tsc_khz()} no_timer_check",
                 f"snapvm.agent={ROOT}/tests/hosts/agent.py snapvm.checkout={ROOT} snapvm.number={number}",
                 f"snapvm.kvm=npt={1 if kind.paging == 'nested' else 0}"]),
             "-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap",
