@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-# Libraries, all from Debian 12 packages. Debian's liburing, libblkid and Boost headers come with pkg-config files or none at all.
+# All libraries are Debian 12 packages. Debian's liburing, libblkid and Boost headers have
+# pkg-config files or none.
 find_package(PkgConfig REQUIRED)
-# pkg-config names -luring and CMake turns it into a file: for a static program that file must be the archive.
+# pkg-config names -luring, and CMake looks for that file. For a static program the file must be the
+# archive.
 if(SNAPVM_STATIC)
     set(CMAKE_FIND_LIBRARY_SUFFIXES .a)
 endif()

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-# `cmake --install`: the binary, one library made of all modules, the headers, and both ways to find them.
+# `cmake --install` installs the binary, one library made of all modules, the public headers with
+# their example, and the files by which pkg-config and CMake find them.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
 get_property(modules GLOBAL PROPERTY SNAPVM_MODULES)
 
-# Everything, for our own tests and programs: the modules as they are.
+# snapvm_all has all modules as they are, for our own tests and programs.
 add_library(snapvm_all INTERFACE)
 target_link_libraries(snapvm_all INTERFACE ${modules})
 if(TARGET ledger_image)
     target_link_libraries(snapvm_all INTERFACE ledger_image)
 endif()
 
-# Everything, for embedders: one archive.
+# snapvm_library has what the public interface (vmm/include/snapvm) needs in one archive.
 set(objects ${modules})
+list(REMOVE_ITEM objects snapvm_api snapvm_host snapvm_doctor snapvm_cli)
 if(TARGET ledger_image)
     list(APPEND objects ledger_image)
 endif()
@@ -21,17 +23,15 @@ list(TRANSFORM objects REPLACE "(.+)" "$<TARGET_OBJECTS:\\1>")
 add_library(snapvm_library STATIC ${objects})
 set_target_properties(snapvm_library PROPERTIES OUTPUT_NAME snapvm EXPORT_NAME snapvm LINKER_LANGUAGE CXX)
 target_compile_features(snapvm_library INTERFACE cxx_std_23)
-target_include_directories(snapvm_library INTERFACE $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/snapvm>)
+target_include_directories(snapvm_library INTERFACE $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
 target_link_libraries(snapvm_library INTERFACE uring blkid z lzma zstd lz4 capstone Threads::Threads)
 
 install(TARGETS snapvm_library EXPORT snapvmTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 if(TARGET snapvm)
     install(TARGETS snapvm RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()
-# Headers keep their folders: embedders include "vmm/machine/machine.h", as we do.
-install(DIRECTORY vmm devices snapshot DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/snapvm
-        FILES_MATCHING PATTERN "*.h" PATTERN "cli" EXCLUDE PATTERN "try.h" EXCLUDE)
-install(FILES guest-images/ledger/image.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/snapvm/guest-images/ledger)
+install(DIRECTORY vmm/include/snapvm DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(DIRECTORY vmm/include/example DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/snapvm)
@@ -42,7 +42,7 @@ write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/snapvmConfigVersion
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/snapvmConfig.cmake ${CMAKE_CURRENT_BINARY_DIR}/snapvmConfigVersion.cmake
         DESTINATION ${package_dir})
 
-# Relative, so that an installed tree can be moved.
+# The path is relative, so that an installed tree can be moved.
 file(RELATIVE_PATH SNAPVM_PC_TO_PREFIX /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
 configure_file(.cmake/snapvm.pc.in ${CMAKE_CURRENT_BINARY_DIR}/snapvm.pc @ONLY)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/snapvm.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

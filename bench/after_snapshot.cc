@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// restore-after-snapshot: what people do first. A ledger guest runs, `snapvm snapshot` writes it down and stops it, and at once a process
-// is started that restores it; until the guest's next output.
+// restore-after-snapshot: a ledger guest runs, `snapvm snapshot` writes it and stops it, and at
+// once a process is started that restores it. The clock runs from that start to the guest's next
+// output.
 //
-// A byte waits in the serial port of the restored machine (on the process' stdin, for ours); the guest takes the interrupt, reads it and
-// answers with one: the clock stops when that has come through the pipe. Each run has a snapshot of its own. The floor reads the very same
-// area; which of the two comes first after the snapshot changes from run to run. "cold": the area, and the floor's state, are
-// dropped from the page cache first (the programs are not).
+// A byte waits in the serial port of the restored machine (for ours, on the process' stdin). The
+// guest takes the interrupt, reads the byte and answers with one; the clock stops when the answer
+// has come through the pipe. Each run has a snapshot of its own. The floor reads the same area;
+// which side comes first after the snapshot changes from run to run. In "cold" cases the area and
+// the floor's state are dropped from the page cache first; the programs are not.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -22,13 +24,13 @@ namespace {
 constexpr const char* kScenario = "restore-after-snapshot";
 constexpr const char* kCommandLine = "ws=64M";
 
-// A guest is run, written down and gone.
+// Runs a guest, writes its snapshot, and waits until the guest's process has ended.
 Status make_snapshot(const Options& options) {
     ::unlink(options.area.c_str());
     const std::string name = "bench-" + std::to_string(::getpid());
-    Process guest = TRY(Process::start(
-        {options.snapvm, "run", "--name", name, "--kernel", "builtin:ledger", "--mem", "256M", "--cmdline", kCommandLine}));
-    // Serial input works once a command has been answered: the ledger sets it up after READY.
+    Process guest = TRY(Process::start({options.snapvm, "run", "--name", name, "--kernel", "builtin:ledger", "--mem",
+                                        "256M", "--cmdline", kCommandLine}));
+    // The ledger sets up serial input after READY. It works once a command has been answered.
     TRY(guest.wait_for("LEDGER READY\n"));
     TRY(guest.send("b"));
     TRY(guest.wait_for("."));
@@ -39,7 +41,8 @@ Status make_snapshot(const Options& options) {
 
 Status drop_cache(const std::string& path) {
     const UniqueFd file = TRY(open_file(path, O_RDONLY));
-    // Only clean pages can be dropped; a complete snapshot was flushed, this makes sure of it.
+    // Only clean pages can be dropped. A complete snapshot is flushed already; this makes sure of
+    // it.
     if (::fsync(file.get()) != 0) {
         return fail(Error::system("fsync", path, errno));
     }
@@ -70,11 +73,12 @@ Status one_case(const Options& options, Report& report, bool cold) {
         if (cold) {
             TRY(drop_cache(options.area));
             if (side == Side::floor) {
-                TRY(drop_cache(state));  // ours reads its state from the area, and so from the disk
+                TRY(drop_cache(state));  // ours reads its state from the area, so it reads from the disk too
             }
         }
-        const double us = TRY(side == Side::floor ? time_to_answer({options.raw_restore(), state, options.area, "--input", "b"}, "")
-                                                  : time_to_answer({options.snapvm, "restore", options.area}, "b"));
+        const double us =
+            TRY(side == Side::floor ? time_to_answer({options.raw_restore(), state, options.area, "--input", "b"}, "")
+                                    : time_to_answer({options.snapvm, "restore", options.area}, "b"));
         return report.add({kScenario, name, side, run, us, {}, {}});
     });
     ::unlink(state.c_str());

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// balloon: how fast a guest's memory goes back to the host, beside madvise of the same ranges of the same guest; and what a snapshot of a guest
-// with much free memory takes, beside the same guest with neither balloon nor hints (in the floor's place: it is ours, too).
+// balloon: how fast a guest's memory goes back to the host, compared with madvise of the same
+// ranges of the same guest. Then the cost of a snapshot of a guest with much free memory, compared
+// with the same guest without balloon and hints, which takes the floor's place although it is ours
+// too.
 //
-// The clock of the first: just before the balloon's target is set → the guest has said that it holds as much.
+// The clock of the first runs from just before the balloon's target is set until the guest has
+// reported that it holds that much.
 #include <cstdio>
 
 #include "bench/co_process.h"
@@ -17,7 +20,7 @@ namespace {
 
 using Json = nlohmann::json;
 constexpr const char* kScenario = "balloon";
-/// What a driver gives back with one list of pages, Linux' too.
+/// What a driver gives back with one list of pages, as Linux does.
 constexpr const char* kRange = "1M";
 
 struct Size {
@@ -30,21 +33,26 @@ constexpr Size kFree = {"1G", "900M"};
 Status returning(const Options& options, Report& report) {
     const std::uint64_t bytes = TRY(parse_size(kReturned.region));
     const std::string name = std::string("return ") + kReturned.region;
-    Process floor = TRY(Process::start(
-        {options.raw_balloon(), LEDGER_ELF, "--mem", kReturned.memory, "--cmdline", load_command_line(kReturned.region)}));
+    Process floor = TRY(Process::start({options.raw_balloon(), LEDGER_ELF, "--mem", kReturned.memory, "--cmdline",
+                                        load_command_line(kReturned.region)}));
     TRY(floor.wait_for("ready\n"));
-    LoadProcess ours =
-        TRY(LoadProcess::start(options.self, {.memory = kReturned.memory, .region = kReturned.region, .balloon = true}));
+    LoadProcess ours = TRY(
+        LoadProcess::start(options.self, {.memory = kReturned.memory, .region = kReturned.region, .balloon = true}));
     const double gib = static_cast<double>(bytes) / (1 << 30);
     return interleaved(options, [&](Side side, int run) -> Status {
         if (side == Side::floor) {
             TRY(floor.send(std::string(kRange) + "\n"));
             const Parts all = parse_parts(TRY(floor.line()), 1e3);
-            return report.add(
-                {kScenario, name, side, run, part_of(all, "ns"), {}, {{"cpu_ms_a_gib", part_of(all, "cpu") / 1e3 / gib}}});
+            return report.add({kScenario,
+                               name,
+                               side,
+                               run,
+                               part_of(all, "ns"),
+                               {},
+                               {{"cpu_ms_a_gib", part_of(all, "cpu") / 1e3 / gib}}});
         }
-        TRY(ours.run(
-            {.kind = ledger::LoadKind::dirty, .seed = static_cast<std::uint64_t>(run + static_cast<int>(options.warm_up))}));
+        TRY(ours.run({.kind = ledger::LoadKind::dirty,
+                      .seed = static_cast<std::uint64_t>(run + static_cast<int>(options.warm_up))}));
         const Parts all = TRY(ours.inflate(bytes));
         const Parts back = TRY(ours.inflate(0));
         return report.add({kScenario,
@@ -73,14 +81,15 @@ Sample snapshot_sample(const std::string& name, Side side, int run, const Json& 
     return sample;
 }
 
-// `balloon` as in LiveGuest.
+// `balloon` is as in LiveGuest.
 Status snapshots(const Options& options, Report& report, const std::string& name, const std::string& balloon) {
     const Json body = TRY(snapshot_body(options, "live", ""));
     Json other = body;
     other["snapshot_path"] = options.area + ".whole";
     const std::string cmdline = load_command_line(kFree.region);
     LiveProcess whole = TRY(LiveProcess::start(options.self, {kFree.memory, "1", options.dirty.front(), cmdline, ""}));
-    LiveProcess ours = TRY(LiveProcess::start(options.self, {kFree.memory, "1", options.dirty.front(), cmdline, balloon}));
+    LiveProcess ours =
+        TRY(LiveProcess::start(options.self, {kFree.memory, "1", options.dirty.front(), cmdline, balloon}));
     Status done = interleaved(options, [&](Side side, int run) -> Status {
         const bool floor = side == Side::floor;
         return report.add(snapshot_sample(name, side, run, TRY((floor ? whole : ours).snapshot(floor ? other : body))));

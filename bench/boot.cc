@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// boot: from starting the process to READY of a guest that writes its working set.
+// boot: from the start of the process to READY of a guest that writes its working set.
 //
-// Both sides boot the same ELF with the same command line on anonymous memory with huge pages advised. The clock starts just before
-// posix_spawn and stops, for both, when the guest's own line "LEDGER READY" has come through a pipe from its serial port: seen from
-// outside, and long after its first instruction.
+// Both sides boot the same ELF with the same command line on anonymous memory with huge pages
+// advised. For both, the clock starts just before posix_spawn and stops when the guest's line
+// "LEDGER READY" has come through a pipe from its serial port. So the time is seen from outside,
+// and ends long after the guest's first instruction.
 #include <chrono>
 
 #include "bench/co_process.h"
@@ -22,14 +23,15 @@ Result<double> time_to_ready(const std::vector<std::string>& command) {
     return process.us_until("LEDGER READY");
 }
 
-// Where the time goes, from runs of their own: raw_boot's stamps, and the same library calls as `snapvm run` makes, in this program.
+// Measures the parts in separate runs: raw_boot's stamps, and the library calls that `snapvm run`
+// makes, made by this program.
 Status watch_parts(const Options& options, Report& report, const std::string& name, const std::string& cmdline) {
     std::vector<Parts> floor;
     std::vector<Parts> ours;
     for (unsigned i = 0; i < std::min(options.runs, kPartRuns); ++i) {
-        Process raw =
-            TRY(Process::start({options.raw_boot(), LEDGER_ELF, "--mem", kMemory, "--cmdline", cmdline, "--times", "--until-ready"},
-                               {.input = "", .stderr_too = true, .stamp = "RAW_BOOT_T0"}));
+        Process raw = TRY(Process::start(
+            {options.raw_boot(), LEDGER_ELF, "--mem", kMemory, "--cmdline", cmdline, "--times", "--until-ready"},
+            {.input = "", .stderr_too = true, .stamp = "RAW_BOOT_T0"}));
         floor.push_back(steps_of(parse_parts(TRY(raw.line()), 1)));
         Process library = TRY(Process::start({options.self, "--worker", "boot", kMemory, cmdline},
                                              {.input = "", .stderr_too = false, .stamp = "RAW_BOOT_T0"}));

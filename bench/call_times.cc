@@ -19,7 +19,7 @@ struct Name {
     unsigned long request;
     const char* name;
 };
-// Pseudo requests for what is no ioctl.
+// Pseudo requests for calls other than ioctl.
 constexpr unsigned long kMmap = 1;
 constexpr unsigned long kMunmap = 2;
 constexpr unsigned long kMadvise = 3;
@@ -59,7 +59,7 @@ constexpr std::array kNames = {
 };
 #undef NAMED
 
-// One more, at the end, for all that have no name here.
+// The last counter is for all requests that have no name here.
 struct Counter {
     std::atomic<unsigned> count;
     std::atomic<std::uint64_t> ns;
@@ -87,8 +87,8 @@ std::vector<CallTime> call_times() {
     std::vector<CallTime> times;
     for (std::size_t i = 0; i < counters.size(); ++i) {
         if (counters[i].count != 0) {
-            times.push_back(
-                {i < kNames.size() ? kNames[i].name : "other", counters[i].count, static_cast<double>(counters[i].ns) / 1e3});
+            times.push_back({i < kNames.size() ? kNames[i].name : "other", counters[i].count,
+                             static_cast<double>(counters[i].ns) / 1e3});
         }
     }
     std::ranges::sort(times, std::ranges::greater{}, &CallTime::us);
@@ -103,7 +103,7 @@ double call_time_us(const std::string& name) {
 
 }  // namespace snapvm::bench
 
-// The linker's names: __wrap_X is what everybody's X becomes, __real_X is the C library's.
+// The linker's names: each call of X becomes one of __wrap_X, and __real_X is the C library's X.
 extern "C" {
 int __real_ioctl(int fd, unsigned long request, void* argument);
 void* __real_mmap(void* at, std::size_t size, int protection, int flags, int fd, off_t offset);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Time spent in the library's own system calls, seen from outside of it: the linker sends this program's ioctl, mmap, munmap and madvise
-// through call_times.cc (--wrap). About 0.1 us a call.
+// Measures the time spent in the library's own system calls, from outside the library: the linker
+// sends this program's ioctl, mmap, munmap and madvise through call_times.cc (--wrap). Measuring
+// costs about 0.1 us a call.
 #pragma once
 
 #include <cstdint>
@@ -15,11 +16,12 @@ struct CallTime {
     double us = 0;
 };
 
-/// Forgets what was counted so far.
+/// Sets all counts to zero.
 void reset_call_times();
-/// Since the last reset, all threads, KVM_RUN left out; the most expensive first.
+/// Returns the calls of all threads since the last reset, the most expensive first. KVM_RUN is left
+/// out.
 [[nodiscard]] std::vector<CallTime> call_times();
-/// Of one name; 0 when it was not called.
+/// Returns the time of one call since the last reset, in microseconds, 0 if it was not made.
 [[nodiscard]] double call_time_us(const std::string& name);
 
 }  // namespace snapvm::bench

@@ -11,10 +11,10 @@
 #include "bench/call_times.h"
 #include "bench/live_worker.h"
 #include "bench/load_guest.h"
-#include "bench/tracker_worker.h"
 #include "bench/process.h"
+#include "bench/tracker_worker.h"
 #include "guest-images/ledger/image.h"
-#include "snapshot/restore.h"
+#include "snapshot/restore/restore.h"
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 #include "vmm/machine/machine.h"
@@ -40,7 +40,7 @@ void say(const std::string& line) {
     std::fflush(stdout);
 }
 
-// The times of one restore. When this returns, the machine is gone.
+// Measures one restore. The machine is gone when this returns.
 Result<std::string> restore_once(const kvm::System& system, const AreaPath& area) {
     reset_call_times();
     const std::uint64_t start = now_ns();
@@ -58,7 +58,8 @@ Result<std::string> restore_once(const kvm::System& system, const AreaPath& area
     const auto slots = static_cast<std::uint64_t>(call_time_us("KVM_SET_USER_MEMORY_REGION") * 1e3);
     std::ostringstream text;
     text << "total=" << total << " slots=" << slots << " rest=" << total - slots << " read=" << snapshot.read_us * 1000
-         << " map=" << snapshot.map_us * 1000 << " build=" << built - opened << " run=" << ns_of(*first) - built << text_of_calls();
+         << " map=" << snapshot.map_us * 1000 << " build=" << built - opened << " run=" << ns_of(*first) - built
+         << text_of_calls();
     return text.str();
 }
 
@@ -72,7 +73,8 @@ Result<int> serve_restores(const std::string& area_text) {
     return 0;
 }
 
-// The steps of `snapvm run` that are the library's, each with its time since the process was started.
+// Makes the library calls of `snapvm run`, and prints the time of each since the process was
+// started.
 Result<int> boot_in_parts(const std::string& memory, const std::string& cmdline) {
     const std::uint64_t main_at = now_ns();
     const char* stamp = std::getenv("RAW_BOOT_T0");
@@ -91,12 +93,12 @@ Result<int> boot_in_parts(const std::string& memory, const std::string& cmdline)
     TRY(machine->resume());
     const std::uint64_t resumed = now_ns();
     if (!machine->wait_ready(Clock::now() + kPatience)) {
-        return fail(ErrorKind::system, "the ledger guest does not come to READY");
+        return fail(ErrorKind::system, "the ledger guest does not say READY");
     }
     const std::uint64_t ready = now_ns();
     std::ostringstream text;
-    text << "main=" << main_at - start << " kvm=" << opened - start << " machine=" << built - start << " resume=" << resumed - start
-         << " ready=" << ready - start;
+    text << "main=" << main_at - start << " kvm=" << opened - start << " machine=" << built - start
+         << " resume=" << resumed - start << " ready=" << ready - start;
     say(text.str());
     say(text_of_calls());
     return 0;
@@ -120,7 +122,7 @@ Result<int> run_worker(std::span<const std::string> arguments) {
     if (arguments.size() == 5 && arguments[0] == "trackers") {
         return serve_trackers(arguments.subspan(1));
     }
-    return fail(ErrorKind::usage, "no such worker");
+    return fail(ErrorKind::usage, "there is no such worker");
 }
 
 Parts parse_parts(const std::string& line, double divisor) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// blk: a guest's disk beside the same requests on the same file by io_uring alone. The clock, on both sides: just before the requests are
-// asked for → whoever made them has taken note of the last one's end (ours: the guest, in its memory).
+// blk: a guest's disk, compared with the same requests on the same file by io_uring alone. On both
+// sides the clock runs from just before the requests are ordered until their sender has noted the
+// end of the last one (for ours, until the guest has noted it in its memory).
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -27,7 +28,7 @@ struct Case {
     bool random;
     std::uint64_t size;
     unsigned depth;
-    unsigned batch;  ///< completions that the guest waits for
+    unsigned batch;  ///< completions that the guest waits for at once
     unsigned count;
 };
 constexpr Case kCases[] = {
@@ -39,7 +40,8 @@ constexpr Case kCases[] = {
     {"write 4K random, 32 in flight, by 16", true, true, 4096, 32, 16, 16384},
 };
 
-// Random bytes, on the disk and not in the page cache: nothing on the way compresses them, and none is a hole.
+// Fills the disk with random bytes and drops them from the page cache, so that nothing compresses
+// them and none is a hole.
 Status fill(const std::string& path) {
     const UniqueFd file = TRY(open_file(path, O_RDWR | O_CREAT | O_TRUNC, 0600));
     std::vector<std::uint64_t> chunk((1 << 20) / sizeof(std::uint64_t));
@@ -88,8 +90,9 @@ Status one_case(const Options& options, Report& report, const Case& one, Process
                                         .batch = one.batch,
                                         .seed = seed}))));
         }
-        TRY(floor.send(std::string(one.write ? "write " : "read ") + (one.random ? "random " : "seq ") + std::to_string(one.size) +
-                       ' ' + std::to_string(one.depth) + ' ' + std::to_string(one.count) + ' ' + std::to_string(seed) + '\n'));
+        TRY(floor.send(std::string(one.write ? "write " : "read ") + (one.random ? "random " : "seq ") +
+                       std::to_string(one.size) + ' ' + std::to_string(one.depth) + ' ' + std::to_string(one.count) +
+                       ' ' + std::to_string(seed) + '\n'));
         return report.add(sample_of(one, side, run, parse_parts(TRY(floor.line()), 1)));
     });
 }

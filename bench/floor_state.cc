@@ -9,11 +9,11 @@
 #include <span>
 
 #include "vmm/kvm/abi.h"
-// After abi.h, which makes the kernel's header usable from C++.
+// This include follows abi.h, which makes the kernel's header usable from C++.
 #include "bench/floors/raw_state.h"
-#include "devices/ioapic/ioapic.h"
-#include "snapshot/origin.h"
-#include "snapshot/restore.h"
+#include "devices/platform/ioapic/ioapic.h"
+#include "snapshot/area/origin.h"
+#include "snapshot/restore/restore.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/try.h"
 #include "vmm/machine/clock_state.h"
@@ -26,7 +26,8 @@ namespace {
 template <class T, std::size_t kRoom>
 Status copy_list(const std::vector<T>& from, T (&to)[kRoom], std::uint32_t& count, const char* what) {
     if (from.size() > kRoom) {
-        return fail(ErrorKind::unsupported, std::string("raw_state.h has no room for ") + std::to_string(from.size()) + " " + what);
+        return fail(ErrorKind::unsupported,
+                    std::string("raw_state.h has no room for ") + std::to_string(from.size()) + " " + what);
     }
     std::ranges::copy(from, to);
     count = static_cast<std::uint32_t>(from.size());
@@ -50,7 +51,8 @@ Status put_vcpu(const VcpuStateV1& vcpu, RawState& raw) {
     return {};
 }
 
-// As the IOAPIC makes its messages (82093AA data sheet, section 3.2.4): destination in the address, vector and mode in the data.
+// Computes the message as the IOAPIC does (82093AA data sheet, section 3.2.4): the address has the
+// destination, the data has vector and mode.
 void put_serial_route(const IoApicStateV1& ioapic, RawState& raw) {
     const std::uint64_t entry = ioapic.redirection[platform::kSerialGsi];
     raw.serial_address = 0xFEE00000 | (entry >> 56) << 12 | (entry >> 11 & 1) << 2;

@@ -16,7 +16,7 @@
 namespace snapvm::bench {
 namespace {
 
-// The value of the first line of /proc/cpuinfo that begins with `key`.
+// Returns the value of the first line of /proc/cpuinfo that begins with `key`.
 std::string cpuinfo(const std::string& text, const std::string& key) {
     const std::size_t at = text.find("\n" + key);
     const std::size_t colon = at == std::string::npos ? at : text.find(": ", at);
@@ -26,10 +26,10 @@ std::string cpuinfo(const std::string& text, const std::string& key) {
     return text.substr(colon + 2, text.find('\n', colon) - colon - 2);
 }
 
-// What a shell command prints, without the newline at its end.
+// Returns the output of a shell command without trailing newlines.
 std::string output_of(const std::string& command) {
-    const std::unique_ptr<std::FILE, int (*)(std::FILE*)> pipe(::popen(("{ " + command + "; } 2>/dev/null").c_str(), "re"),
-                                                               ::pclose);
+    const std::unique_ptr<std::FILE, int (*)(std::FILE*)> pipe(
+        ::popen(("{ " + command + "; } 2>/dev/null").c_str(), "re"), ::pclose);
     std::string text;
     std::array<char, 4096> chunk;
     while (pipe) {
@@ -52,7 +52,9 @@ HostFacts HostFacts::gather(const std::string& source_folder, const std::string&
     const std::string text = "\n" + read_file("/proc/cpuinfo", 8U << 20).value_or("");
     facts.cpu = cpuinfo(text, "model name");
     const std::string flags = " " + cpuinfo(text, "flags") + " ";
-    facts.kvm = flags.find(" vmx ") != std::string::npos ? "vmx" : flags.find(" svm ") != std::string::npos ? "svm" : "software";
+    facts.kvm = flags.find(" vmx ") != std::string::npos   ? "vmx"
+                : flags.find(" svm ") != std::string::npos ? "svm"
+                                                           : "software";
     utsname name{};
     if (::uname(&name) == 0) {
         facts.kernel = name.release;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where a figure was measured, and on which sources.
+// Describes the host and the sources of a measurement.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
@@ -10,18 +10,18 @@ namespace snapvm::bench {
 struct HostFacts {
     std::string cpu;
     std::string kernel;
-    std::string kvm;  ///< "vmx", "svm", or "software" where the processor shows neither
+    std::string kvm;  ///< "vmx", "svm", or "software" if the processor shows neither
     unsigned cores = 0;
     unsigned memory_mib = 0;
-    std::string commit;  ///< with "+changes" behind it when the tree has any
-    std::string doctor;  ///< `snapvm doctor --json`, or empty
+    std::string commit;  ///< ends in "+changes" if the tree has uncommitted changes
+    std::string doctor;  ///< output of `snapvm doctor --json`, or empty
 
-    /// `snapvm` may be missing: then there is no doctor's report.
+    /// Gathers the facts. If the program `snapvm` is missing, there is no doctor's report.
     static HostFacts gather(const std::string& source_folder, const std::string& snapvm);
 
-    /// A line of its own, doctor's report included.
+    /// Returns a record of all facts, the doctor's report included.
     [[nodiscard]] std::string long_json() const;
-    /// The short ones, into a sample's line.
+    /// Adds commit and host to a sample's record.
     void add_to(nlohmann::ordered_json& json) const;
 };
 

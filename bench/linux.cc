@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// linux: what a test on a Linux guest waits for. The image of `./dev linux` is booted once, `snapvm snapshot` writes it down and stops it, and
-// each run is a process that restores it; until its shell has answered.
+// linux: what a test on a Linux guest waits for. The image of `./dev linux` is booted once, and
+// `snapvm snapshot` writes it and stops it. Each run is a process that restores it; the clock runs
+// until its shell has answered.
 //
-// The question waits in the virtio console of the restored machine (on the process' stdin): an interrupt, a wake-up of the shell, its
-// arithmetic and its answer, all by the guest's kernel, and the answer through the pipe. No floor: raw_restore has no devices to ask.
+// The question waits in the virtio console of the restored machine (on the process' stdin). The
+// answer takes an interrupt, a wake-up of the shell, its arithmetic and its output, all by the
+// guest's kernel, and comes through the pipe. There is no floor, because raw_restore has no virtio
+// console.
 #include <unistd.h>
 
 #include "bench/process.h"
@@ -19,9 +22,9 @@ constexpr const char* kMemory = "128M";
 Status make_snapshot(const Options& options, const std::string& image) {
     ::unlink(options.area.c_str());
     const std::string name = "bench-" + std::to_string(::getpid());
-    Process guest = TRY(
-        Process::start({options.snapvm, "run", "--name", name, "--kernel", image + "/vmlinux", "--initrd",
-                        image + "/initramfs.cpio", "--mem", kMemory, "--cmdline", "console=ttyS0 quiet", "--console", "stdio"}));
+    Process guest = TRY(Process::start({options.snapvm, "run", "--name", name, "--kernel", image + "/vmlinux",
+                                        "--initrd", image + "/initramfs.cpio", "--mem", kMemory, "--cmdline",
+                                        "console=ttyS0 quiet", "--console", "stdio"}));
     TRY(guest.wait_for(kPrompt));
     TRY(run_to_end({options.snapvm, "snapshot", name, options.area, "--then", "stop"}));
     TRY(guest.wait_end());

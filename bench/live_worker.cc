@@ -6,10 +6,10 @@
 #include <iostream>
 #include <thread>
 
-#include "snapshot/inspect.h"
+#include "snapshot/report/inspect.h"
 #include "vmm/api/bodies.h"
-#include "vmm/api/machine_service.h"
 #include "vmm/base/try.h"
+#include "vmm/control/machine_service.h"
 
 namespace snapvm::bench {
 namespace {
@@ -17,7 +17,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Json = nlohmann::json;
 constexpr auto kPatience = std::chrono::seconds(30);
-constexpr auto kWindow = std::chrono::milliseconds(100);  ///< over which the guest's speed is taken; raw_live has the same
+/// Time over which the guest's speed is taken; raw_live has the same default.
+constexpr auto kWindow = std::chrono::milliseconds(100);
 
 void say(const std::string& line) {
     std::printf("%s\n", line.c_str());
@@ -26,13 +27,14 @@ void say(const std::string& line) {
 
 Status tell(Machine& machine, const std::string& bytes) {
     const std::span all(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
-    if (machine.send_input(all, Clock::now() + kPatience) != bytes.size()) {
+    if (machine.serial().send(all, Clock::now() + kPatience) != bytes.size()) {
         return fail(ErrorKind::system, "the guest does not read its serial port");
     }
     return {};
 }
 
-// What is to be written since the last snapshot is all of the region, however slowly the guest gets to it.
+// Waits until the guest has written all of its region again, so that the next snapshot always has
+// the same pages to write.
 Status wait_for_a_sweep(const Stirring& stirring) {
     const std::uint64_t enough = stirring.pages() + stirring.region();
     for (const auto until = Clock::now() + kPatience; stirring.pages() < enough;) {
@@ -44,14 +46,14 @@ Status wait_for_a_sweep(const Stirring& stirring) {
     return {};
 }
 
-Result<std::string> one_snapshot(Machine& machine, api::MachineService& service, const Stirring& stirring,
+Result<std::string> one_snapshot(Machine& machine, MachineService& service, const Stirring& stirring,
                                  const std::string& line) {
     const std::size_t body = std::min(line.find('{'), line.size());
     const std::string input = line.substr(0, body);
     const api::SnapshotCreateBody create = TRY(api::parse_snapshot_create(line.substr(body)));
     TRY(machine.resume());
     if (!input.empty()) {
-        TRY(tell(machine, "c"));  // it may be pausing since the last time
+        TRY(tell(machine, "c"));  // an earlier request may have paused its steps
     }
     const SpeedMark earlier(stirring);
     std::this_thread::sleep_for(kWindow);
@@ -67,18 +69,20 @@ Result<std::string> one_snapshot(Machine& machine, api::MachineService& service,
     const SpeedMark later(stirring);
     TRY(machine.pause());
     Json answer = Json::parse(to_json(report));
-    answer["guest"] = {{"before", earlier.rate_to(begin)}, {"during", begin.rate_to(end)}, {"after", end.rate_to(later)}};
+    answer["guest"] = {
+        {"before", earlier.rate_to(begin)}, {"during", begin.rate_to(end)}, {"after", end.rate_to(later)}};
     return answer.dump();
 }
 
 }  // namespace
 
 Result<int> serve_live(std::span<const std::string> arguments) {
-    const StirringGuest guest = TRY(StirringGuest::boot({arguments[0], arguments[1], arguments[2], arguments[3], arguments[4]}));
-    api::MachineService service(*guest.machine, "bench");
+    const StirringGuest guest =
+        TRY(StirringGuest::boot({arguments[0], arguments[1], arguments[2], arguments[3], arguments[4]}));
+    MachineService service(*guest.machine, "bench");
     say("ready");
     for (std::string line; std::getline(std::cin, line);) {
-        // An error is an answer, too: the next request may go well.
+        // An error is an answer too, because the next request may succeed.
         const auto answer = one_snapshot(*guest.machine, service, guest.stirring, line);
         say(answer ? *answer : Json{{"error", answer.error().message()}}.dump());
     }
@@ -86,8 +90,8 @@ Result<int> serve_live(std::span<const std::string> arguments) {
 }
 
 Result<LiveProcess> LiveProcess::start(const std::string& self, const LiveGuest& guest) {
-    Process process =
-        TRY(Process::start({self, "--worker", "live", guest.memory, guest.cpus, guest.dirty, guest.cmdline, guest.balloon}));
+    Process process = TRY(Process::start(
+        {self, "--worker", "live", guest.memory, guest.cpus, guest.dirty, guest.cmdline, guest.balloon}));
     TRY(process.wait_for("ready\n"));
     return LiveProcess(std::move(process));
 }
@@ -97,7 +101,7 @@ Result<Json> LiveProcess::snapshot(const Json& body, const std::string& input) {
     const std::string line = TRY(process_.line());
     Json answer = Json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (!answer.is_object()) {
-        return fail(ErrorKind::invalid, "a worker's line makes no sense: " + line);
+        return fail(ErrorKind::invalid, "a worker's line is malformed: " + line);
     }
     if (answer.contains("error")) {
         return fail(ErrorKind::system, answer["error"].get<std::string>());

@@ -21,7 +21,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr auto kPatience = std::chrono::seconds(60);
-constexpr auto kPoll = std::chrono::microseconds(200);  ///< what it adds to a time that is to be at least a hundred times as long
+/// Adds at most this much to a time that is at least a hundred times as long.
+constexpr auto kPoll = std::chrono::microseconds(200);
 constexpr const char* kDeviceId = "bench";
 
 class LoadGuest {
@@ -45,14 +46,14 @@ private:
     std::uint64_t number_ = 0;
 };
 
-// Looks at what `done` says every now and then: true when it is.
+// Calls `done` periodically until it returns true.
 template <class Done>
 Status LoadGuest::wait(const char* what, Done done) {
     for (const auto until = Clock::now() + kPatience; !TRY(done());) {
         if (Clock::now() > until || machine_->wait_ended(Clock::now())) {
-            return fail(ErrorKind::system, std::string("the guest does not come to an end with ") + what + " (" +
-                                               std::to_string(TRY(load()).done) +
-                                               " done); it says: " + machine_->console().read(0, Clock::now()).bytes);
+            return fail(ErrorKind::system,
+                        std::string("the guest does not finish ") + what + " (" + std::to_string(TRY(load()).done) +
+                            " done); it says: " + machine_->serial().output().read(0, Clock::now()).bytes);
         }
         std::this_thread::sleep_for(kPoll);
     }
@@ -112,13 +113,14 @@ Result<std::string> LoadGuest::carry_out(ledger::LoadOrder order) {
             std::atomic_thread_fence(std::memory_order_release);
             TRY(memory.store(at + offsetof(ledger::Load, number), number));
             const std::uint8_t go = 'l';
-            (void)machine_->send_input(std::span(&go, 1), Clock::now() + kPatience);
+            (void)machine_->serial().send(std::span(&go, 1), Clock::now() + kPatience);
             return {};
         },
         [&]() -> Result<bool> { return TRY(load()).finished == number; }));
     const ledger::Load load = TRY(this->load());
     if (load.fault != ledger::LoadFault::none) {
-        return fail(ErrorKind::system, "the guest could not do it: fault " + std::to_string(static_cast<unsigned>(load.fault)));
+        return fail(ErrorKind::system, "the guest could not carry out its order: fault " +
+                                           std::to_string(static_cast<unsigned>(load.fault)));
     }
     return text + " done=" + std::to_string(load.done) + " notifications=" + std::to_string(load.notifications) +
            " interrupts=" + std::to_string(load.interrupts);
@@ -126,8 +128,8 @@ Result<std::string> LoadGuest::carry_out(ledger::LoadOrder order) {
 
 Result<std::string> LoadGuest::inflate(std::uint64_t bytes) {
     return timed(
-        "its balloon", [&] { return machine_->set_balloon(bytes); },
-        [&]() -> Result<bool> { return TRY(machine_->balloon()).actual_bytes == bytes; });
+        "its balloon", [&] { return machine_->balloon().set_target(bytes); },
+        [&]() -> Result<bool> { return TRY(machine_->balloon().status()).actual_bytes == bytes; });
 }
 
 void say(const std::string& line) {
@@ -147,7 +149,7 @@ Result<std::string> answer(LoadGuest& guest, const std::string& line) {
     }
     words >> kind >> order.random >> order.size >> order.count >> order.depth >> order.batch >> order.seed;
     if (what != "order" || !words) {
-        return fail(ErrorKind::usage, "no such order: " + line);
+        return fail(ErrorKind::usage, "there is no order " + line);
     }
     order.kind = static_cast<ledger::LoadKind>(kind);
     return guest.carry_out(order);
@@ -155,7 +157,7 @@ Result<std::string> answer(LoadGuest& guest, const std::string& line) {
 
 }  // namespace
 
-// No ticks, no steps.
+// The guest has no ticks and makes no steps.
 std::string load_command_line(const std::string& region, const std::string& receive) {
     return "ws=64K hz=0 paused=1 load=" + region + " loadrx=" + receive;
 }
@@ -181,16 +183,16 @@ Result<int> serve_load(std::span<const std::string> arguments) {
 }
 
 Result<LoadProcess> LoadProcess::start(const std::string& self, const LoadSetup& setup) {
-    Process process = TRY(Process::start({self, "--worker", "load", setup.memory, setup.region, setup.receive, setup.disk,
-                                          setup.vsock, setup.tap, setup.balloon ? "balloon" : ""}));
+    Process process = TRY(Process::start({self, "--worker", "load", setup.memory, setup.region, setup.receive,
+                                          setup.disk, setup.vsock, setup.tap, setup.balloon ? "balloon" : ""}));
     TRY(process.wait_for("ready\n"));
     return LoadProcess(std::move(process));
 }
 
 Status LoadProcess::begin(const ledger::LoadOrder& order) {
     std::ostringstream line;
-    line << "order " << static_cast<std::uint32_t>(order.kind) << ' ' << order.random << ' ' << order.size << ' ' << order.count
-         << ' ' << order.depth << ' ' << order.batch << ' ' << order.seed << '\n';
+    line << "order " << static_cast<std::uint32_t>(order.kind) << ' ' << order.random << ' ' << order.size << ' '
+         << order.count << ' ' << order.depth << ' ' << order.batch << ' ' << order.seed << '\n';
     return process_.send(line.str());
 }
 

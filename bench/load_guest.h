@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A ledger guest that puts load on its virtio devices (guest-images/ledger/load_format.h), in a process of its own that is told what to do
-// line by line: the product's side of the scenarios of devices.
+// A ledger guest that puts load on its virtio devices (guest-images/ledger/load_format.h), in a
+// process of its own that gets orders line by line: the product's side of the device scenarios.
 #pragma once
 
 #include <span>
@@ -17,37 +17,39 @@ class Machine;
 
 namespace snapvm::bench {
 
-/// What a guest has; devices by what they have on the host, empty: there is none.
+/// The guest's memory and devices. A device is named by what backs it on the host; an empty name
+/// means no device.
 struct LoadSetup {
     std::string memory = {};
-    std::string region = {};  ///< memory for the load
-    std::string receive = "64K";  ///< a buffer for what comes from vsock
+    std::string region = {};  ///< size of the load's memory
+    std::string receive = "64K";  ///< size of a receive buffer for vsock
     std::string disk = {};
     std::string vsock = {};
     std::string tap = {};
     bool balloon = false;
 };
 
-/// Of a guest that does nothing else.
+/// Returns the command line of a guest that only puts load on devices.
 [[nodiscard]] std::string load_command_line(const std::string& region, const std::string& receive = "64K");
-/// Whether the guest listens, or has nothing to listen for.
+/// Returns whether the guest accepts orders. Returns true if its command line has no load.
 [[nodiscard]] Result<bool> load_started(const Machine& machine);
 
-/// The process' side: `--worker load` and LoadSetup in its order. Says "ready", then answers each line with a line of NAME=NUMBER: `ns`, from
-/// just before the guest is told until it has said that it is done, and what it cost meanwhile (Usage, and the guest's counts). Between two
-/// lines the guest stands.
+/// Serves orders in the worker process (`--worker load`). The arguments are the members of
+/// LoadSetup in order. Prints "ready", then answers each line with NAME=NUMBER words: `ns` from
+/// just before the guest gets the order until it has reported the end, and what it cost meanwhile
+/// (Usage, and the guest's counts). The machine is paused between two lines.
 Result<int> serve_load(std::span<const std::string> arguments);
 inline constexpr std::size_t kLoadArguments = 7;
 
-/// The bench's side.
+/// Controls the worker process from the bench.
 class LoadProcess {
 public:
     static Result<LoadProcess> start(const std::string& self, const LoadSetup& setup);
     /// Carries out an order.
     Result<Parts> run(const ledger::LoadOrder& order);
-    /// Has the balloon take so much.
+    /// Sets the balloon's target and waits until the balloon holds that many bytes.
     Result<Parts> inflate(std::uint64_t bytes);
-    /// The two halves of `run`, for who is the guest's peer meanwhile.
+    /// The two halves of run(), for a caller that is the guest's peer meanwhile.
     Status begin(const ledger::LoadOrder& order);
     Result<Parts> end();
 
@@ -56,7 +58,7 @@ private:
     Process process_;
 };
 
-/// 0 where there is none of that name.
+/// Returns the number of that name, 0 if there is none.
 [[nodiscard]] double part_of(const Parts& parts, const std::string& name);
 
 }  // namespace snapvm::bench

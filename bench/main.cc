@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// snapvm-bench: measures scenarios, ours beside the floor.
+// snapvm-bench measures scenarios and compares ours with the floor.
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -30,15 +30,17 @@ constexpr std::array kScenarios = {
     Scenario{"scan", "what a look at each page costs", bench_scan},
     Scenario{"trackers", "dirty log and dirty ring: harvests, and what a guest loses by being tracked", bench_trackers},
     Scenario{"blk", "a guest's disk: throughput, exits and processor time a request", bench_disk},
-    Scenario{"balloon", "how fast memory goes back to the host, and what a snapshot of free memory takes", bench_balloon},
+    Scenario{"balloon", "how fast memory goes back to the host, and what a snapshot of free memory takes",
+             bench_balloon},
     Scenario{"net", "a guest's frames into a tap: throughput and exits a frame", bench_net},
     Scenario{"vsock", "a guest's stream to a unix socket: throughput and round trip", bench_stream},
     Scenario{"linux", "from process start to the answer of a Linux guest's shell, restored", bench_linux},
-    Scenario{"restore-after-snapshot", "from process start to the next output, right after the snapshot", bench_after_snapshot},
+    Scenario{"restore-after-snapshot", "from process start to the next output, right after the snapshot",
+             bench_after_snapshot},
 };
 
 constexpr int kExitUsage = 2;
-constexpr int kExitSkipped = 77;  // ctest's SKIP_RETURN_CODE: there was nothing to measure here
+constexpr int kExitSkipped = 77;  // ctest's SKIP_RETURN_CODE: this host had nothing to measure
 
 std::string own_path() {
     std::array<char, 4096> path;
@@ -57,14 +59,15 @@ std::string default_results(const std::string& folder) {
 }
 
 int list_scenarios(const std::string& wrong) {
-    std::fprintf(stderr, "snapvm-bench: there is no scenario %s; there are:\n", wrong.c_str());
+    std::fprintf(stderr, "snapvm-bench: there is no scenario %s; give one of:\n", wrong.c_str());
     for (const Scenario& scenario : kScenarios) {
-        std::fprintf(stderr, "  %-24s %s\n", std::string(scenario.name).c_str(), std::string(scenario.measures).c_str());
+        std::fprintf(stderr, "  %-24s %s\n", std::string(scenario.name).c_str(),
+                     std::string(scenario.measures).c_str());
     }
     return kExitUsage;
 }
 
-// The exit code.
+// Returns the exit code.
 Result<int> run_scenarios(const std::vector<std::string>& names, const Options& options, const std::string& out) {
     Report report = TRY(Report::open(out, HostFacts::gather(SNAPVM_SOURCE_DIR, options.snapvm)));
     for (const Scenario& scenario : kScenarios) {
@@ -75,7 +78,7 @@ Result<int> run_scenarios(const std::vector<std::string>& names, const Options& 
     }
     remove_target(options.area);
     if (report.empty()) {
-        return kExitSkipped;  // each has said why it was left out
+        return kExitSkipped;  // each scenario has printed why it was left out
     }
     std::printf("\n");
     report.print_table();
@@ -83,7 +86,8 @@ Result<int> run_scenarios(const std::vector<std::string>& names, const Options& 
     report.print_parts();
     report.print_figures();
     std::printf(
-        "\n%u cores, nothing pinned; floor and ours in turn, %u pairs after %u to warm up; percentiles by nearest rank\nsamples: "
+        "\n%u cores, nothing pinned; floor and ours in turn, %u pairs after %u to warm up; percentiles by nearest "
+        "rank\nsamples: "
         "%s\n",
         std::thread::hardware_concurrency(), options.runs, options.warm_up, out.c_str());
     return 0;
@@ -98,7 +102,7 @@ int measure(int argc, char** argv) {
     std::string out;
     std::vector<std::string> names;
     CLI::App app("Measures snapvm beside its floors", "snapvm-bench");
-    app.add_option("scenarios", names, "all by default");
+    app.add_option("scenarios", names, "the scenarios to run (default: all)");
     app.add_option("--runs", options.runs, "measured pairs a case")->check(CLI::Range(1U, 100'000U));
     app.add_option("--warm-up", options.warm_up, "pairs before them")->check(CLI::Range(0U, 1000U));
     app.add_option("--mem", options.memory, "guest sizes")->delimiter(',');
@@ -112,13 +116,15 @@ int measure(int argc, char** argv) {
     app.add_option("--when-diverging", options.when_diverging, "as snapvm snapshot has it");
     app.add_option("--max-pause", options.max_pause, "as snapvm snapshot has it");
     app.add_option("--cache", options.cache, "as snapvm snapshot has it");
-    app.add_option("--target-rate", options.target_rate, "makes the target's disk so slow for ours, in bytes a second; needs root");
-    app.add_option("--floor-rate", options.floor_rate, "bytes a second of the floor's first round, as a disk would hold it");
+    app.add_option("--target-rate", options.target_rate,
+                   "slow the target's disk down for ours to this rate, in bytes a second; needs root");
+    app.add_option("--floor-rate", options.floor_rate,
+                   "bytes a second of the floor's first round, as a disk would hold it");
     app.add_option("--out", out, "file for the samples, JSON lines (default: results/ beside this program)");
     app.add_option(
         "--area,--target", options.area,
-        "file for the snapshots, written over; pause and write take a device, as PATH@OFFSET, and write overwrites what is behind "
-        "the area on it, too");
+        "file for the snapshots, which is overwritten; pause and write take a device, as PATH@OFFSET, and write also "
+        "overwrites what is behind the area on it");
     app.add_option("--snapvm", options.snapvm, "the program to measure");
     try {
         app.parse(argc, argv);
@@ -130,7 +136,7 @@ int measure(int argc, char** argv) {
                                  {options.floor_rate, options.target_rate}}) {
             for (const std::string& size : list) {
                 if (!size.empty() && !parse_size(size)) {
-                    throw CLI::ValidationError(size + " is no size");
+                    throw CLI::ValidationError("\"" + size + "\" is not a size");
                 }
             }
         }
@@ -143,7 +149,7 @@ int measure(int argc, char** argv) {
         }
     }
     if (::access("/dev/kvm", R_OK | W_OK) != 0) {
-        std::fprintf(stderr, "snapvm-bench: no usable /dev/kvm: nothing to measure (snapvm doctor says what to do)\n");
+        std::fprintf(stderr, "snapvm-bench: there is no usable /dev/kvm, so nothing is measured; see snapvm doctor\n");
         return kExitSkipped;
     }
     const Result<int> code = run_scenarios(names, options, out.empty() ? default_results(options.programs) : out);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// net: a guest's frames into a tap, beside the same frames by write or io_uring, whichever is quicker. The clock, on both sides: just before
-// they are asked for → whoever sent them has taken note of the last one's end; that all of them arrived the tap's own count says.
+// net: a guest's frames into a tap, compared with the same frames by write or io_uring, whichever
+// is faster. On both sides the clock runs from just before the frames are ordered until their
+// sender has noted the end of the last one. The tap's own count shows that all of them arrived.
 #include <fcntl.h>
 #include <linux/if_tun.h>
 #include <net/if.h>
@@ -34,7 +35,8 @@ struct Case {
 constexpr Case kCases[] = {{"frames of 64K, 32 in flight", 65536, 32, 16, 16384},
                            {"frames of 64 bytes, 128 in flight", 64, 128, 64, 131072}};
 
-// A tap that is up, for as long as this lives; whoever opens it has let go of it before.
+// A tap that is up for as long as this object exists. Processes that open it have to close it
+// before.
 class BenchTap {
 public:
     static Result<BenchTap> make(const std::string& name) {
@@ -66,7 +68,7 @@ public:
         }
     }
     [[nodiscard]] const std::string& name() const { return name_; }
-    /// Frames that have come out of it into the host.
+    /// Returns how many frames have come out of the tap into the host.
     [[nodiscard]] std::uint64_t frames() const {
         std::uint64_t count = 0;
         std::ifstream("/sys/class/net/" + name_ + "/statistics/rx_packets") >> count;
@@ -109,15 +111,19 @@ Status one_case(const Options& options, Report& report, const Case& one, Process
                 const BenchTap& our_tap) {
     return interleaved(options, [&](Side side, int run) -> Status {
         if (side == Side::floor) {
-            TRY(floor.send(std::to_string(one.size) + ' ' + std::to_string(one.depth) + ' ' + std::to_string(one.count) + '\n'));
+            TRY(floor.send(std::to_string(one.size) + ' ' + std::to_string(one.depth) + ' ' +
+                           std::to_string(one.count) + '\n'));
             return report.add(floor_sample(one, run, parse_parts(TRY(floor.line()), 1)));
         }
         const std::uint64_t before = our_tap.frames();
-        const Parts all = TRY(ours.run(
-            {.kind = ledger::LoadKind::frames, .size = one.size, .count = one.count, .depth = one.depth, .batch = one.batch}));
+        const Parts all = TRY(ours.run({.kind = ledger::LoadKind::frames,
+                                        .size = one.size,
+                                        .count = one.count,
+                                        .depth = one.depth,
+                                        .batch = one.batch}));
         if (our_tap.frames() - before != one.count) {
-            return fail(ErrorKind::system, std::to_string(our_tap.frames() - before) + " of " + std::to_string(one.count) +
-                                               " frames have come out of the tap");
+            return fail(ErrorKind::system, std::to_string(our_tap.frames() - before) + " of " +
+                                               std::to_string(one.count) + " frames came out of the tap");
         }
         return report.add(sample_of(one, side, run, part_of(all, "ns") / 1e3, part_of(all, "cpu") / 1e3, all));
     });
@@ -133,7 +139,8 @@ Status bench_net(const Options& options, Report& report) {
         return {};
     }
     Process floor = TRY(Process::start({options.raw_tap(), floor_tap->name()}));
-    LoadProcess ours = TRY(LoadProcess::start(options.self, {.memory = "256M", .region = "2M", .tap = our_tap->name()}));
+    LoadProcess ours =
+        TRY(LoadProcess::start(options.self, {.memory = "256M", .region = "2M", .tap = our_tap->name()}));
     for (const Case& one : kCases) {
         TRY(one_case(options, report, one, floor, ours, *our_tap));
     }

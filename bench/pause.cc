@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// pause: how long a live snapshot stops a guest that writes as fast as it can, and how much slower the guest is while it lasts.
+// pause: how long a live snapshot stops a guest that writes as fast as it can, and how much slower
+// the guest is during the snapshot.
 //
-// The clock of the pause, on both sides: just before the vCPUs are asked to stop → they have been told to go on. One of the two guests runs
-// at a time. The floor copies into its own memory by the dirty log, whatever ours tracks with, and saves no state. Its first round is held
-// to a disk's speed, so that the guest has as long to write meanwhile.
+// On both sides the clock of the pause runs from just before the vCPUs are asked to stop until the
+// last one is on its way back into KVM_RUN. One of the two guests runs at a time. The floor copies
+// into its own memory by the dirty log, whichever tracker ours uses, and saves no state. Its first
+// round is held to a disk's speed, so that the guest has the same time to write meanwhile.
 #include <cstdio>
 #include <optional>
 
@@ -19,7 +21,7 @@ namespace {
 
 using Json = nlohmann::json;
 constexpr const char* kScenario = "pause";
-/// What the guest needs beside the stirred region.
+/// What the guest needs besides the stirred region.
 constexpr std::uint64_t kBesides = 16ULL << 20;
 
 struct Case {
@@ -27,11 +29,11 @@ struct Case {
     std::string hot;
     std::string rate;
     std::string mode;
-    std::string staging;  ///< "": as the product likes it
+    std::string staging;  ///< "": the product's default
 
     [[nodiscard]] std::string name() const {
-        return guest.memory + " hot=" + hot + (rate == "0" ? " " : " " + rate + "/s ") + guest.cpus + "cpu " + guest.dirty + " " +
-               mode + (staging.empty() ? "" : " staging=" + staging);
+        return guest.memory + " hot=" + hot + (rate == "0" ? " " : " " + rate + "/s ") + guest.cpus + "cpu " +
+               guest.dirty + " " + mode + (staging.empty() ? "" : " staging=" + staging);
     }
 };
 
@@ -44,7 +46,7 @@ double part(const Parts& parts, const std::string& name) {
     return 0;
 }
 
-// What the guest did while it lasted, of what it would have done.
+// Adds the guest's speed during the snapshot and after it, relative to its speed before.
 void add_guest(Parts& figures, double before, double during, double after, double total_us) {
     if (before <= 0) {
         return;
@@ -62,8 +64,9 @@ Sample floor_sample(const std::string& name, int run, const std::string& line) {
     for (const char* time : {"stop", "last", "first", "total"}) {
         sample.parts.emplace_back(time, part(raw, time) / 1e3);
     }
-    sample.figures = {
-        {"rounds", part(raw, "rounds")}, {"left_pages", part(raw, "left")}, {"copied_mib", part(raw, "copied") / (1 << 20)}};
+    sample.figures = {{"rounds", part(raw, "rounds")},
+                      {"left_pages", part(raw, "left")},
+                      {"copied_mib", part(raw, "copied") / (1 << 20)}};
     add_guest(sample.figures, part(raw, "before"), part(raw, "during"), part(raw, "after"), total_us);
     return sample;
 }
@@ -82,7 +85,8 @@ Sample our_sample(const std::string& name, int run, const Json& report) {
                       {"staging_mib", report["staging_peak_bytes"].get<double>() / (1 << 20)},
                       {"diverged", report["diverged"].is_boolean() && !report["diverged"].get<bool>() ? 0.0 : 1.0}};
     const Json& guest = report["guest"];
-    add_guest(sample.figures, guest["before"].get<double>(), guest["during"].get<double>(), guest["after"].get<double>(), total_us);
+    add_guest(sample.figures, guest["before"].get<double>(), guest["during"].get<double>(),
+              guest["after"].get<double>(), total_us);
     return sample;
 }
 
@@ -90,10 +94,10 @@ Status one_case(const Options& options, Report& report, const Case& one) {
     Json body = TRY(snapshot_body(options, one.mode, one.staging));
     std::string name = one.name();
     TRY(prepare_target(options, one.guest));
-    Process floor = TRY(Process::start({options.raw_live(), LEDGER_ELF, "--mem", one.guest.memory, "--cpus", one.guest.cpus,
-                                        "--cmdline", one.guest.cmdline, "--rate", options.floor_rate}));
+    Process floor = TRY(Process::start({options.raw_live(), LEDGER_ELF, "--mem", one.guest.memory, "--cpus",
+                                        one.guest.cpus, "--cmdline", one.guest.cmdline, "--rate", options.floor_rate}));
     TRY(floor.wait_for("ready\n"));
-    std::optional<Throttle> slow;  // outlives the process that is in it
+    std::optional<Throttle> slow;  // outlives the process that is in the cgroup
     if (!options.target_rate.empty()) {
         slow.emplace(TRY(Throttle::on(options.area, TRY(parse_size(options.target_rate)))));
         body["cache"] = "direct";
@@ -114,7 +118,7 @@ Status one_case(const Options& options, Report& report, const Case& one) {
 
 std::vector<Case> cases(const Options& options) {
     std::vector<Case> all = {{}};
-    // Each list multiplies what is there.
+    // Each list multiplies the cases.
     const auto vary = [&](const std::vector<std::string>& values, auto set) {
         std::vector<Case> more;
         for (const Case& one : all) {
@@ -140,10 +144,12 @@ std::vector<Case> cases(const Options& options) {
 }  // namespace
 
 Status bench_pause(const Options& options, Report& report) {
-    std::printf("pause: threads: one a vCPU on both sides, and one that copies; ours also has what writes to the disk behind it\n");
+    std::printf(
+        "pause: threads: one a vCPU on both sides, and one that copies; ours also has what writes to the disk behind "
+        "it\n");
     for (const Case& one : cases(options)) {
         if (TRY(parse_size(one.hot)) + kBesides > TRY(parse_size(one.guest.memory))) {
-            std::fprintf(stderr, "pause: %s: does not fit the guest, left out\n", one.name().c_str());
+            std::fprintf(stderr, "pause: %s: left out: it does not fit the guest\n", one.name().c_str());
             continue;
         }
         TRY(one_case(options, report, one));

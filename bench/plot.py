@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Draws what snapvm-bench measured: for every case the distribution of each side, ours beside the floor.
+"""Draws what snapvm-bench measured: for every case the distribution of each side, ours beside the
+floor.
 
 plot.py SAMPLES.jsonl [PICTURE.png]     (default: the samples' name with .png)
 
-One panel a case, all samples shown: the curve says which share of the runs was at most so long. A target, where there is one, is a
-dashed line. Needs matplotlib (Debian: python3-matplotlib).
+One panel a case, all samples shown: the curve says which share of the runs was at most so long. A
+target, where there is one, is a dashed line. Needs matplotlib (Debian: python3-matplotlib).
 """
 import json
 import pathlib
@@ -37,7 +38,8 @@ def target(scenario, case, floor):
     if scenario == "blk" and " 1M" in case:
         return percentile(floor, 50) / 0.85, "floor / 0.85"
     if scenario == "balloon":
-        return (2 * percentile(floor, 50), "2 × floor") if case.startswith("return") else (percentile(floor, 50) / 5, "a fifth")
+        return ((2 * percentile(floor, 50), "2 × floor") if case.startswith("return")
+                else (percentile(floor, 50) / 5, "a fifth"))
     if scenario == "restore-after-snapshot" and "cold" not in case:
         return 4, "4 ms"
     return None, None
@@ -70,7 +72,8 @@ def draw_trackers(axes, tracked, title, value):
     for tracker, rate in sorted(tracked):
         sizes = sorted(tracked[tracker, rate])
         heights = [percentile([value(record) for record in tracked[tracker, rate][size]], 50) for size in sizes]
-        axes.plot(sizes, heights, marker="o", markersize=4, linewidth=1.4, color={"log": "#2980b9", "ring": "#c0392b"}[tracker],
+        axes.plot(sizes, heights, marker="o", markersize=4, linewidth=1.4,
+                  color={"log": "#2980b9", "ring": "#c0392b"}[tracker],
                   linestyle=["-", "--", ":"][sorted({r for _, r in tracked}).index(rate) % 3],
                   label=f"{tracker}, " + (f"{rate / 1000:.0f}k pages/s" if rate else "full speed"))
     axes.set_xscale("log", base=2)
@@ -93,7 +96,8 @@ def draw(axes, scenario, case, sides):
         axes.step([values[0]] + values, [0] + shares, where="post", color=COLOURS[side], linewidth=1.6)
         axes.plot(values, shares, ".", color=COLOURS[side], markersize=5, alpha=0.8)
         axes.plot([middle], [50], "o", color=COLOURS[side], markersize=7, markeredgecolor="white", zorder=5,
-                  label=f"{'snapvm' if side == 'ours' else 'floor'}  p50 {middle:.2f} ms, p90 {percentile(values, 90):.2f}")
+                  label=f"{'snapvm' if side == 'ours' else 'floor'}  "
+                        f"p50 {middle:.2f} ms, p90 {percentile(values, 90):.2f}")
     everything = [value for values in sides.values() for value in values]
     right = max(percentile(values, 90) for values in sides.values())
     if "floor" in sides:
@@ -105,14 +109,16 @@ def draw(axes, scenario, case, sides):
     axes.set_xlim(0, right * 1.12)
     beyond = sum(value > right * 1.12 for value in everything)
     if beyond:
-        axes.text(0.985, 0.5, f"{beyond} beyond,\nmax {max(everything):.1f} ms →", transform=axes.transAxes, ha="right", fontsize=7.5)
+        axes.text(0.985, 0.5, f"{beyond} beyond,\nmax {max(everything):.1f} ms →",
+                  transform=axes.transAxes, ha="right", fontsize=7.5)
     axes.set_ylim(0, 104)
     axes.set_title(f"{scenario}: {case} (ms)", fontsize=10, loc="left")
     axes.grid(True, color="#ecf0f1")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
-    # Below the panel: whatever the curves do, it covers none of them.
-    axes.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncol=2, frameon=False, handletextpad=0.3, columnspacing=1.2)
+    # The legend is below the panel, where it covers no curve.
+    axes.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncol=2, frameon=False,
+                handletextpad=0.3, columnspacing=1.2)
 
 
 def main():
@@ -132,18 +138,24 @@ def main():
         draw(axes, scenario, case, sides)
         axes.set_ylabel("runs at most so long, %" if axes in panels[:, 0] else "")
     if tracked:
-        draw_trackers(flat[len(cases)], tracked, "trackers: a harvest, 100 ms after the last (ms, p50)", lambda record: record["us"] / 1000)
-        draw_trackers(flat[len(cases) + 1], tracked, "trackers: vCPU time a page written while tracked (µs, p50)", vcpu_us_a_page)
+        draw_trackers(flat[len(cases)], tracked, "trackers: a harvest, 100 ms after the last (ms, p50)",
+                      lambda record: record["us"] / 1000)
+        draw_trackers(flat[len(cases) + 1], tracked, "trackers: vCPU time a page written while tracked (µs, p50)",
+                      vcpu_us_a_page)
     for axes in flat[count:]:
         axes.set_visible(False)
     facts = host.get("host", {})
     runs = max([len(values) for sides in cases.values() for values in sides.values()]
                + [len(records) for sizes in tracked.values() for records in sizes.values()])
     height = figure.get_figheight()
-    figure.text(0.01, 1 - 0.15 / height, "snapvm beside its floor (the same machine by raw system calls, in the same run)", fontsize=13, va="top")
+    figure.text(0.01, 1 - 0.15 / height,
+                "snapvm beside its floor (the same machine by raw system calls, in the same run)",
+                fontsize=13, va="top")
     figure.text(0.01, 1 - 0.42 / height,
-                f"{facts.get('cpu', '?')}, {facts.get('cores', '?')} cores, KVM: {facts.get('kvm', '?')}, Linux {facts.get('kernel', '?')}; "
-                f"commit {host.get('commit', '?')[:12]}; n = {runs} a side, not pinned", fontsize=8, color="#555555", va="top")
+                f"{facts.get('cpu', '?')}, {facts.get('cores', '?')} cores, KVM: {facts.get('kvm', '?')}, "
+                f"Linux {facts.get('kernel', '?')}; "
+                f"commit {host.get('commit', '?')[:12]}; n = {runs} a side, not pinned",
+                fontsize=8, color="#555555", va="top")
     figure.tight_layout(rect=(0, 0, 1, 1 - 0.6 / height))
     figure.savefig(picture, dpi=120)
     print(f"picture: {picture}")

@@ -75,7 +75,8 @@ Result<Process> Process::start(const std::vector<std::string>& command, const St
         variables.push_back(stamp.data());
     }
     variables.push_back(nullptr);
-    const int error = ::posix_spawn(&child.pid_, command.front().c_str(), &actions, nullptr, arguments.data(), variables.data());
+    const int error =
+        ::posix_spawn(&child.pid_, command.front().c_str(), &actions, nullptr, arguments.data(), variables.data());
     ::posix_spawn_file_actions_destroy(&actions);
     if (error != 0) {
         child.pid_ = -1;
@@ -101,12 +102,13 @@ Status Process::read_more() {
     pollfd ready{out_.get(), POLLIN, 0};
     const int count = ::poll(&ready, 1, kPatienceMs);
     if (count == 0) {
-        return fail(ErrorKind::system, name_ + ": nothing came for a minute");
+        return fail(ErrorKind::system, name_ + ": there is no output for a minute");
     }
     std::array<char, 65536> chunk;
     const ssize_t got = ::read(out_.get(), chunk.data(), chunk.size());
     if (got <= 0) {
-        return fail(ErrorKind::system, name_ + " ended before it said what was expected; so far: " + output_.substr(0, 200));
+        return fail(ErrorKind::system,
+                    name_ + " ended before the expected output; its output: " + output_.substr(0, 200));
     }
     output_.append(chunk.data(), static_cast<std::size_t>(got));
     return {};
@@ -134,14 +136,16 @@ Result<std::string> Process::line() {
     return output_.substr(from, seen_ - from - 1);
 }
 
-Status Process::send(const std::string& text) { return write_all(in_.get(), std::as_bytes(std::span(text)), "stdin of " + name_); }
+Status Process::send(const std::string& text) {
+    return write_all(in_.get(), std::as_bytes(std::span(text)), "stdin of " + name_);
+}
 
 void Process::end() {
     if (pid_ < 0) {
         return;
     }
     ::kill(pid_, SIGTERM);
-    // Its output pipe must not fill up while it comes to its end.
+    // The child must not block on a full output pipe while it ends.
     out_.reset();
     for (int i = 0; i < kEndTries; ++i) {
         if (::waitpid(pid_, nullptr, WNOHANG) != 0) {
@@ -175,7 +179,7 @@ Result<std::string> run_to_end(const std::vector<std::string>& command) {
         for (const std::string& word : command) {
             all += word + " ";
         }
-        return fail(ErrorKind::system, all + "did not end well (status " + std::to_string(status) + ")");
+        return fail(ErrorKind::system, all + "failed (status " + std::to_string(status) + ")");
     }
     return process.output();
 }

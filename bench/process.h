@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Programs started and talked to through pipes, with as little of ours in between as can be.
+// Starts programs and talks to them through pipes, with little code in between.
 #pragma once
 
 #include <sys/types.h>
@@ -13,36 +13,38 @@
 
 namespace snapvm::bench {
 
-/// CLOCK_MONOTONIC, nanoseconds.
+/// Returns CLOCK_MONOTONIC in nanoseconds.
 [[nodiscard]] std::uint64_t now_ns();
 
 struct StartOptions {
-    std::string input;          ///< in the child's stdin before it starts
-    bool stderr_too = false;    ///< its stderr goes where its stdout goes, not where ours goes
-    std::string stamp;          ///< an environment variable to hold the clock at the start, in ns
+    std::string input;  ///< written into the child's stdin before it starts
+    bool stderr_too = false;  ///< sends the child's stderr where its stdout goes, not to our stderr
+    std::string stamp;  ///< an environment variable that gets the start time, in ns
 };
 
-/// A child with pipes on its stdin and stdout. Ended and reaped when it goes.
+/// A child with pipes on its stdin and stdout. The destructor ends and reaps it.
 class Process {
 public:
-    /// posix_spawn (a vfork underneath), not fork: copying this process' page tables is none of the child's time.
+    /// Starts a child by posix_spawn (which uses vfork), not fork: copying this process' page
+    /// tables must not count as the child's time.
     static Result<Process> start(const std::vector<std::string>& command, const StartOptions& options = {});
     Process(Process&& other) noexcept;
     Process& operator=(Process&&) = delete;
     ~Process();
 
-    /// Waits until `needle` has come out; the clock at that moment. Fails when the child ends first or nothing comes for a minute.
+    /// Waits until `needle` has come out, and returns the clock at that moment. Fails if the child
+    /// ends first or nothing comes for a minute.
     Result<std::uint64_t> wait_for(const std::string& needle);
-    /// The same, in microseconds since the start.
+    /// Does the same as wait_for(), and returns microseconds since the start.
     Result<double> us_until(const std::string& needle);
-    /// The next line, without its end; fails as wait_for does.
+    /// Returns the next line without its newline. Fails as wait_for() does.
     Result<std::string> line();
     Status send(const std::string& text);
-    /// Asks it to end (SIGTERM) and waits; kills it after five seconds.
+    /// Asks the child to end (SIGTERM) and waits. Kills it after five seconds.
     void end();
-    /// Waits for it to end by itself and returns its exit status as of waitpid.
+    /// Waits until the child ends by itself, and returns its status as waitpid gives it.
     Result<int> wait_end();
-    /// All it has written so far that has been read here.
+    /// Returns all output that has been read so far.
     [[nodiscard]] const std::string& output() const { return output_; }
     [[nodiscard]] pid_t pid() const { return pid_; }
 
@@ -59,7 +61,7 @@ private:
     std::size_t seen_ = 0;
 };
 
-/// Runs a command to its end; fails when it does not end with 0. Its stdout.
+/// Runs a command to its end and returns its stdout. Fails if its exit code is not 0.
 Result<std::string> run_to_end(const std::vector<std::string>& command);
 
 }  // namespace snapvm::bench

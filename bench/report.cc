@@ -12,7 +12,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Microseconds; of a single system call.
+// The time, in microseconds, from which a single system call is shown.
 constexpr double kWorthShowing = 10;
 constexpr std::size_t kEnoughForP99 = 200;
 
@@ -41,7 +41,8 @@ void print_side(const std::vector<double>& values) {
         return;
     }
     const std::vector<double> in_order = sorted(values);
-    std::printf(" | %8.3f %8.3f %8.3f", percentile(in_order, 50) / 1e3, percentile(in_order, 90) / 1e3, in_order.back() / 1e3);
+    std::printf(" | %8.3f %8.3f %8.3f", percentile(in_order, 50) / 1e3, percentile(in_order, 90) / 1e3,
+                in_order.back() / 1e3);
 }
 
 }  // namespace
@@ -114,12 +115,16 @@ Status Report::add(Sample sample) {
     return write(json.dump());
 }
 
-Status Report::add_parts(const std::string& scenario, const std::string& name, Side side, const std::vector<Parts>& runs) {
+Status Report::add_parts(const std::string& scenario, const std::string& name, Side side,
+                         const std::vector<Parts>& runs) {
     Case& kept = find(scenario, name);
     for (const Parts& parts : runs) {
         note(kept.parts[side], parts);
-        Json json = {
-            {"record", "parts"}, {"scenario", scenario}, {"case", name}, {"side", name_of(side)}, {"parts", to_json(parts)}};
+        Json json = {{"record", "parts"},
+                     {"scenario", scenario},
+                     {"case", name},
+                     {"side", name_of(side)},
+                     {"parts", to_json(parts)}};
         facts_.add_to(json);
         TRY(write(json.dump()));
     }
@@ -128,8 +133,8 @@ Status Report::add_parts(const std::string& scenario, const std::string& name, S
 
 void Report::print_table() const {
     std::printf("%-22s %-42s %4s | %-26s | %-26s | %6s %9s\n", "times in ms", "", "", "floor", "ours", "", "");
-    std::printf("%-22s %-42s %4s | %8s %8s %8s | %8s %8s %8s | %6s %9s\n", "scenario", "case", "n", "p50", "p90", "max", "p50",
-                "p90", "max", "ratio", "above, ms");
+    std::printf("%-22s %-42s %4s | %8s %8s %8s | %8s %8s %8s | %6s %9s\n", "scenario", "case", "n", "p50", "p90", "max",
+                "p50", "p90", "max", "ratio", "above, ms");
     for (const auto& [key, kept] : cases_) {
         const auto values = [&](Side side) {
             const auto found = kept.totals.find(side);
@@ -156,7 +161,8 @@ void Report::print_parts() const {
             if (parts.empty()) {
                 continue;
             }
-            std::printf("  %s, %s, %s (p50, ms):", key.first.c_str(), key.second.c_str(), std::string(name_of(side)).c_str());
+            std::printf("  %s, %s, %s (p50, ms):", key.first.c_str(), key.second.c_str(),
+                        std::string(name_of(side)).c_str());
             for (const auto& [name, values] : parts) {
                 const double us = percentile(sorted(values), 50);
                 if (us >= kWorthShowing || name.find('(') == std::string::npos) {
@@ -174,7 +180,8 @@ void Report::print_figures() const {
             if (figures.empty()) {
                 continue;
             }
-            std::printf("  %s, %s, %s (p50):", key.first.c_str(), key.second.c_str(), std::string(name_of(side)).c_str());
+            std::printf("  %s, %s, %s (p50):", key.first.c_str(), key.second.c_str(),
+                        std::string(name_of(side)).c_str());
             for (const auto& [name, values] : figures) {
                 std::printf("  %s %.4g", name.c_str(), percentile(sorted(values), 50));
             }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Samples: each goes to the results file as it is taken, all of them into a table at the end.
+// Collects samples. Each is written to the results file when it is taken; a table at the end shows
+// all of them.
 #pragma once
 
 #include <cstdio>
@@ -18,42 +19,45 @@ namespace snapvm::bench {
 enum class Side : std::uint8_t { floor, ours };
 [[nodiscard]] std::string_view name_of(Side side);
 
-/// Named times in microseconds, in the order in which they are to be shown.
+/// Named times in microseconds, in the order in which they are shown.
 using Parts = std::vector<std::pair<std::string, double>>;
 
 struct Sample {
     std::string scenario;
-    std::string name;  ///< of the case
+    std::string name;  ///< name of the case
     Side side{};
     int run = 0;
     double us = 0;
-    Parts parts;    ///< of `us`, or beside it
-    Parts figures;  ///< what is no time; the names say the units
+    Parts parts;  ///< parts of `us`, or other times of the same run
+    Parts figures;  ///< values that are no times; the names say the units
 };
 
-/// Percentiles of a sorted list by nearest rank: every figure shown is one that was measured.
+/// Returns a percentile of a sorted list by nearest rank, so that every figure shown was measured.
 [[nodiscard]] double percentile(const std::vector<double>& sorted, unsigned percent);
 
 class Report {
 public:
-    /// Opens (truncates) the results file and writes the host's facts as its first line.
+    /// Opens (truncates) the results file, and writes the host's facts as its first line.
     static Result<Report> open(const std::string& path, HostFacts facts);
 
-    /// Keeps and writes a sample; warm-up runs (negative) are dropped.
+    /// Keeps and writes a sample. Warm-up runs (negative numbers) are dropped.
     Status add(Sample sample);
-    /// Parts from runs of their own, made slower by the watching: shown and written, never counted.
+    /// Adds parts from separate runs, which the measuring made slower. They are shown and written,
+    /// and count in no total.
     Status add_parts(const std::string& scenario, const std::string& name, Side side, const std::vector<Parts>& runs);
 
-    /// Nothing that counts has been measured.
+    /// Returns whether no sample was kept.
     [[nodiscard]] bool empty() const { return cases_.empty(); }
-    /// One line a case: n, floor and ours (p50, p90, maximum), ratio and difference of the p50s.
+    /// Prints one line for each case: n, floor and ours (p50, p90, maximum), ratio and difference
+    /// of the p50s.
     void print_table() const;
-    /// p50 of every part, floor and ours.
+    /// Prints the p50 of every part, for floor and ours.
     void print_parts() const;
-    /// p50 of every figure that is no time, and p99 of the times where there are enough of them.
+    /// Prints the p50 of every figure, and the p99 of the times if there are enough samples.
     void print_figures() const;
-    /// p50 of a part (or of the total, for ""), in microseconds; 0 when there is none.
-    [[nodiscard]] double p50(const std::string& scenario, const std::string& name, Side side, const std::string& part = "") const;
+    /// Returns the p50 of a part (of the total, for ""), in microseconds, 0 if there is none.
+    [[nodiscard]] double p50(const std::string& scenario, const std::string& name, Side side,
+                             const std::string& part = "") const;
 
 private:
     using Key = std::pair<std::string, std::string>;
@@ -66,7 +70,8 @@ private:
         void operator()(std::FILE* file) const { std::fclose(file); }
     };
 
-    Report(std::unique_ptr<std::FILE, Close> file, HostFacts facts) : file_(std::move(file)), facts_(std::move(facts)) {}
+    Report(std::unique_ptr<std::FILE, Close> file, HostFacts facts)
+        : file_(std::move(file)), facts_(std::move(facts)) {}
     Case& find(const std::string& scenario, const std::string& name);
     [[nodiscard]] const Case* find(const std::string& scenario, const std::string& name) const;
     static void note(std::vector<std::pair<std::string, std::vector<double>>>& all, const Parts& parts);

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// restore: from a snapshot in the page cache to the guest's first instruction, for guests of several sizes, sparsely used.
+// restore: from a snapshot in the page cache to the guest's first instruction, for guests of
+// several sizes that use their memory sparsely.
 //
-// in-process: /dev/kvm is open; from opening the area to the return of the first KVM_RUN that the guest ended. process: from just before
-// posix_spawn to the first byte that the guest writes to its serial port, through a pipe. Every instruction of the guest but jumps is
-// such a write (sparse_guest.cc).
+// In-process cases have /dev/kvm open; the clock runs from opening the area to the return of the
+// first KVM_RUN that the guest ended. In process cases the clock runs from just before posix_spawn
+// until the first byte that the guest writes to its serial port has come through a pipe. Every
+// instruction of the guest but jumps is such a write (sparse_guest.cc).
 #include <unistd.h>
 
 #include <algorithm>
@@ -30,11 +32,12 @@ Status in_process(const Options& options, Report& report, const std::string& nam
         TRY(process.send("\n"));
         Parts parts = parse_parts(TRY(process.line()), 1e3);
         if (parts.empty() || parts.front().first != "total") {
-            return fail(ErrorKind::invalid, "a worker's line makes no sense");
+            return fail(ErrorKind::invalid, "a worker's line is malformed");
         }
         const double total = parts.front().second;
         parts.erase(parts.begin());
-        std::erase_if(parts, [](const auto& part) { return part.second < 5 && part.first.find('(') != std::string::npos; });
+        std::erase_if(parts,
+                      [](const auto& part) { return part.second < 5 && part.first.find('(') != std::string::npos; });
         return report.add({kScenario, name, side, run, total, std::move(parts), {}});
     });
 }
@@ -47,7 +50,8 @@ Status as_process(const Options& options, Report& report, const std::string& nam
     });
 }
 
-// What does not depend on the size must not grow with it.
+// Prints the time outside KVM_SET_USER_MEMORY_REGION over the sizes. It must not grow with the
+// size.
 void print_spread(const Options& options, const Report& report) {
     for (const Side side : {Side::floor, Side::ours}) {
         double least = 0;
@@ -57,8 +61,10 @@ void print_spread(const Options& options, const Report& report) {
             least = least == 0 ? rest : std::min(least, rest);
             most = std::max(most, rest);
         }
-        std::printf("restore, outside KVM_SET_USER_MEMORY_REGION, %s: %.2f to %.2f ms over the sizes, %.2f times (target 1.3)\n",
-                    std::string(name_of(side)).c_str(), least / 1e3, most / 1e3, least == 0 ? 0 : most / least);
+        std::printf(
+            "restore, outside KVM_SET_USER_MEMORY_REGION, %s: %.2f to %.2f ms over the sizes, %.2f times (target "
+            "1.3)\n",
+            std::string(name_of(side)).c_str(), least / 1e3, most / 1e3, least == 0 ? 0 : most / least);
     }
 }
 

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// scan: what a look at each page costs, in one thread: the zero scan, and the whole classification (population, zero scan, checksum, hash),
-// beside memcpy of the same bytes, and a sum that only reads them.
+// scan: the cost of looking at each page in one thread. It measures the zero scan, and the whole
+// classification (population, zero scan, checksum, hash), and compares them with memcpy of the same
+// bytes and with a sum that only reads them.
 #include <emmintrin.h>
 
-#include <iterator>
 #include <cstring>
+#include <iterator>
 
 #include "bench/process.h"
 #include "bench/scenario.h"
-#include "snapshot/classify.h"
-#include "snapshot/superblock.h"
+#include "snapshot/format/superblock.h"
+#include "snapshot/write/classify.h"
 #include "vmm/base/try.h"
 
 namespace snapvm::bench {
@@ -17,7 +18,7 @@ namespace {
 
 constexpr const char* kScenario = "scan";
 constexpr std::uint64_t kBytes = 256ULL << 20;  // far more than a cache holds
-constexpr std::uint64_t kChunkPages = 16384;  // as the first round of a snapshot goes
+constexpr std::uint64_t kChunkPages = 16384;  // as in the first round of a snapshot
 
 double gb_per_s(double us) { return static_cast<double>(kBytes) / us / 1e3; }
 
@@ -28,10 +29,10 @@ Result<double> time_us(Work work) {
     return static_cast<double>(now_ns() - start) / 1e3;
 }
 
-// Nothing before it may be left out, or moved behind it, by the compiler.
+// The compiler may neither drop what comes before this call nor move it behind.
 void keep(const void* what) { asm volatile("" : : "r"(what) : "memory"); }
 
-// A cache line at a time, in registers that do not wait for each other.
+// Sums a cache line at a time, in four registers that do not depend on each other.
 std::uint64_t sum(std::span<const std::byte> bytes) {
     const auto* at = reinterpret_cast<const __m128i*>(bytes.data());
     __m128i totals[4] = {};
@@ -123,7 +124,8 @@ Status bench_scan(const Options& options, Report& report) {
                             Case{"classes of data pages", false, false}}) {
         Scan scan = TRY(Scan::over(one.zeros));
         TRY(interleaved(options, [&](Side side, int run) -> Status {
-            return report.add(TRY(side == Side::floor ? scan.floor(one.name, run) : scan.ours(one.name, run, one.zero_scan_alone)));
+            return report.add(
+                TRY(side == Side::floor ? scan.floor(one.name, run) : scan.ours(one.name, run, one.zero_scan_alone)));
         }));
     }
     return {};

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a scenario gets and where it leaves its figures.
+// What a scenario gets, and where it leaves its figures.
 #pragma once
 
 #include <chrono>
@@ -16,23 +16,24 @@ namespace snapvm::bench {
 
 struct Options {
     unsigned runs = 20;
-    unsigned warm_up = 2;  ///< pairs before the first that counts
-    std::vector<std::string> memory;  ///< empty: what the scenario likes
+    unsigned warm_up = 2;  ///< pairs of runs before the first that counts
+    std::vector<std::string> memory;  ///< empty: the scenario's default
     std::vector<std::string> working_sets = {"1M", "96M"};
-    // Of guests that run while a snapshot is made. Every combination is a case. Texts that the product understands are passed to it as they are.
-    std::vector<std::string> hot = {"64M", "900M"};  ///< written over and over
-    std::vector<std::string> rates = {"0"};  ///< pages a second and vCPU; 0: as fast as it can
+    // For guests that run while a snapshot is made. Every combination is a case. Texts that the
+    // product understands are passed to it unchanged.
+    std::vector<std::string> hot = {"64M", "900M"};  ///< memory that the guest writes repeatedly
+    std::vector<std::string> rates = {"0"};  ///< pages a second and vCPU; 0: full speed
     std::vector<std::string> cpus = {"1"};
     std::vector<std::string> dirty = {"log"};
     std::vector<std::string> modes = {"live"};
     std::vector<std::string> staging = {""};  ///< "": the product's default
-    std::string when_diverging;  ///< likewise
-    std::string max_pause;  ///< likewise
+    std::string when_diverging;  ///< "": the product's default
+    std::string max_pause;  ///< "": the product's default
     std::string cache = "auto";
-    std::string floor_rate = "1400M";  ///< bytes a second of the floor's first round
-    std::string target_rate;  ///< bytes a second that ours can write to the target's disk; "": all it can
-    std::string area;  ///< a file, written anew for every case, or a device
-    std::string programs;  ///< folder of raw_boot, raw_restore and this program
+    std::string floor_rate = "1400M";  ///< limit of the floor's first round, in bytes a second
+    std::string target_rate;  ///< limit of our writes to the target's disk, in bytes a second; "": none
+    std::string area;  ///< a file, which every case creates anew, or a device
+    std::string programs;  ///< folder of the raw programs and of this one
     std::string self;
     std::string snapvm;
 
@@ -49,12 +50,12 @@ struct Options {
     [[nodiscard]] std::string raw_restore() const { return programs + "/raw_restore"; }
 };
 
-/// After each run, before the next one's clock: the kernel goes on taking a machine apart behind the back of whoever closed it, and that
-/// would be counted to whoever comes next.
+/// Pause after each run, before the next one's clock starts: the kernel goes on tearing down a
+/// machine after its descriptors are closed, and that time would count for the next run.
 inline constexpr auto kSettle = std::chrono::milliseconds(20);
 
-/// Calls `one(side, run)` for floor and ours in turn; which goes first changes from run to run, so that whatever drifts hits both. The
-/// warm-up's runs have negative numbers.
+/// Calls `one(side, run)` for floor and ours in turn. Which goes first changes from run to run, so
+/// that drift affects both. Warm-up runs have negative numbers.
 template <class One>
 Status interleaved(const Options& options, One one) {
     const int first = -static_cast<int>(options.warm_up);
@@ -72,11 +73,12 @@ Status interleaved(const Options& options, One one) {
 
 struct LiveGuest;
 [[nodiscard]] bool is_device(const std::string& target);
-/// A file is removed, a device left alone.
+/// Removes the target if it is a file. A device stays.
 void remove_target(const std::string& target);
-/// An empty area on a device, which must be one already or hold nothing else that is known; no file.
+/// Creates an empty area if the target is a device. The device has to contain an area, or nothing
+/// that is recognised. If the target is a file, removes it.
 Status prepare_target(const Options& options, const LiveGuest& guest);
-/// The body of PUT /snapshot/create.
+/// Returns a body for PUT /snapshot/create.
 Result<nlohmann::json> snapshot_body(const Options& options, const std::string& mode, const std::string& staging);
 
 Status bench_boot(const Options& options, Report& report);

@@ -10,9 +10,9 @@
 #include <thread>
 #include <vector>
 
-#include "snapshot/writer.h"
-#include "vmm/api/machine_source.h"
+#include "snapshot/write/write_snapshot.h"
 #include "vmm/base/try.h"
+#include "vmm/control/machine_source.h"
 #include "vmm/machine/machine.h"
 
 namespace snapvm::bench {
@@ -20,7 +20,8 @@ namespace {
 
 constexpr std::uint64_t kLoadAt = 1ULL << 20;
 
-// Linux 64-bit entry: one MARK, so that it is known to run, then bytes to the serial port for ever.
+// Linux 64-bit entry: one MARK shows that the program runs; then it writes bytes to the serial port
+// for ever.
 constexpr std::array<unsigned char, 21> kProgram = {
     0x66, 0xBA, 0xF8, 0x05,        // mov dx, 0x5f8
     0xB8, 0x01, 0x00, 0x00, 0x00,  // mov eax, 1
@@ -60,7 +61,7 @@ std::vector<std::byte> elf_of_program() {
     return file;
 }
 
-// From the host's side: a guest at CPL 0 is slow where kernel mode is emulated.
+// Writes from the host's side: a guest at CPL 0 is slow if KVM emulates kernel mode.
 void use(MemoryBlock& block, std::uint64_t from, std::uint64_t size) {
     for (std::uint64_t at = from; at < from + size && at < block.spec().size; at += kPageSize) {
         std::memset(block.host() + at, static_cast<int>(at / kPageSize % 255 + 1), kPageSize);
@@ -105,9 +106,9 @@ Status snapshot_sparse_guest(std::uint64_t memory_bytes, const AreaPath& area) {
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     if (area.offset == 0) {
-        ::unlink(area.path.c_str());  // a device stays; the area in it is written over
+        ::unlink(area.path.c_str());  // a device stays; the area in it is overwritten
     }
-    api::MachineSnapshotSource source(*machine);
+    MachineSnapshotSource source(*machine);
     WriteOptions options;
     options.keep_frozen = true;
     TRY(write_snapshot(source, area, options));

@@ -30,7 +30,7 @@ Result<DirtyTracking> tracking_of(const std::string& text) {
     if (text == "ring") {
         return DirtyTracking::ring;
     }
-    return fail(ErrorKind::usage, "--dirty " + text + " is not auto, log or ring");
+    return fail(ErrorKind::usage, "--dirty " + text + " is not a tracker", "give auto, log or ring");
 }
 
 }  // namespace
@@ -78,7 +78,7 @@ Result<StirringGuest> StirringGuest::boot(const LiveGuest& guest) {
     TRY(machine->resume());
     if (!machine->wait_ready(Clock::now() + kPatience)) {
         return fail(ErrorKind::system,
-                    "the ledger guest does not come to READY: " + machine->console().read(0, Clock::now()).bytes);
+                    "the ledger guest does not say READY: " + machine->serial().output().read(0, Clock::now()).bytes);
     }
     Stirring stirring = TRY(Stirring::find(machine->memory()));
     const auto settled = [&]() -> Result<bool> {
@@ -88,12 +88,12 @@ Result<StirringGuest> StirringGuest::boot(const LiveGuest& guest) {
         if (!config.devices.balloon) {
             return true;
         }
-        const auto size = TRY(machine->balloon());
+        const auto size = TRY(machine->balloon().status());
         return size.actual_bytes == size.target_bytes;
     };
     for (const auto until = Clock::now() + kPatience; !TRY(settled());) {
         if (Clock::now() > until) {
-            return fail(ErrorKind::system, "the guest does not stir, or start its load");
+            return fail(ErrorKind::system, "the guest neither stirs nor starts its load");
         }
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }

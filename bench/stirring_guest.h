@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A ledger guest that stirs its memory (guest-images/ledger/README.md), in this process, and how fast it does.
+// A ledger guest in this process that stirs its memory (guest-images/ledger/README.md), and a
+// measure of its speed.
 #pragma once
 
 #include <cstdint>
@@ -18,19 +19,20 @@ namespace snapvm::bench {
 struct LiveGuest {
     std::string memory = "1G";
     std::string cpus = "1";
-    std::string dirty = "log";  ///< as `--dirty` has it
+    std::string dirty = "log";  ///< as the option `--dirty`
     std::string cmdline = {};
-    std::string balloon = {};  ///< its size, which the guest is given time to reach; "": there is none
+    std::string balloon = {};  ///< size, which the guest gets time to reach; "": no balloon
 };
 
-/// The counts that the guest keeps of the pages it writes, read while it runs. All zero where it does not stir.
+/// The guest's own counts of the pages that it writes, readable while it runs. All are zero if it
+/// does not stir.
 class Stirring {
 public:
     static Result<Stirring> find(GuestMemory& memory);
     [[nodiscard]] std::uint64_t pages() const;
-    /// Every page has been written.
+    /// Returns whether every page has been written.
     [[nodiscard]] bool swept() const;
-    /// The region's size, in pages.
+    /// Returns the region's size in pages.
     [[nodiscard]] std::uint64_t region() const { return root_.stir_pages; }
 
 private:
@@ -38,10 +40,10 @@ private:
     std::vector<std::uint64_t*> counts_;
 };
 
-/// A moment, and how far the guest was.
+/// A moment, and how many pages the guest had written by then.
 struct SpeedMark {
     explicit SpeedMark(const Stirring& stirring) : ns(now_ns()), pages(stirring.pages()) {}
-    /// Pages a second.
+    /// Returns the speed from this moment to `later`, in pages a second.
     [[nodiscard]] double rate_to(const SpeedMark& later) const {
         return static_cast<double>(later.pages - pages) * 1e9 / static_cast<double>(later.ns - ns);
     }
@@ -54,7 +56,7 @@ struct StirringGuest {
     std::unique_ptr<Machine> machine;
     Stirring stirring;
 
-    /// READY, every page stirred once, paused.
+    /// Boots the guest, waits for READY and until every page has been stirred once, and pauses it.
     static Result<StirringGuest> boot(const LiveGuest& guest);
 };
 

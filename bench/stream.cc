@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// vsock: a guest's stream to a program of the host's, beside a unix socket between two processes. The program is this one on both sides. The
-// clock: just before the sender, or who asks, is told to begin → the receiver has the last byte, or the last answer.
+// vsock: a guest's stream to a program on the host, compared with a unix socket between two
+// processes. On both sides this program is the peer. The clock runs from just before the sender or
+// the asking side is told to begin until the receiver has the last byte, or the last answer.
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -24,16 +25,17 @@ constexpr const char* kScenario = "vsock";
 struct Case {
     const char* name;
     ledger::LoadKind kind;
-    const char* word;  ///< raw_unix'
+    const char* word;  ///< the word that raw_unix takes
     std::uint64_t size;
     std::uint64_t count;
 };
 constexpr Case kBulk[] = {{"guest to host, 64K", ledger::LoadKind::stream_out, "out", 64 << 10, 4096},
                           {"host to guest, 64K", ledger::LoadKind::stream_in, "in", 64 << 10, 4096},
                           {"round trip, 64 bytes", ledger::LoadKind::echo, "echo", 64, 1000}};
-constexpr Case kSmallBuffers[] = {{"host to guest, 64K, into buffers of 4K", ledger::LoadKind::stream_in, "in", 64 << 10, 1024}};
+constexpr Case kSmallBuffers[] = {
+    {"host to guest, 64K, into buffers of 4K", ledger::LoadKind::stream_in, "in", 64 << 10, 1024}};
 
-// The program at the stream's other end.
+// The program at the other end of the stream.
 class Peer {
 public:
     explicit Peer(UniqueFd socket) : socket_(std::move(socket)), buffer_(64 << 10) {}
@@ -72,7 +74,7 @@ private:
     std::vector<std::byte> buffer_;
 };
 
-// Who connects next.
+// Accepts the next connection.
 Result<Peer> accept_peer(const Listener& listener) {
     constexpr int kPatienceMs = 10'000;
     pollfd ready{listener.fd(), POLLIN, 0};
@@ -85,8 +87,9 @@ Result<Peer> accept_peer(const Listener& listener) {
 }
 
 Sample sample_of(const Case& one, Side side, int run, std::uint64_t received_ns, const Parts& all) {
-    // Who sends is done while the last bytes are on their way: there the receiver's clock counts.
-    const double us = one.kind == ledger::LoadKind::stream_out ? static_cast<double>(received_ns) / 1e3 : part_of(all, "ns") / 1e3;
+    // The sender is done while the last bytes are in flight, so the receiver's clock counts here.
+    const double us =
+        one.kind == ledger::LoadKind::stream_out ? static_cast<double>(received_ns) / 1e3 : part_of(all, "ns") / 1e3;
     const auto count = static_cast<double>(one.count);
     const double mib = static_cast<double>(one.size) * count / (1 << 20);
     Sample sample{kScenario, one.name, side, run, us, {}, {}};
@@ -103,12 +106,13 @@ Sample sample_of(const Case& one, Side side, int run, std::uint64_t received_ns,
     return sample;
 }
 
-Status one_case(const Options& options, Report& report, const Case& one, Process& floor, Peer& floor_peer, LoadProcess& ours,
-                Peer& our_peer) {
+Status one_case(const Options& options, Report& report, const Case& one, Process& floor, Peer& floor_peer,
+                LoadProcess& ours, Peer& our_peer) {
     return interleaved(options, [&](Side side, int run) -> Status {
         const std::uint64_t start = now_ns();
         if (side == Side::floor) {
-            TRY(floor.send(std::string(one.word) + ' ' + std::to_string(one.size) + ' ' + std::to_string(one.count) + '\n'));
+            TRY(floor.send(std::string(one.word) + ' ' + std::to_string(one.size) + ' ' + std::to_string(one.count) +
+                           '\n'));
             TRY(floor_peer.play(one));
         } else {
             TRY(ours.begin({.kind = one.kind, .size = one.size, .count = one.count}));
@@ -120,7 +124,7 @@ Status one_case(const Options& options, Report& report, const Case& one, Process
     });
 }
 
-// `receive`: the guest's buffers for what comes.
+// `receive` is the size of the guest's receive buffers.
 Status cases(const Options& options, Report& report, std::span<const Case> all, const std::string& receive) {
     const std::string floor_path = options.programs + "/bench.unix";
     const std::string our_path = options.programs + "/bench.vsock";
@@ -129,8 +133,8 @@ Status cases(const Options& options, Report& report, std::span<const Case> all, 
         TRY(Listener::open(our_path + "_" + std::to_string(ledger::kLoadPort), "another folder for the programs"));
     Process floor = TRY(Process::start({options.raw_unix(), floor_path}));
     Peer floor_peer = TRY(accept_peer(floor_listener));
-    LoadProcess ours =
-        TRY(LoadProcess::start(options.self, {.memory = "256M", .region = "2M", .receive = receive, .vsock = our_path}));
+    LoadProcess ours = TRY(
+        LoadProcess::start(options.self, {.memory = "256M", .region = "2M", .receive = receive, .vsock = our_path}));
     Peer our_peer = TRY(accept_peer(our_listener));
     for (const Case& one : all) {
         TRY(one_case(options, report, one, floor, floor_peer, ours, our_peer));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where snapshots of guests that run go, and what is asked for with them.
+// The targets of the snapshots of running guests, and the body of their requests.
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -8,11 +8,11 @@
 
 #include "bench/live_worker.h"
 #include "bench/scenario.h"
-#include "snapshot/area.h"
-#include "snapshot/inspect.h"
+#include "snapshot/area/area.h"
+#include "snapshot/report/inspect.h"
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
-#include "vmm/machine/config.h"
+#include "vmm/config/machine_config.h"
 
 namespace snapvm::bench {
 
@@ -37,7 +37,7 @@ Status prepare_target(const Options& options, const LiveGuest& guest) {
     MachineConfig config;
     config.memory_bytes = TRY(parse_size(guest.memory));
     std::from_chars(guest.cpus.data(), guest.cpus.data() + guest.cpus.size(), config.cpus);
-    // An area may be made anew; anything else on the device is refused.
+    // An existing area may be created anew. Anything else on the device is refused.
     const bool is_area = inspect_area(area).has_value();
     TRY(create_area(area, {.blocks = config.blocks(), .cpus = config.cpus}, {.slots = 1, .force = is_area}));
     return {};

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Source: Linux, Documentation/admin-guide/cgroup-v2.rst (io.max) and cgroup-v1/blkio-controller.rst.
+// Sources: Linux, Documentation/admin-guide/cgroup-v2.rst (io.max) and
+// cgroup-v1/blkio-controller.rst.
 #include "bench/throttle.h"
 
 #include <fcntl.h>
@@ -10,7 +11,7 @@
 #include <cerrno>
 #include <filesystem>
 
-#include "snapshot/area_path.h"
+#include "snapshot/area/area_path.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/try.h"
 
@@ -28,7 +29,7 @@ Status write_text(const std::string& path, const std::string& text) {
     return {};
 }
 
-// MAJOR:MINOR of the whole disk: a partition cannot be limited.
+// Returns MAJOR:MINOR of the whole disk, because a partition cannot be limited.
 Result<std::string> disk_of(const std::string& target) {
     const std::string path = TRY(AreaPath::parse(target)).path;
     struct stat info{};
@@ -52,12 +53,12 @@ Result<Throttle> Throttle::on(const std::string& target, std::uint64_t bytes_per
     const bool old = ::access(kVersion1, F_OK) == 0;
     const std::string disk = TRY(disk_of(target));
     if (!old) {
-        (void)write_text(std::string(kVersion2) + "/cgroup.subtree_control", "+io");  // it may be on already
+        (void)write_text(std::string(kVersion2) + "/cgroup.subtree_control", "+io");  // it may be enabled already
     }
     Throttle throttle(std::string(old ? kVersion1 : kVersion2) + "/snapvm-bench-" + std::to_string(::getpid()));
     if (::mkdir(throttle.group_.c_str(), 0755) != 0) {
-        return fail(
-            Error::system("mkdir", throttle.group_, errno, "to slow a disk down takes root and the io (blkio) cgroup controller"));
+        return fail(Error::system("mkdir", throttle.group_, errno,
+                                  "slow a disk down as root, on a host with the io (blkio) cgroup controller"));
     }
     const std::string rate = std::to_string(bytes_per_second);
     TRY(old ? write_text(throttle.group_ + "/blkio.throttle.write_bps_device", disk + " " + rate)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A disk made slow for one process: a cgroup of its own with a limit on the device's writes. Needs root.
+// Makes a disk slow for one process, by a cgroup with a limit on the device's writes. It needs
+// root.
 #pragma once
 
 #include <sys/types.h>
@@ -14,11 +15,12 @@ namespace snapvm::bench {
 
 class Throttle {
 public:
-    /// `target` is a device, or a file (to be) on one; the limit is on the whole disk. cgroup v1 throttles only what goes past the page cache.
+    /// `target` is a device, or a file (which need not exist yet) on one. The limit applies to the
+    /// whole disk. cgroup v1 limits only writes that bypass the page cache.
     static Result<Throttle> on(const std::string& target, std::uint64_t bytes_per_second);
     Throttle(Throttle&& other) noexcept : group_(std::exchange(other.group_, {})) {}
     Throttle& operator=(Throttle&&) = delete;
-    /// Removes the cgroup: every process in it must have ended.
+    /// Removes the cgroup. Every process in it must have ended.
     ~Throttle();
 
     [[nodiscard]] Status add(pid_t process) const;

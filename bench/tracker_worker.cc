@@ -16,15 +16,17 @@ namespace snapvm::bench {
 namespace {
 
 constexpr auto kInterval = std::chrono::milliseconds(100);  ///< between harvests
-constexpr std::uint64_t kArmPages = 16384;                  ///< as the first round of a snapshot arms
+constexpr std::uint64_t kArmPages = 16384;  ///< as the first round of a snapshot arms
 
 double cpu_us(int who) {
     rusage used{};
     ::getrusage(who, &used);
-    const auto us = [](const timeval& time) { return static_cast<double>(time.tv_sec) * 1e6 + static_cast<double>(time.tv_usec); };
+    const auto us = [](const timeval& time) {
+        return static_cast<double>(time.tv_sec) * 1e6 + static_cast<double>(time.tv_usec);
+    };
     return us(used.ru_utime) + us(used.ru_stime);
 }
-// Of the vCPUs: there is no other thread at work but this one.
+// Returns the vCPUs' processor time: no other thread works but this one.
 double vcpu_cpu_us() { return cpu_us(RUSAGE_SELF) - cpu_us(RUSAGE_THREAD); }
 
 struct Speed {
@@ -42,7 +44,8 @@ Speed watch(const Stirring& stirring) {
 
 double us_since(std::uint64_t ns) { return static_cast<double>(now_ns() - ns) / 1e3; }
 
-// Untracked for a while; tracking on, everything armed; a first harvest; the one that is reported.
+// Measures the untracked speed, turns tracking on and arms all pages, harvests once, and reports
+// the second harvest.
 Status track_once(const StirringGuest& guest) {
     Machine& machine = *guest.machine;
     DirtyFeed* feed = machine.dirty();
@@ -74,9 +77,10 @@ Status track_once(const StirringGuest& guest) {
     subscription.reset();
     const double stop_us = us_since(stopped);
     TRY(machine.pause());
-    std::printf("harvest=%.1f start=%.1f stop=%.1f pages=%llu before=%.0f during=%.0f before_cpu=%.1f during_cpu=%.1f\n",
-                harvest_us, start_us, stop_us, static_cast<unsigned long long>(pages), before.pages_per_s, during.pages_per_s,
-                before.cpu_percent, during.cpu_percent);
+    std::printf(
+        "harvest=%.1f start=%.1f stop=%.1f pages=%llu before=%.0f during=%.0f before_cpu=%.1f during_cpu=%.1f\n",
+        harvest_us, start_us, stop_us, static_cast<unsigned long long>(pages), before.pages_per_s, during.pages_per_s,
+        before.cpu_percent, during.cpu_percent);
     std::fflush(stdout);
     return {};
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The process of scenario `trackers` that has the guest and its tracker.
+// The worker process of scenario `trackers`, which has the guest and its tracker.
 #pragma once
 
 #include <span>
@@ -9,7 +9,8 @@
 
 namespace snapvm::bench {
 
-/// Arguments as LiveGuest has them. Says "ready", then for each line on stdin tracks the guest once and answers with a line of NAME=NUMBER.
+/// Serves requests. The arguments are the first members of LiveGuest in order. Prints "ready", then
+/// for each line on stdin tracks the guest once and answers with a line of NAME=NUMBER.
 Result<int> serve_trackers(std::span<const std::string> arguments);
 
 }  // namespace snapvm::bench

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// trackers: KVM's dirty log and dirty ring under the same VMM, the same guest and the same questions: how long a harvest takes, 100 ms after
-// the one before, and what the guest loses by being tracked. Both are ours; they take turns, and there is no floor.
+// trackers: KVM's dirty log and dirty ring under the same VMM and the same guest. It measures how
+// long a harvest takes, 100 ms after the one before, and what the guest loses by being tracked.
+// Both are ours and take turns; there is no floor.
 #include <array>
 #include <cstdio>
 
@@ -15,7 +16,7 @@ namespace {
 
 constexpr const char* kScenario = "trackers";
 constexpr std::array kTrackers = {"log", "ring"};
-/// Pages a second; 0: as fast as it can.
+/// Pages a second; 0: full speed.
 constexpr std::array kRates = {25'600U, 51'200U, 0U};
 
 std::string rate_text(unsigned rate) { return rate == 0 ? "full speed" : std::to_string(rate) + "/s"; }
@@ -42,9 +43,9 @@ Sample sample_of(const std::string& name, int run, std::uint64_t memory, unsigne
 
 Status one_case(const Options& options, Report& report, const std::string& memory, unsigned rate) {
     const std::uint64_t bytes = TRY(parse_size(memory));
-    // Five eighths: of 4 GiB, what fits below the hole in one piece.
-    const std::string cmdline =
-        "ws=1M stir=" + std::to_string((bytes / 8 * 5) >> 20) + "M" + (rate == 0 ? "" : " stirrate=" + std::to_string(rate));
+    // Five eighths of 4 GiB fit below the hole in one piece.
+    const std::string cmdline = "ws=1M stir=" + std::to_string((bytes / 8 * 5) >> 20) + "M" +
+                                (rate == 0 ? "" : " stirrate=" + std::to_string(rate));
     std::vector<Process> processes;
     for (const char* tracker : kTrackers) {
         processes.push_back(TRY(Process::start({options.self, "--worker", "trackers", memory, "1", tracker, cmdline})));

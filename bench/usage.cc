@@ -44,7 +44,8 @@ std::uint64_t thread_cpu_ns(const std::string& name) {
     std::uint64_t sum = 0;
     for (const fs::directory_entry& task : fs::directory_iterator("/proc/self/task")) {
         if (first_line(task.path() / "comm") == name) {
-            std::istringstream(first_line(task.path() / "schedstat")) >> sum;  // time on a processor, in ns, comes first
+            // schedstat starts with the time on a processor, in ns.
+            std::istringstream(first_line(task.path() / "schedstat")) >> sum;
         }
     }
     return sum;
@@ -62,12 +63,13 @@ constexpr std::array<std::string_view, 3> kNames = {"exits", "halt_exits", "irq_
 
 }  // namespace
 
-// Documentation/virt/kvm/api.rst, 4.133: a header, descriptors with a name behind each, 64-bit values.
+// Source: Linux, Documentation/virt/kvm/api.rst, 4.133. The file has a header, descriptors with a
+// name after each, and 64-bit values.
 Result<UsageMeter::Vcpu> UsageMeter::open_vcpu(int fd) {
     Vcpu vcpu;
     vcpu.statistics = UniqueFd(::ioctl(fd, KVM_GET_STATS_FD, nullptr));
     if (!vcpu.statistics.valid()) {
-        return fail(Error::system("KVM_GET_STATS_FD", "vCPU", errno, "exits are counted by Linux 5.14 and newer"));
+        return fail(Error::system("KVM_GET_STATS_FD", "vCPU", errno, "use Linux 5.14 or newer, which counts exits"));
     }
     kvm_stats_header header{};
     TRY(read_at(vcpu.statistics.get(), &header, sizeof header, 0));
@@ -85,7 +87,7 @@ Result<UsageMeter::Vcpu> UsageMeter::open_vcpu(int fd) {
     return vcpu;
 }
 
-// The descriptors are the library's own; from outside they are found by what the kernel calls them.
+// The library does not hand out its descriptors, so they are found by their names in /proc.
 Result<UsageMeter> UsageMeter::open(const Machine& machine) {
     UsageMeter meter;
     meter.machine_ = &machine;

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// write: how fast a snapshot gets onto its target, and how little it writes, beside plain sequential O_DIRECT writing onto the same file
-// system or device (the better of pwrite and io_uring, run by run). Areas and the floor's file are written over, not made anew, after
-// the warm-up.
+// write: how fast a snapshot gets onto its target, and how little it writes, compared with
+// sequential O_DIRECT writes onto the same file system or device (the better of pwrite and
+// io_uring, run by run). From the second run on, areas and the floor's file are overwritten and not
+// created anew.
 #include <cstdio>
 
 #include "bench/co_process.h"
 #include "bench/live_worker.h"
 #include "bench/scenario.h"
-#include "snapshot/area_path.h"
-#include "snapshot/layout.h"
+#include "snapshot/area/area_path.h"
+#include "snapshot/format/layout.h"
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 
@@ -22,15 +23,16 @@ constexpr std::uint64_t kAlign = 2ULL << 20;
 struct Case {
     const char* name;
     const char* cmdline;
-    /// What the clock covers on both sides: the first round without a flush, or all of it with one.
+    /// What the clock covers on both sides: the first round without a flush, or the whole snapshot
+    /// with one.
     enum class Clock : std::uint8_t { first_round, total } clock = Clock::total;
     /// What the floor writes.
     enum class Floor : std::uint8_t { same_bytes, touched, all } floor = Floor::same_bytes;
-    const char* cache = nullptr;  ///< nullptr: as `--cache` says
-    bool changes_only = false;  ///< tracked since a snapshot before
-    const char* input = "";  ///< to the guest, just before the snapshot
+    const char* cache = nullptr;  ///< nullptr: the option `--cache` decides
+    bool changes_only = false;  ///< tracked since an earlier snapshot
+    const char* input = "";  ///< sent to the guest just before the snapshot
 };
-// 1 GiB of memory; "idle": the guest stands in HLT but for its ticks.
+// All guests have 1 GiB of memory. An "idle" guest stays in HLT except for its ticks.
 constexpr Case kCases[] = {
     {"first round, 960M", "ws=960M paused=1", Case::Clock::first_round, Case::Floor::same_bytes, "direct"},
     {"96M touched, idle", "ws=94M paused=1", Case::Clock::total, Case::Floor::touched},
@@ -47,7 +49,7 @@ struct FloorTarget {
     std::uint64_t offset = 0;
 };
 
-// Beside the area: a file of its own, or behind it on the device.
+// The floor writes to a file beside the area, or behind the area on the device.
 Result<FloorTarget> floor_target(const Options& options, std::uint64_t memory) {
     const AreaPath area = TRY(AreaPath::parse(options.area));
     if (!is_device(options.area)) {
@@ -68,7 +70,7 @@ double find(const Parts& parts, const std::string& name) {
     return 0;
 }
 
-// The better of the two ways.
+// Returns the better time of the two ways.
 double best(const Parts& times, const std::string& suffix) {
     const double pwrite = find(times, "pwrite" + suffix);
     const double uring = find(times, "uring" + suffix);
@@ -79,7 +81,8 @@ std::uint64_t floor_bytes(const Case& one, const Json& report, std::uint64_t mem
     switch (one.floor) {
         case Case::Floor::all: return memory;
         case Case::Floor::touched:
-            return (report["pages"]["common"].get<std::uint64_t>() + report["pages"]["shared"].get<std::uint64_t>()) * kPageSize;
+            return (report["pages"]["common"].get<std::uint64_t>() + report["pages"]["shared"].get<std::uint64_t>()) *
+                   kPageSize;
         case Case::Floor::same_bytes: break;
     }
     return one.clock == Case::Clock::first_round ? report["rounds"][0]["written_bytes"].get<std::uint64_t>()
@@ -115,7 +118,7 @@ Status one_case(const Options& options, Report& report, const Case& one) {
     if (one.changes_only) {
         body["track"] = true;
     }
-    // The floor must know how much to write.
+    // The first snapshot tells how much the floor has to write.
     Json last = TRY(ours.snapshot(body));
     if (one.changes_only) {
         body["snapshot_type"] = "Diff";
@@ -130,14 +133,14 @@ Status one_case(const Options& options, Report& report, const Case& one) {
         TRY(floor.send(std::to_string(bytes) + "\n"));
         const Parts times = parse_parts(TRY(floor.line()), 1e3);
         const double us = best(times, one.clock == Case::Clock::first_round ? "" : "_sync");
-        return report.add(
-            {kScenario,
-             one.name,
-             Side::floor,
-             run,
-             us,
-             times,
-             {{"written_mib", static_cast<double>(bytes) / (1 << 20)}, {"gb_per_s", static_cast<double>(bytes) / us / 1e3}}});
+        return report.add({kScenario,
+                           one.name,
+                           Side::floor,
+                           run,
+                           us,
+                           times,
+                           {{"written_mib", static_cast<double>(bytes) / (1 << 20)},
+                            {"gb_per_s", static_cast<double>(bytes) / us / 1e3}}});
     });
 }
 

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Runs a command as an ordinary user who is a member of group kvm, whatever this system's /dev/kvm looks like, and changes nothing
-# outside: the device node, the user's folders and the way to this checkout exist in a mount namespace of the command's own.
-# Usage (as root): as_member.sh COMMAND ARGUMENT...     The command starts in the current folder; TMPDIR, HOME, XDG_RUNTIME_DIR are its own.
+# Runs a command as an ordinary user who is a member of group kvm, whatever this system's /dev/kvm
+# looks like, and changes nothing outside: the device node, the user's folders and the way to this
+# checkout exist in a mount namespace of the command's own.
+# Usage (as root): as_member.sh COMMAND ARGUMENT...
+# The command starts in the current folder; TMPDIR, HOME, XDG_RUNTIME_DIR are its own.
 set -euo pipefail
 
 member=65534 # nobody: owns nothing here
@@ -31,8 +33,8 @@ mount --bind "$home/dev/kvm" /dev/kvm
 mkdir -m 700 "$home/user/run" "$home/user/tmp" "$home/user/home"
 chown -R "$member:$member" "$home/user"
 
-# The checkout may lie in a folder that is closed to others (/root, a mktemp -d). Then that folder is covered by an empty one, with
-# nothing in it but the way down to the checkout.
+# The checkout may lie in a folder that is closed to others (/root, a mktemp -d). Then that folder
+# is covered by an empty one, with nothing in it but the way down to the checkout.
 root=$(cd "$(dirname "$0")/.." && pwd -P)
 closed=
 path=$root

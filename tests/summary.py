@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Counts what ctest and gtest left as JUnit files, prints failures and the reasons of skips, and ends with the one line that says it all.
+"""Counts what ctest and gtest left as JUnit files, prints failures and the reasons of skips, and
+ends with the one line that says it all.
 
-summary.py [--quiet] [--kvm] FILE.xml...     The exit code is 0 if at least one test passed and none failed.
+summary.py [--quiet | --failures] [--kvm] FILE.xml...
+The exit code is 0 if at least one test passed and none failed.
+--failures: prints the failed tests of the files and their output, nothing else, and ends with 0.
 --kvm: /dev/kvm is usable here, so a test that was skipped for want of it is a failure.
 """
 import json
@@ -13,7 +16,8 @@ import xml.etree.ElementTree as ElementTree
 
 
 def reason_of(case):
-    """Why a test was skipped: gtest's message, out of its own file or out of the output that ctest kept."""
+    """Why a test was skipped: gtest's message, out of its own file or out of the output that ctest
+    kept."""
     skipped = case.find("skipped")
     message = skipped.get("message", "") if skipped is not None else ""
     output = case.findtext("system-out") or ""
@@ -36,7 +40,8 @@ def read(path):
         failure = case.find("failure")
         status = case.get("status")
         if failure is not None or case.find("error") is not None or status == "fail":
-            output = case.findtext("system-out") or "\n".join(f.text or f.get("message", "") for f in case.iter("failure"))
+            output = case.findtext("system-out") or "\n".join(
+                f.text or f.get("message", "") for f in case.iter("failure"))
             failed.append((name, output.strip()))
         elif case.find("skipped") is not None or status in ("notrun", "disabled"):
             # ctest calls a test whose program is missing "notrun" too.
@@ -48,6 +53,12 @@ def read(path):
         else:
             passed += 1
     return passed, failed, skipped
+
+
+def print_failures(failures):
+    for part, name, output in failures:
+        print(f"FAILED {part}: {name}")
+        print("\n".join("    " + line for line in output.split("\n")[-60:]))
 
 
 def main(arguments):
@@ -69,10 +80,11 @@ def main(arguments):
         all_failed += [(part, *f) for f in failed]
         all_skipped += [(part, *s) for s in skipped]
     totals = {"passed": total_passed, "failed": len(all_failed), "skipped": len(all_skipped)}
+    if "--failures" in arguments:
+        print_failures(all_failed)
+        return 0
     if not quiet:
-        for part, name, output in all_failed:
-            print(f"FAILED {part}: {name}")
-            print("\n".join("    " + line for line in output.split("\n")[-60:]))
+        print_failures(all_failed)
         reasons = {}
         for part, name, reason in all_skipped:
             reasons.setdefault(reason, []).append(f"{part}: {name}")

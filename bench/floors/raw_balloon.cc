@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The floor of a balloon: the same pages of the same guest (raw_machine.h), given back by madvise of the same ranges, with nobody to ask
-// for them.
+// The floor of a balloon: the same pages of the same guest (raw_machine.h) are given back by
+// madvise of the same ranges, without a driver that asks for it.
 //
 //   raw_balloon ELF --mem SIZE --cmdline S
-// The guest has memory for its load (`load=` on its command line, guest-images/ledger/load_format.h). Each line on stdin is the size of a
-// range; the guest writes into each page, comes to rest, and all of it is given back, range after range. It is answered by `ns=` of that, and
-// `cpu=`.
+// The guest has memory for its load (`load=` on its command line,
+// guest-images/ledger/load_format.h). Each line on stdin is the size of a range. The guest writes
+// into each page and halts; then all of the memory is given back, range after range. The answer is
+// a line of `ns=` and `cpu=` of that.
 #include <atomic>
 
 #include "bench/floors/raw_machine.h"
@@ -36,8 +37,8 @@ void dirty_all(uint64_t number) {
         raise_serial();
     }
     while (__atomic_load_n(&load().finished, __ATOMIC_ACQUIRE) != number) usleep(1000);
-    if (load().fault != ledger::LoadFault::none) end("the guest could not carry it out", 1);
-    usleep(1000);  // it goes to sleep
+    if (load().fault != ledger::LoadFault::none) end("the guest could not carry out its order", 1);
+    usleep(1000);  // the guest goes to sleep meanwhile
 }
 
 void give_back(uint64_t range) {
@@ -65,7 +66,7 @@ int main(int argc, char** argv) {
     uint64_t number = 0;
     for (char line[32]; fgets(line, sizeof line, stdin) != nullptr;) {
         const uint64_t range = parse_size(line);
-        if (range == 0 || range % 4096 != 0) end("a line makes no sense", 2);
+        if (range == 0 || range % 4096 != 0) end("a line of stdin is malformed", 2);
         dirty_all(++number);
         const uint64_t cpu = cpu_ns(RUSAGE_THREAD), start = now_ns();
         give_back(range);

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The floor of a guest's disk: the same requests onto the same file by io_uring with O_DIRECT and nothing else, from one thread that keeps
-// so many in flight.
+// The floor of a guest's disk: the same requests on the same file by io_uring with O_DIRECT and
+// nothing else, from one thread that keeps DEPTH requests in flight.
 //
 //   raw_blk PATH
-// The file is there, as large as it is to be, and written. Each line on stdin is `read|write seq|random SIZE DEPTH COUNT SEED`: COUNT
-// requests of SIZE bytes, DEPTH in flight; the places are those that the guest takes (guest-images/ledger/load_format.h). It is answered by
-// a line of times in ns: `ns`, and `cpu` of this process with the kernel's part.
+// The file has its final size and has been written. Each line on stdin is `read|write seq|random
+// SIZE DEPTH COUNT SEED`: COUNT requests of SIZE bytes, DEPTH in flight, at the same places as the
+// guest's (guest-images/ledger/load_format.h). The answer is a line of times in ns: `ns`, and `cpu`
+// of this process with the kernel's part.
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
@@ -45,7 +46,7 @@ char* buffers_of(uint64_t bytes) {
     if (bytes <= buffer_bytes) return buffers;
     void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) die("mmap", errno);
-    madvise(memory, bytes, MADV_HUGEPAGE);  // as a guest's memory is
+    madvise(memory, bytes, MADV_HUGEPAGE);  // like a guest's memory
     memset(memory, 0x5a, bytes);
     buffer_bytes = bytes;
     return buffers = static_cast<char*>(memory);
@@ -59,7 +60,7 @@ void run(const Job& job) {
     while (done < job.count) {
         for (; begun < job.count && !free.empty(); free.pop_back()) {
             io_uring_sqe* sqe = io_uring_get_sqe(&ring);
-            if (sqe == nullptr) die("no entry in the submission queue", EBUSY);
+            if (sqe == nullptr) die("the submission queue has no free entry", EBUSY);
             const uint64_t at = load_place(job.random, job.seed, begun++, job.size, file_bytes);
             if (job.write)
                 io_uring_prep_write(sqe, fd, free.back(), static_cast<unsigned>(job.size), at);
@@ -95,7 +96,7 @@ int main(int argc, char** argv) {
         Job job{};
         if (sscanf(line, "%7s %7s %lu %lu %lu %lu", kind, order, &job.size, &job.depth, &job.count, &job.seed) != 6 ||
             job.size == 0 || job.depth == 0 || job.depth > kMostInFlight || job.size > file_bytes)
-            die("a line makes no sense", EINVAL);
+            die("a line of stdin is malformed", EINVAL);
         job.write = strcmp(kind, "write") == 0;
         job.random = strcmp(order, "random") == 0;
         buffers_of(job.size * job.depth);

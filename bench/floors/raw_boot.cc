@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// The floor of every boot: the fewest plain system calls that take an ELF to READY on KVM, with no code of the project
-// in it, on the same kind of memory (anonymous, huge pages advised) and with the same irqchip (split) as the product
-// (raw_machine.h). Also the test-bed of the ledger guest.
+// The floor of every boot: the fewest plain system calls that take an ELF to READY on KVM, with no
+// code of the project. It uses the same kind of memory as the product (anonymous, huge pages
+// advised) and the same irqchip (split) (raw_machine.h). It is also the test-bed of the ledger
+// guest.
 //
 //   raw_boot ELF [--mem 256M] [--cpus 1] [--cmdline S] [--linux64] [--full-irqchip] [--small-pages]
 //            [--times] [--until-ready] [--stdin] [--flip ADDRESS]
-// `cpus=N` is appended to the guest's command line (there are no ACPI tables here). --times: one line of parts on
-// stderr, in microseconds since the process was started. The start is RAW_BOOT_T0 in the environment (CLOCK_MONOTONIC,
-// ns; whoever starts it takes the time just before, as bench/boot.cc does), else main(). --stdin feeds the guest's
-// serial port, --flip turns a bit over in guest memory at the first MARK (command `m`). Exit code: the guest's; 4
-// triple fault.
+// `cpus=N` is appended to the guest's command line, because there are no ACPI tables. --times
+// prints one line of parts on stderr, in microseconds since the process was started. The start is
+// RAW_BOOT_T0 in the environment (CLOCK_MONOTONIC in ns, taken just before the start, as
+// bench/boot.cc does), else the beginning of main(). --stdin feeds the guest's serial port. --flip
+// flips a bit in guest memory at the first MARK (command `m`). The exit code is the guest's, or 4
+// after a triple fault.
 #include <map>
 
 #include "bench/floors/raw_machine.h"
@@ -52,7 +54,8 @@ void parse(int argc, char** argv) {
                                              {"--small-pages", &small_pages}, {"--times", &show_times},
                                              {"--until-ready", &until_ready}, {"--stdin", &feed_stdin}};
     const char *mem = "256M", *count = "1", *text = "", *flip = nullptr, *elf = "";
-    const std::map<std::string, const char**> values{{"--mem", &mem}, {"--cpus", &count}, {"--cmdline", &text}, {"--flip", &flip}};
+    const std::map<std::string, const char**> values{
+        {"--mem", &mem}, {"--cpus", &count}, {"--cmdline", &text}, {"--flip", &flip}};
     for (int i = 1; i < argc; ++i)
         if (const auto flag = flags.find(argv[i]); flag != flags.end())
             *flag->second = true;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What floors read the time with, and how they end when a system call fails: nothing that is measured.
+// How floors read the time, and how they end if a system call fails. Nothing here is measured.
 #pragma once
 
 #include <sys/resource.h>
@@ -19,11 +19,13 @@ inline uint64_t now_ns() {
     return static_cast<uint64_t>(t.tv_sec) * 1000000000 + static_cast<uint64_t>(t.tv_nsec);
 }
 
-// Of this process, or thread (RUSAGE_THREAD), with the kernel's part.
+// Returns the processor time of this process, or thread (RUSAGE_THREAD), with the kernel's part.
 inline uint64_t cpu_ns(int who = RUSAGE_SELF) {
     rusage used;
     getrusage(who, &used);
-    const auto us = [](const timeval& t) { return static_cast<uint64_t>(t.tv_sec) * 1000000 + static_cast<uint64_t>(t.tv_usec); };
+    const auto us = [](const timeval& t) {
+        return static_cast<uint64_t>(t.tv_sec) * 1000000 + static_cast<uint64_t>(t.tv_usec);
+    };
     return (us(used.ru_utime) + us(used.ru_stime)) * 1000;
 }
 

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// The floor of every live snapshot's pause: the same guest by plain system calls (raw_machine.h), its memory copied into memory of this
-// program in rounds by KVM's dirty log, until little is left; then the vCPUs stop, the rest is copied, and they run on. What it leaves
-// out is what makes a snapshot of it: vCPU and device states, classes, checksums, staging, the disk.
+// The floor of every live snapshot's pause, with the same guest by plain system calls
+// (raw_machine.h). Its memory is copied into memory of this program in rounds by KVM's dirty log,
+// until little is left. Then the vCPUs stop, the rest is copied, and they go on. The floor leaves
+// out what makes that a snapshot: vCPU and device states, classes, checksums, staging, the disk.
 //
 //   raw_live ELF [--mem 1G] [--cpus 1] [--cmdline S] [--rate BYTES] [--window MS]
-// The guest stirs (`stir=` on its command line). Each line on stdin is one snapshot, answered by a line of numbers: times in ns, pages
-// a second that the guest wrote before, during and after (before and after: over --window, 100 ms). Between two lines it stands.
-// --rate holds the first round to that many bytes a second, as a disk would.
+// The guest stirs (`stir=` on its command line). Each line on stdin is one snapshot. The answer is
+// a line of numbers: times in ns, and the pages a second that the guest wrote before, during and
+// after (before and after over --window, 100 ms). The vCPUs are stopped between two lines. --rate
+// limits the first round to that many bytes a second, as a disk would.
 #include <signal.h>
 
 #include <atomic>
@@ -25,7 +27,7 @@ constexpr int kMostRounds = 30;
 uint64_t first_round_rate = 0, window_ns = 100'000'000;
 std::atomic<bool> is_ready{false}, stopped{false};
 std::atomic<int> standing{0};
-std::atomic<uint64_t> went_on{0};  // when the last of them did
+std::atomic<uint64_t> went_on{0};  // when the last vCPU went on
 
 void before_slots() {
     kvm_enable_cap manual{};
@@ -52,7 +54,7 @@ void before_run(int vcpu) {
 }
 std::vector<pthread_t> threads;
 void stop() {
-    while (standing != 0) usleep(10);  // the last of the stop before is still on its way out
+    while (standing != 0) usleep(10);  // the last vCPU of the previous stop may still be leaving it
     stopped = true;
     for (size_t i = 0; i < vcpus.size(); ++i) {
         vcpus[i].run->immediate_exit = 1;
@@ -60,12 +62,12 @@ void stop() {
     }
     for (int now = standing; now != cpus; now = standing) standing.wait(now);
 }
-void go_on() {
+void resume_vcpus() {
     stopped = false;
     stopped.notify_all();
 }
 
-// --- memory, a slot at a time ---
+// --- memory, slot by slot ---
 
 struct Slot {
     uint32_t number;
@@ -79,7 +81,7 @@ std::vector<Slot> slots;
 void log_writes(bool on) {
     for (const Slot& s : slots) set_slot(s.number, s.address, s.bytes, s.memory, on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
 }
-// Marks pages clean, and from now on protected, whose bits are set.
+// Marks the pages whose bits are set clean, and protects them from now on.
 void clear(const Slot& s, uint64_t first, uint64_t count, uint64_t* bits) {
     kvm_clear_dirty_log log{};
     log.slot = s.number;
@@ -100,7 +102,8 @@ uint64_t get_log() {
     return pages;
 }
 void copy_page(const Slot& s, uint64_t page) { memcpy(s.copy + page * kPage, s.memory + page * kPage, kPage); }
-// The pages of the log. While the guest runs each chunk is cleared first: a write during the copy sets its bit again.
+// Copies the pages of the log. While the guest runs each chunk is cleared first, so that a write
+// during the copy sets its bit again.
 void copy_dirty(bool running) {
     for (Slot& s : slots)
         for (uint64_t first = 0; first < s.pages(); first += kChunkPages) {
@@ -114,7 +117,8 @@ void copy_dirty(bool running) {
                     copy_page(s, w * 64 + static_cast<uint64_t>(__builtin_ctzll(bits)));
         }
 }
-// Everything that was ever touched. Not resident is never touched here: this program swaps nothing.
+// Copies every page that was ever touched. A page that is not resident was never touched, because
+// nothing swaps here.
 uint64_t copy_all() {
     uint64_t pages = 0;
     std::vector<uint64_t> ones(kChunkPages / 64, ~0ULL);
@@ -128,14 +132,14 @@ uint64_t copy_all() {
             for (uint64_t i = 0; i < count; ++i)
                 if ((resident[i] & 1) != 0) copy_page(s, first + i), ++pages;
             if (first_round_rate == 0) continue;
-            const uint64_t due =
-                start + static_cast<uint64_t>(static_cast<double>(pages * kPage) / static_cast<double>(first_round_rate) * 1e9);
+            const uint64_t due = start + static_cast<uint64_t>(static_cast<double>(pages * kPage) /
+                                                               static_cast<double>(first_round_rate) * 1e9);
             if (const uint64_t now = now_ns(); now < due) usleep(static_cast<useconds_t>((due - now) / 1000));
         }
     return pages;
 }
 
-// --- what the guest does ---
+// --- the guest's counts ---
 
 const ledger::Root& root() { return *reinterpret_cast<const ledger::Root*>(guest(ledger::kRootAddress, kPage)); }
 uint64_t stirred(uint32_t shard) {
@@ -159,7 +163,7 @@ void wait_swept() {
 }
 
 void one_snapshot() {
-    go_on();
+    resume_vcpus();
     wait_swept();
     const Mark earlier;
     usleep(static_cast<useconds_t>(window_ns / 1000));
@@ -180,7 +184,7 @@ void one_snapshot() {
     left = get_log();
     copy_dirty(false);
     const uint64_t copied_at = now_ns();
-    go_on();
+    resume_vcpus();
     while (standing != 0) usleep(100);
     const uint64_t done = went_on;
     log_writes(false);
@@ -188,9 +192,11 @@ void one_snapshot() {
     usleep(static_cast<useconds_t>(window_ns / 1000));
     const Mark later;
     stop();
-    printf("pause=%lu stop=%lu last=%lu total=%lu first=%lu rounds=%d left=%lu copied=%lu before=%.0f during=%.0f after=%.0f\n",
-           done - asked, stood - asked, copied_at - stood, done - begin.ns, first_done - begin.ns, rounds + 1, left,
-           (copied + left) * kPage, earlier.rate_to(begin), begin.rate_to(end), end.rate_to(later));
+    printf(
+        "pause=%lu stop=%lu last=%lu total=%lu first=%lu rounds=%d left=%lu copied=%lu before=%.0f during=%.0f "
+        "after=%.0f\n",
+        done - asked, stood - asked, copied_at - stood, done - begin.ns, first_done - begin.ns, rounds + 1, left,
+        (copied + left) * kPage, earlier.rate_to(begin), begin.rate_to(end), end.rate_to(later));
     fflush(stdout);
 }
 
@@ -222,12 +228,14 @@ int main(int argc, char** argv) {
     boot();
     slots.push_back({0, 0, low_bytes, low, anonymous(low_bytes), std::vector<uint64_t>(low_bytes / kPage / 64)});
     if (high_bytes != 0)
-        slots.push_back({1, kHigh, high_bytes, high, anonymous(high_bytes), std::vector<uint64_t>(high_bytes / kPage / 64)});
+        slots.push_back(
+            {1, kHigh, high_bytes, high, anonymous(high_bytes), std::vector<uint64_t>(high_bytes / kPage / 64)});
     threads.resize(vcpus.size());
     for (size_t i = 0; i < vcpus.size(); ++i)
         if (pthread_create(&threads[i], nullptr, run_vcpu, &vcpus[i]) != 0) die("pthread_create");
     is_ready.wait(false);
-    if (root().magic != ledger::kRootMagic || root().stir_pages == 0) end("not a ledger guest that stirs (stir=SIZE)", 1);
+    if (root().magic != ledger::kRootMagic || root().stir_pages == 0)
+        end("this is not a ledger guest that stirs; give stir=SIZE", 1);
     wait_swept();
     stop();
     puts("ready");

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// A machine by plain system calls, with no code of the project in it: memory (anonymous, huge pages advised), slots, the split irqchip,
-// the least of devices that the ledger guest needs, vCPUs. For the floors that boot a guest (raw_boot.cc, raw_live.cc), each a program of
-// one file with this; what one of them measures stands there.
+// A machine by plain system calls, with no code of the project: memory (anonymous, huge pages
+// advised), slots, the split irqchip, the few devices that the ledger guest needs, vCPUs. The
+// floors that boot a guest (raw_balloon.cc, raw_boot.cc, raw_live.cc) are programs of one file with
+// this header. Each of those files says what it measures.
 #pragma once
 
 #include <elf.h>
@@ -36,11 +37,11 @@ uint64_t memory_bytes = 0;
 int cpus = 1;
 bool linux64 = false, full_irqchip = false, small_pages = false;
 
-// What differs between the programs; each defines them.
-void before_slots();  // the VM is there, and has no memory yet
-void ready();  // the guest has said so; under device_lock
-void mark(uint32_t value);  // likewise
-void before_run(int vcpu);  // on the vCPU's thread, before each KVM_RUN
+// Each program defines these functions.
+void before_slots();  // called when the VM exists and has no memory yet
+void ready();  // called when the guest has reported READY, under device_lock
+void mark(uint32_t value);  // called at each MARK, under device_lock
+void before_run(int vcpu);  // called on the vCPU's thread before each KVM_RUN
 
 int vm = -1;
 uint8_t *low = nullptr, *high = nullptr;
@@ -62,7 +63,7 @@ int check(int result, const char* what) {
 // --- memory and boot data ---
 
 uint8_t* anonymous(uint64_t size) {
-    // Aligned to a huge page, so that guest and host agree on where one begins.
+    // The alignment makes guest and host agree where huge pages begin.
     void* p = mmap(nullptr, size + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) die("mmap");
     auto* aligned = reinterpret_cast<uint8_t*>((reinterpret_cast<uint64_t>(p) + kHuge - 1) & ~(kHuge - 1));
@@ -72,8 +73,9 @@ uint8_t* anonymous(uint64_t size) {
 
 uint8_t* guest(uint64_t address, uint64_t size) {
     if (address < low_bytes && size <= low_bytes - address) return low + address;
-    if (address >= kHigh && address - kHigh < high_bytes && size <= high_bytes - (address - kHigh)) return high + (address - kHigh);
-    end("no guest memory there", 1);
+    if (address >= kHigh && address - kHigh < high_bytes && size <= high_bytes - (address - kHigh))
+        return high + (address - kHigh);
+    end("an address is outside of guest memory", 1);
 }
 template <typename T>
 void put(uint64_t address, T value) {
@@ -94,7 +96,7 @@ Entries load_elf() {
     auto* file = static_cast<uint8_t*>(mmap(nullptr, size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd, 0));
     if (file == MAP_FAILED) die("mmap of the ELF");
     const auto* header = reinterpret_cast<const Elf64_Ehdr*>(file);
-    if (memcmp(header->e_ident, ELFMAG, SELFMAG) != 0) die("not an ELF");
+    if (memcmp(header->e_ident, ELFMAG, SELFMAG) != 0) die("the kernel is not an ELF file");
     const auto* program = reinterpret_cast<const Elf64_Phdr*>(file + header->e_phoff);
     Entries entries{0, header->e_entry};
     for (int i = 0; i < header->e_phnum; ++i) {
@@ -116,7 +118,10 @@ void write_boot_data() {
     struct {
         uint64_t address, size;
         uint32_t type, reserved;
-    } map[4] = {{0, 0x9fc00, 1, 0}, {0x9fc00, 0x60400, 2, 0}, {0x100000, low_bytes - 0x100000, 1, 0}, {kHigh, high_bytes, 1, 0}};
+    } map[4] = {{0, 0x9fc00, 1, 0},
+                {0x9fc00, 0x60400, 2, 0},
+                {0x100000, low_bytes - 0x100000, 1, 0},
+                {kHigh, high_bytes, 1, 0}};
     const uint32_t entries = high_bytes != 0 ? 4 : 3;
     if (!linux64) {
         memcpy(guest(kMemoryMap, sizeof map), map, sizeof map);
@@ -127,17 +132,18 @@ void write_boot_data() {
         put<uint32_t>(kStartInfo + 48, entries);
         return;
     }
-    put<uint32_t>(kMemoryMap + 0x228, kCommandLine);  // boot_params stand where the map would
+    put<uint32_t>(kMemoryMap + 0x228, kCommandLine);  // boot_params are where the memory map would be
     put<uint8_t>(kMemoryMap + 0x1e8, static_cast<uint8_t>(entries));
     for (uint32_t i = 0; i < entries; ++i) memcpy(guest(kMemoryMap + 0x2d0 + i * 20, 20), &map[i], 20);
     put<uint64_t>(kPageTables, (kPageTables + 0x1000) | 3);
     for (uint64_t g = 0; g < 4; ++g) {
         put<uint64_t>(kPageTables + 0x1000 + g * 8, (kPageTables + 0x2000 + g * 0x1000) | 3);
-        for (uint64_t i = 0; i < 512; ++i) put<uint64_t>(kPageTables + 0x2000 + g * 0x1000 + i * 8, g << 30 | i << 21 | 0x83);
+        for (uint64_t i = 0; i < 512; ++i)
+            put<uint64_t>(kPageTables + 0x2000 + g * 0x1000 + i * 8, g << 30 | i << 21 | 0x83);
     }
 }
 
-// --- devices: the least that the ledger guest needs ---
+// --- devices: those that the ledger guest needs ---
 
 std::mutex device_lock;
 std::deque<uint8_t> input;
@@ -207,8 +213,8 @@ struct Vcpu {
 };
 std::vector<Vcpu> vcpus;
 
-// The kernel header's kvm_cpuid2 ends in __DECLARE_FLEX_ARRAY, which in C++ is preceded by an empty struct of size 1:
-// entries and the ioctl number come out wrong. So both are spelled out.
+// The kernel header's kvm_cpuid2 ends in __DECLARE_FLEX_ARRAY, which in C++ begins with an empty
+// struct of size 1. Entries and ioctl number would be wrong, so both are written out here.
 struct Cpuid {
     uint32_t nent, padding;
     kvm_cpuid_entry2 entries[256];
@@ -221,7 +227,7 @@ void set_cpuid(const Vcpu& vcpu, Cpuid* cpuid) {
         kvm_cpuid_entry2& e = cpuid->entries[i];
         if (e.function == 1) {
             e.ebx = (e.ebx & 0x00ffffff) | static_cast<uint32_t>(vcpu.id) << 24;
-            e.ecx |= 1 << 24;  // the TSC deadline timer is there with an in-kernel LAPIC, and not reported
+            e.ecx |= 1 << 24;  // KVM has the TSC deadline timer with an in-kernel LAPIC, and does not report it
         }
         if (e.function == 0xb) e.edx = static_cast<uint32_t>(vcpu.id);
     }
@@ -256,7 +262,7 @@ void* run_vcpu(void* argument) {
     for (;;) {
         before_run(vcpu.id);
         if (ioctl(vcpu.fd, KVM_RUN, 0) < 0) {
-            if (errno == EINTR || errno == EAGAIN) continue;  // EAGAIN: woken by INIT, and exit_reason means nothing
+            if (errno == EINTR || errno == EAGAIN) continue;  // EAGAIN: INIT woke the vCPU, exit_reason is not valid
             die("KVM_RUN");
         }
         const std::lock_guard lock(device_lock);
@@ -278,7 +284,7 @@ void* run_vcpu(void* argument) {
     }
 }
 
-// --- the whole ---
+// --- boot ---
 
 uint64_t parse_size(const char* text) {
     char* end;
@@ -286,7 +292,8 @@ uint64_t parse_size(const char* text) {
     return *end == 'G' ? n << 30 : *end == 'M' ? n << 20 : *end == 'K' ? n << 10 : n;
 }
 
-// Everything up to the first KVM_RUN; vCPU 0 begins at the guest's entry, the others wait for INIT and SIPI.
+// Does everything up to the first KVM_RUN. vCPU 0 begins at the guest's entry; the others wait for
+// INIT and SIPI.
 void boot() {
     low_bytes = std::min(memory_bytes, kLowEnd);
     high_bytes = memory_bytes - low_bytes;
@@ -296,8 +303,8 @@ void boot() {
     vm = check(ioctl(kvm, KVM_CREATE_VM, 0), "KVM_CREATE_VM");
     part("vm");
     before_slots();
-    // Slots before KVM_CREATE_IRQCHIP (after it they cost 6.5 ms here); with the split irqchip the order does not
-    // matter.
+    // Slots come before KVM_CREATE_IRQCHIP: after it they cost 6.5 ms here. With the split irqchip
+    // the order does not matter.
     set_slot(0, 0, low_bytes, low);
     if (high_bytes != 0) set_slot(1, kHigh, high_bytes, high);
     part("slots");

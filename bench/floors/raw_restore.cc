@@ -1,15 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// The floor of every restore: the fewest plain system calls that bring back a machine of one vCPU from a snapshot area, with no code of
-// the project in it: the same file mapped privately at the same offsets, the same memory slots, the same irqchip (split), the same saved
-// state. What it leaves out is what makes the product safe and complete: superblocks, checksums, locks, the CPUID comparison, overlays,
-// all devices. One file on purpose (with raw_state.h, the format of the state's dump): to be read from top to bottom.
+// The floor of every restore: the fewest plain system calls that bring back a machine of one vCPU
+// from a snapshot area, with no code of the project. It maps the same file privately at the same
+// offsets, and uses the same memory slots, the same irqchip (split) and the same saved state. It
+// leaves out what makes the product safe and complete: superblocks, checksums, locks, the CPUID
+// comparison, overlays, all devices but the serial port. It is one file on purpose (with
+// raw_state.h, the format of the state's dump), so that it can be read from top to bottom.
 //
-//   raw_restore STATE AREA                   restores, runs the guest, its serial output on stdout, until killed
-//   raw_restore STATE AREA --input BYTES     the same, with bytes waiting in the serial port
-//   raw_restore STATE AREA --serve           one restore for each byte on stdin, to the guest's first exit: a line of times in ns
+//   raw_restore STATE AREA            restores, runs the guest, its serial output on stdout,
+//                                     until killed
+//   raw_restore STATE AREA --input BYTES
+//                                     the same, with bytes waiting in the serial port
+//   raw_restore STATE AREA --serve    one restore for each byte on stdin, to the guest's first
+//                                     exit: a line of times in ns
 //
-// What is inside the clock: everything from opening STATE (one open, one read: the product reads its state from the area inside its clock
-// too) to the return of the first KVM_RUN that the guest ended. Outside: opening /dev/kvm with --serve, and tearing down.
+// The clock covers everything from opening STATE to the return of the first KVM_RUN that the guest
+// ended. STATE is one open and one read, because the product reads its state from the area inside
+// its clock too. Opening /dev/kvm with --serve and tearing down are outside the clock.
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -26,7 +32,7 @@
 namespace {
 
 const char *state_path = nullptr, *area_path = nullptr, *input = "";
-RawState state;  // zero pages until the read, as a buffer for it has to be anyway
+RawState state;  // zero pages until the read, as any buffer for it would be
 
 int kvm = -1, area = -1, vm = -1, vcpu = -1;
 size_t run_bytes = 0;
@@ -42,8 +48,8 @@ int check(int result, const char* what) {
     return result;
 }
 
-// kvm_cpuid2, kvm_msrs and kvm_xsave end in __DECLARE_FLEX_ARRAY, which in C++ makes them larger than the kernel's and the ioctl numbers
-// wrong. So they are spelled out.
+// kvm_cpuid2, kvm_msrs and kvm_xsave end in __DECLARE_FLEX_ARRAY, which in C++ makes them larger
+// than the kernel's and the ioctl numbers wrong. So they are written out here.
 struct Cpuid {
     uint32_t count, padding;
     kvm_cpuid_entry2 entries[RawState::kCpuid];
@@ -71,8 +77,8 @@ void map_memory() {
     area = check(open(area_path, O_RDONLY | O_CLOEXEC), area_path);
     for (uint32_t i = 0; i < state.blocks; ++i) {
         const RawBlock& block = state.block[i];
-        memory[i] =
-            mmap(nullptr, block.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, area, static_cast<off_t>(block.offset));
+        memory[i] = mmap(nullptr, block.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, area,
+                         static_cast<off_t>(block.offset));
         if (memory[i] == MAP_FAILED) die("mmap of the area");
     }
 }
@@ -98,7 +104,7 @@ void create_machine(uint64_t& slots_ns) {
 
 void set_msrs() {
     static Msrs msrs;
-    // KVM_SET_MSRS stops at the first MSR that it does not take: go on behind it.
+    // KVM_SET_MSRS stops at the first MSR that it does not take. The loop goes on after that one.
     for (uint32_t done = 0; done < state.msrs; ++done) {
         msrs.count = state.msrs - done;
         memcpy(msrs.entries, state.msr + done, msrs.count * sizeof(kvm_msr_entry));
@@ -116,8 +122,8 @@ void set_state() {
     check(ioctl(vcpu, kSetXsave, state.xsave), "KVM_SET_XSAVE");
     check(ioctl(vcpu, KVM_SET_XCRS, &state.xcrs), "KVM_SET_XCRS");
     check(ioctl(vcpu, KVM_SET_DEBUGREGS, &state.debugregs), "KVM_SET_DEBUGREGS");
-    check(ioctl(vcpu, KVM_SET_LAPIC, &state.lapic), "KVM_SET_LAPIC");  // before the MSRs: it holds the timer's mode
-    set_msrs();  // TSC first, TSC deadline last
+    check(ioctl(vcpu, KVM_SET_LAPIC, &state.lapic), "KVM_SET_LAPIC");  // before the MSRs: it has the timer's mode
+    set_msrs();  // the TSC is first, the TSC deadline last
     check(ioctl(vcpu, KVM_SET_REGS, &state.regs), "KVM_SET_REGS");
     check(ioctl(vcpu, KVM_SET_VCPU_EVENTS, &state.events), "KVM_SET_VCPU_EVENTS");
     check(ioctl(vm, KVM_SET_CLOCK, &state.clock), "KVM_SET_CLOCK");
@@ -189,7 +195,8 @@ void serve() {
         const uint64_t total = now_ns() - start;
         tear_down();
         char line[96];
-        const int size = snprintf(line, sizeof line, "total=%lu slots=%lu rest=%lu\n", total, slots_ns, total - slots_ns);
+        const int size =
+            snprintf(line, sizeof line, "total=%lu slots=%lu rest=%lu\n", total, slots_ns, total - slots_ns);
         if (write(STDOUT_FILENO, line, static_cast<size_t>(size)) != size) die("stdout");
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What raw_restore puts into a machine, as KVM's own structs, in one fixed-size file: written beforehand by the bench from a snapshot
-// area (raw_state.cc), read by raw_restore inside its clock, with one read, as the product reads its state from the area.
+// What raw_restore puts into a machine, as KVM's own structs, in one file of fixed size. The bench
+// writes the file from a snapshot area beforehand (floor_state.cc). raw_restore reads it inside its
+// clock with one read, as the product reads its state from the area.
 #pragma once
 
 #include <linux/kvm.h>
@@ -9,7 +10,7 @@
 
 struct RawBlock {
     uint64_t guest_address, size;
-    uint64_t offset;  ///< of its data in the area's file
+    uint64_t offset;  ///< of the block's data in the area's file
 };
 
 struct RawState {
@@ -30,6 +31,6 @@ struct RawState {
     kvm_msr_entry msr[kMsrs] = {};
     kvm_vcpu_events events = {};
     kvm_clock_data clock = {};
-    uint64_t serial_address = 0;  ///< the message that the serial port's interrupt is routed to
+    uint64_t serial_address = 0;  ///< the message to which the serial port's interrupt is routed
     uint32_t serial_data = 0, serial_masked = 0;
 };

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The floor of a guest's network interface: the same frames into a tap, by write and by io_uring, from one thread.
+// The floor of a guest's network interface: the same frames into a tap, by write and by io_uring,
+// from one thread.
 //
 //   raw_tap NAME
-// The tap is there and up. Each line on stdin is `SIZE DEPTH COUNT`: COUNT frames (guest-images/ledger/load_frame.h), with io_uring DEPTH
-// in flight. It is answered by a line of times in ns: `write` and `uring`, and `write_cpu` and `uring_cpu` of this process.
+// The tap exists and is up. Each line on stdin is `SIZE DEPTH COUNT`: COUNT frames
+// (guest-images/ledger/load_frame.h), DEPTH of them in flight with io_uring. The answer is a line
+// of times in ns: `write` and `uring`, and `write_cpu` and `uring_cpu` of this process.
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
@@ -38,7 +40,8 @@ void by_write(const iovec (&parts)[2], uint64_t count) {
 void by_uring(io_uring& ring, const iovec (&parts)[2], uint64_t depth, uint64_t count) {
     uint64_t begun = 0, done = 0;
     while (done < count) {
-        for (; begun < count && begun - done < depth; ++begun) io_uring_prep_writev(io_uring_get_sqe(&ring), fd, parts, 2, 0);
+        for (; begun < count && begun - done < depth; ++begun)
+            io_uring_prep_writev(io_uring_get_sqe(&ring), fd, parts, 2, 0);
         if (const int n = io_uring_submit_and_wait(&ring, 1); n < 0 && n != -EINTR) die("io_uring_submit_and_wait", -n);
         io_uring_cqe* cqe = nullptr;
         for (; io_uring_peek_cqe(&ring, &cqe) == 0; ++done) {
@@ -68,9 +71,9 @@ int main(int argc, char** argv) {
     std::vector<uint8_t> frame(ledger::kLargestFrame);
     for (char line[128]; fgets(line, sizeof line, stdin) != nullptr;) {
         uint64_t size = 0, depth = 0, count = 0;
-        if (sscanf(line, "%lu %lu %lu", &size, &depth, &count) != 3 || size < ledger::kSmallestFrame || size > frame.size() ||
-            depth == 0 || depth > kMostInFlight)
-            die("a line makes no sense", EINVAL);
+        if (sscanf(line, "%lu %lu %lu", &size, &depth, &count) != 3 || size < ledger::kSmallestFrame ||
+            size > frame.size() || depth == 0 || depth > kMostInFlight)
+            die("a line of stdin is malformed", EINVAL);
         ledger::FrameHeader header = ledger::make_frame(frame.data(), size);
         const iovec parts[2] = {{&header, sizeof header}, {frame.data(), size}};
         const uint64_t cpu = cpu_ns(), start = now_ns();

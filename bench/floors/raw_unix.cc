@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The floor of a guest's streams: as many bytes over a unix socket, in calls of the same size, from one process to another. The other is
-// the benchmark, on both sides.
+// The floor of a guest's streams: the same bytes over a unix socket from one process to another, in
+// calls of the same size. The peer is the benchmark, on both sides.
 //
 //   raw_unix PATH
-// Connects to PATH. Each line on stdin is `out|in|echo SIZE COUNT`: COUNT writes, reads until so much has come, or writes each with a read
-// of as much. It is answered by a line of times in ns: `ns`, and `cpu` of this process.
+// Connects to PATH. Each line on stdin is `out|in|echo SIZE COUNT`: COUNT writes, reads until SIZE
+// * COUNT bytes have come, or COUNT writes, each followed by a read of SIZE bytes. The answer is a
+// line of times in ns: `ns`, and `cpu` of this process.
 #include <errno.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -66,7 +67,8 @@ int main(int argc, char** argv) {
     for (char line[128]; fgets(line, sizeof line, stdin) != nullptr;) {
         char what[8];
         uint64_t size = 0, count = 0;
-        if (sscanf(line, "%7s %lu %lu", what, &size, &count) != 3 || size == 0) die("a line makes no sense", EINVAL);
+        if (sscanf(line, "%7s %lu %lu", what, &size, &count) != 3 || size == 0)
+            die("a line of stdin is malformed", EINVAL);
         const uint64_t cpu = cpu_ns(), start = now_ns();
         run(what, size, count);
         const uint64_t end = now_ns();

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The floor of everything that is written: the same number of bytes, one after the other, onto the same file system or device, with
-// O_DIRECT and nothing else. By two ways, pwrite of large blocks and io_uring with several in flight; whoever reads takes the better.
+// The floor of everything that is written: the same number of bytes, in sequence, onto the same
+// file system or device, with O_DIRECT and nothing else. It uses two ways, pwrite of large blocks
+// and io_uring with several in flight; the bench takes the better.
 //
 //   raw_write PATH OFFSET
-// Each line on stdin is a number of bytes (rounded up to 4 KiB), answered by a line of times in ns: of the writes, and of writes and fdatasync.
+// Each line on stdin is a number of bytes (rounded up to 4 KiB). The answer is a line of times in
+// ns: of the writes, and of writes and fdatasync.
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
@@ -21,7 +23,7 @@
 namespace {
 
 constexpr uint64_t kBlock = 4 << 20, kBuffer = 64 << 20, kSmall = 2 << 20;
-constexpr unsigned kInFlight = 16;  // the best found here
+constexpr unsigned kInFlight = 16;  // the fastest depth measured here
 
 int fd = -1;
 uint64_t base = 0;
@@ -29,7 +31,8 @@ char* buffer = nullptr;
 
 void by_pwrite(uint64_t bytes) {
     for (uint64_t at = 0; at < bytes;) {
-        const ssize_t n = pwrite(fd, buffer + at % kBuffer, std::min(kBlock, bytes - at), static_cast<off_t>(base + at));
+        const ssize_t n =
+            pwrite(fd, buffer + at % kBuffer, std::min(kBlock, bytes - at), static_cast<off_t>(base + at));
         if (n <= 0) die("pwrite", n == 0 ? ENOSPC : errno);
         at += static_cast<uint64_t>(n);
     }
@@ -73,7 +76,7 @@ int main(int argc, char** argv) {
     if (memory == MAP_FAILED) die("mmap", errno);
     buffer = static_cast<char*>(memory);
     uint64_t random = 1;
-    for (uint64_t at = 0; at < kBuffer; at += 8) {  // nothing on the way compresses this
+    for (uint64_t at = 0; at < kBuffer; at += 8) {  // random bytes, which nothing on the way compresses
         random = random * 6364136223846793005 + 1442695040888963407;
         memcpy(buffer + at, &random, 8);
     }
@@ -91,7 +94,8 @@ int main(int argc, char** argv) {
             const uint64_t written = now_ns();
             if (fdatasync(fd) != 0) die("fdatasync", errno);
             const uint64_t synced = now_ns();
-            printf("%s=%lu %s_sync=%lu ", uring ? "uring" : "pwrite", written - start, uring ? "uring" : "pwrite", synced - start);
+            printf("%s=%lu %s_sync=%lu ", uring ? "uring" : "pwrite", written - start, uring ? "uring" : "pwrite",
+                   synced - start);
         }
         printf("\n");
         fflush(stdout);

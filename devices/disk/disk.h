@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is behind a guest's disk: bytes by offset, many requests at a time. Raw files and block devices; formats with layers would be
-// another implementation.
+// The contents behind a guest's disk: bytes by offset, many requests at a time. Implemented for raw
+// files and block devices; image formats would be further implementations.
 #pragma once
 
 #include <sys/uio.h>
@@ -11,66 +11,70 @@
 #include <string>
 #include <vector>
 
-#include "devices/device_config.h"
-#include "devices/disk/engine.h"
+#include "devices/config/device_config.h"
 #include "vmm/base/error.h"
+#include "vmm/io/engine.h"
 
 namespace snapvm {
 
-/// One request. Its maker keeps it, and the memory behind `buffers`, until it has ended.
+/// One request. It and the memory behind `buffers` must stay where they are until it has ended.
 struct DiskRequest {
     enum class Kind : std::uint8_t { read, write, flush, discard, write_zeroes };
     Kind kind{};
-    std::uint64_t offset = 0;  ///< bytes, as is `size`: within the disk
+    std::uint64_t offset = 0;  ///< in bytes, as `size`; both are within the disk
     std::uint64_t size = 0;
-    std::vector<iovec> buffers;  ///< of a read or a write: `size` bytes in all
-    bool unmap = false;  ///< write_zeroes: the space may be given back
-    bool durable = false;  ///< write, write_zeroes: ends when the bytes would survive a power cut
+    std::vector<iovec> buffers;  ///< of a read or a write: `size` bytes in total
+    bool unmap = false;  ///< write_zeroes: the space may be freed
+    bool durable = false;  ///< write, write_zeroes: ends only when the bytes survive a power loss
 };
 
-/// Used by one thread at a time. Requests in flight have no order between them; a flush covers what has ended before it was added.
+/// A disk. One thread at a time. Requests in flight have no order between them; a flush covers the
+/// requests that have ended before it was added.
 class Disk {
 public:
-    /// Requests in flight at most.
+    /// The most requests in flight.
     static constexpr unsigned kMaxInFlight = 256;
-    /// errno of a request that failed, else 0.
+    /// Gets a request that has ended, and its errno, 0 for success.
     using Ended = std::function<void(DiskRequest& request, int error)>;
 
     Disk() = default;
     Disk(const Disk&) = delete;
     Disk& operator=(const Disk&) = delete;
-    /// Waits for what is in flight: until then the kernel reads and writes its memory.
+    /// Waits for the requests in flight: until then the kernel reads and writes their memory.
     virtual ~Disk() = default;
 
-    [[nodiscard]] virtual std::uint64_t size() const = 0;  ///< when it was opened, in bytes
-    /// 512 to 4096: what partition tables and file systems in it count in. Requests may be of any sectors of 512.
+    [[nodiscard]] virtual std::uint64_t size() const = 0;  ///< in bytes, as of the open
+    /// Returns the block size that partition tables and file systems on the disk count in, 512 to
+    /// 4096 bytes. Requests may cover any sectors of 512 bytes.
     [[nodiscard]] virtual std::uint32_t block_size() const = 0;
     [[nodiscard]] virtual bool read_only() const = 0;
     [[nodiscard]] virtual const std::string& name() const = 0;  ///< for messages
 
-    /// Before the first request.
+    /// Must be called before the first request.
     virtual Status start() = 0;
-    /// Becomes readable when `reap` has something to say.
+    /// Returns a descriptor that becomes readable when reap() has something to do.
     [[nodiscard]] virtual int event() const = 0;
-    /// Takes a request, which begins at the latest with `submit`: so many are begun by one system call.
+    /// Takes a request. It begins with submit() at the latest, so one system call can begin many.
     virtual void add(DiskRequest& request) = 0;
+    /// Begins the requests that were added.
     virtual void submit() = 0;
-    /// Calls ended(request, error) for each that has ended.
+    /// Calls ended(request, error) for each request that has ended.
     virtual void reap(const Ended& ended) = 0;
 };
 
+/// Options of open_disk().
 struct DiskOptions {
     bool read_only = false;
-    bool direct = true;  ///< past the page cache (O_DIRECT), where the file has that
-    DiskEngineKind engine = DiskEngineKind::automatic;
-    DiskHook hook = {};
+    bool direct = true;  ///< bypass the page cache (O_DIRECT), if the file allows it
+    io::EngineKind engine = io::EngineKind::automatic;
+    io::FaultHook hook = {};  // for tests
 };
 
-/// Opens the file or block device at `path`, and locks it: against everybody who writes it, and to write it against everybody. `id` is for
-/// messages.
+/// Opens the file or block device at `path` and locks it: shared if it is read-only, exclusively
+/// otherwise. `id` names it in messages.
 Result<std::unique_ptr<Disk>> open_disk(const std::string& id, const std::string& path, DiskOptions options);
 
-/// What opens a machine's disks instead: disks that are no files, and tests.
+/// Opens a machine's disks in place of open_disk(), for disks that are no files, and for tests.
 using DiskOpener = std::function<Result<std::unique_ptr<Disk>>(const DiskConfig& config)>;
 
 }  // namespace snapvm

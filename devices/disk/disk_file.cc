@@ -24,7 +24,8 @@ std::string advice_for(int error, bool read_only) {
         case ENOTDIR: return "check the path, or make the file: truncate -s 1G FILE";
         case EACCES:
         case EPERM:
-            return read_only ? "you need permission to read it" : "you need permission to write it, or attach it with readonly=on";
+            return read_only ? "get permission to read it"
+                             : "get permission to write it, or attach it with readonly=on";
         case EROFS: return "attach it with readonly=on";
         case EISDIR: return "give a file or a block device";
         default: return {};
@@ -60,18 +61,21 @@ DirectAlignment alignment_of(int fd, bool device) {
     struct statx info{};
     if (::statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &info) == 0 && (info.stx_mask & STATX_DIOALIGN) != 0 &&
         sane(info.stx_dio_mem_align) && sane(info.stx_dio_offset_align)) {
-        // Each buffer is a part of the disk, so a smaller memory alignment than that of sizes is of use only for its start.
+        // The lengths of buffers are checked against the offset alignment, so a smaller memory
+        // alignment only matters for where they start.
         return {info.stx_dio_mem_align, info.stx_dio_offset_align};
     }
 #endif
-    // Older kernels do not say. A file that wants more refuses with EINVAL, and is then asked through the page cache.
+    // Older kernels do not report the alignment. A file that needs more refuses with EINVAL, and
+    // the request is then repeated through the page cache.
     if (device) {
         found.memory = found.offset = logical_block_of(fd);
     }
     return found;
 }
 
-// The device's own node instead of the one that was given, claimed where it is to be written: so a mounted one is refused.
+// Opens the device's canonical node in place of the given one. A device that is to be written is
+// claimed with O_EXCL, which fails if it is mounted.
 Status settle_device(DiskFile& file, std::string& path, std::uint64_t number, int flags, bool read_only) {
     file.device = true;
     if (!read_only) {
@@ -97,19 +101,7 @@ Status settle_device(DiskFile& file, std::string& path, std::uint64_t number, in
         path = node;
         return {};
     }
-    return fail(ErrorKind::system, file.name + " cannot be opened again", "is it being removed?");
-}
-
-// A second way to the same file. Where there is none, what is there already will do.
-UniqueFd open_direct(const std::string& path, int flags, int like) {
-    auto fd = open_file(path, flags | O_DIRECT);
-    struct stat one{};
-    struct stat other{};
-    if (!fd || ::fstat(fd->get(), &one) != 0 || ::fstat(like, &other) != 0 || one.st_dev != other.st_dev ||
-        one.st_ino != other.st_ino) {
-        return {};
-    }
-    return *std::move(fd);
+    return fail(ErrorKind::system, file.name + " cannot be opened again", "check whether another program removes it");
 }
 
 }  // namespace
@@ -118,7 +110,7 @@ Result<DiskFile> DiskFile::open(const std::string& id, const std::string& path, 
     DiskFile file;
     file.name = "disk " + id + " (" + path + ")";
     const int flags = read_only ? O_RDONLY : O_RDWR;
-    // O_NONBLOCK so that a FIFO is refused below instead of waited for.
+    // With O_NONBLOCK the open does not wait for the other end of a FIFO, which is refused below.
     auto fd = open_file(path, flags | O_NONBLOCK);
     if (!fd) {
         return fail(open_error(file.name, fd.error().code(), read_only));
@@ -132,7 +124,8 @@ Result<DiskFile> DiskFile::open(const std::string& id, const std::string& path, 
         file.block_size = logical_block_of(file.fd.get());
     } else if (S_ISREG(info.st_mode)) {
         file.size = static_cast<std::uint64_t>(info.st_size);
-        // io_uring takes it for a wish to fail rather than to wait for the disk.
+        // Clears O_NONBLOCK: io_uring would fail a call with EAGAIN instead of waiting for the
+        // disk.
         if (::fcntl(file.fd.get(), F_SETFL, 0) != 0) {
             return fail(Error::system("F_SETFL", file.name, errno));
         }
@@ -145,12 +138,13 @@ Result<DiskFile> DiskFile::open(const std::string& id, const std::string& path, 
     if (file.size == 0) {
         return fail(ErrorKind::invalid, file.name + " is empty", "give it a size: truncate -s 1G FILE");
     }
-    TRY(lock_range(
-        file.lock_fd.valid() ? file.lock_fd.get() : file.fd.get(), !read_only, 0, 0, file.name,
-        read_only ? "another machine writes it" : "another machine has it",
-        read_only ? "stop that one first, or give this one a copy" : "stop that one first, or attach it with readonly=on to both"));
+    TRY(lock_range(file.lock_fd.valid() ? file.lock_fd.get() : file.fd.get(), !read_only, 0, 0, file.name,
+                   read_only ? "another machine writes it" : "another machine has it",
+                   read_only ? "stop that one first, or give this one a copy"
+                             : "stop that one first, or attach it with readonly=on to both"));
     if (direct) {
-        file.direct_fd = open_direct(opened, flags, file.fd.get());
+        // Without it, requests use the page cache.
+        file.direct_fd = open_again(opened, flags | O_DIRECT, file.fd.get());
         file.alignment = alignment_of(file.direct_fd.valid() ? file.direct_fd.get() : file.fd.get(), file.device);
     }
     return file;

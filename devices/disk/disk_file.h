@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The file or block device that holds a disk: opened, sized and locked.
+// The file or block device of a disk: opened, sized and locked.
 #pragma once
 
 #include <cstdint>
@@ -10,25 +10,28 @@
 
 namespace snapvm {
 
-/// What O_DIRECT asks of a call, in bytes.
+/// The alignment that O_DIRECT requires, in bytes.
 struct DirectAlignment {
     std::uint32_t memory = 512;
-    std::uint32_t offset = 512;  ///< of file offsets and sizes
+    std::uint32_t offset = 512;  ///< of offsets in the file and of sizes
 };
 
+/// An opened disk file.
 struct DiskFile {
-    UniqueFd fd;         ///< through the page cache
-    UniqueFd direct_fd;  ///< the same past it; invalid where there is no such way
-    UniqueFd lock_fd;    ///< where the lock is when not on `fd` (open_lock_file)
+    UniqueFd fd;         ///< uses the page cache
+    UniqueFd direct_fd;  ///< bypasses the page cache; invalid if the file does not allow it
+    UniqueFd lock_fd;    ///< has the lock if `fd` has not (open_lock_file)
     DirectAlignment alignment;
-    std::uint64_t size = 0;  ///< bytes in whole sectors of 512
-    std::uint32_t block_size =
-        512;  ///< a device's logical block. Of a file 512, whatever file system it is on: what is in it was made for that
+    std::uint64_t size = 0;  ///< in bytes, a multiple of 512
+    /// The logical block size of a device. For a file it is 512, whatever its file system uses,
+    /// because the image was made for that.
+    std::uint32_t block_size = 512;
     bool device = false;
     std::string name;  ///< for messages
 
-    /// Refuses what is missing, empty, neither a file nor a disk, mounted (to be written), or locked by somebody else. A block device is
-    /// found by its number (canonical_device_node), so that the lock holds whichever node others use.
+    /// Opens and locks the file. Fails if it is missing, empty, neither a file nor a block device,
+    /// locked by another process, or, unless `read_only`, mounted. A block device is found by its
+    /// number (canonical_device_node), so that locks conflict whichever node others open.
     static Result<DiskFile> open(const std::string& id, const std::string& path, bool read_only, bool direct);
 };
 

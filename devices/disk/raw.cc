@@ -15,10 +15,11 @@
 namespace snapvm {
 namespace {
 
-// So much of a request goes through a buffer of our own at once: a guest can make them all need one.
+// The part of a request that goes through a bounce buffer at a time. A guest can make every request
+// in flight need one, so this bounds the memory.
 constexpr std::uint64_t kBounceBytes = 256ULL << 10;
 
-// Calls visit(iovec) for the pieces of bytes [offset, offset + size).
+// Calls visit(iovec) for the parts of the buffers that hold bytes [offset, offset + size).
 template <class Visit>
 void for_each_part(std::span<const iovec> buffers, std::uint64_t offset, std::uint64_t size, Visit visit) {
     for (const iovec& buffer : buffers) {
@@ -62,7 +63,8 @@ Status RawDisk::start() {
     for (Op& op : ops_) {
         free_.push_back(&op);
     }
-    engine_ = TRY(make_disk_engine(options_.engine, event_.get(), kMaxInFlight));
+    engine_ =
+        TRY(io::make_engine(options_.engine, {.depth = kMaxInFlight, .event = event_.get(), .hook = options_.hook}));
     return {};
 }
 
@@ -76,32 +78,22 @@ void RawDisk::add(DiskRequest& request) {
     begin(op);
 }
 
-void RawDisk::submit() {
-    engine_->submit();
-    if (helper_) {
-        helper_->submit();
-    }
-}
+void RawDisk::submit() { engine_->submit(); }
 
 void RawDisk::reap(const Ended& ended) {
     eventfd_t count = 0;
     (void)::eventfd_read(event_.get(), &count);
-    const auto advance_one = [this](DiskCall& call, std::int64_t result) { advance(static_cast<Op&>(call), result); };
-    engine_->reap(advance_one);
-    if (helper_) {
-        helper_->reap(advance_one);
-    }
-    std::vector<std::pair<Op*, int>> faults;
-    faults.swap(faults_);
-    for (const auto& [op, error] : faults) {
-        advance(*op, -error);
+    reaping_ = true;
+    for (const io::Completion& one : engine_->reap()) {
+        advance(static_cast<Op&>(*one.request), one.result);
     }
     submit();
     std::vector<std::pair<Op*, int>> over;
     over.swap(ended_);
+    reaping_ = false;
     for (const auto& [op, error] : over) {
         DiskRequest& request = *op->request;
-        free_.push_back(op);  // before it is told: more may be added then
+        free_.push_back(op);  // free before it is reported, because `ended` may add a request
         ended(request, error);
     }
 }
@@ -113,7 +105,7 @@ void RawDisk::begin(Op& op) {
         case DiskRequest::Kind::discard:
         case DiskRequest::Kind::write_zeroes: begin_clearing(op); break;
         case DiskRequest::Kind::flush:
-            op.kind = DiskCall::Kind::flush;
+            op.kind = io::Request::Kind::flush;
             op.fd = file_.fd.get();
             send(op);
             break;
@@ -129,14 +121,14 @@ bool RawDisk::buffers_aligned(const Op& op) const {
     });
 }
 
-// False where there is no memory for it.
+// Returns false if there is no memory for the buffer.
 bool RawDisk::make_bounce(Op& op) {
     op.size = std::min(op.size, kBounceBytes);
     op.bounce.reset(static_cast<std::byte*>(std::aligned_alloc(65536, kBounceBytes)));
     if (!op.bounce) {
         return false;
     }
-    if (op.kind == DiskCall::Kind::write) {
+    if (op.kind == io::Request::Kind::write) {
         std::byte* to = op.bounce.get();
         for_each_part(op.request->buffers, op.done, op.size, [&](const iovec& part) {
             std::memcpy(to, part.iov_base, part.iov_len);
@@ -150,25 +142,28 @@ bool RawDisk::make_bounce(Op& op) {
 
 void RawDisk::begin_transfer(Op& op) {
     const DiskRequest& request = *op.request;
-    op.kind = request.kind == DiskRequest::Kind::read ? DiskCall::Kind::read : DiskCall::Kind::write;
-    op.flags = op.kind == DiskCall::Kind::write && request.durable ? RWF_DSYNC : 0;
+    op.kind = request.kind == DiskRequest::Kind::read ? io::Request::Kind::read : io::Request::Kind::write;
+    op.flags = op.kind == io::Request::Kind::write && request.durable ? RWF_DSYNC : 0;
     op.offset = request.offset + op.done;
     op.size = request.size - op.done;
     op.bounced = false;
     op.buffers.clear();
     for_each_part(request.buffers, op.done, op.size, [&](const iovec& part) { op.buffers.push_back(part); });
-    // Buffers that O_DIRECT does not take are bounced, not sent through the page cache: that writes whole pages, and another sector of one
-    // may be on its way past it. What is odd on the disk itself has no other way: it is where direct calls are of whole pages, so that none
-    // of them shares one with it.
-    const bool direct = file_.direct_fd.valid() && !op.buffered && offset_aligned(op) && (buffers_aligned(op) || make_bounce(op));
+    // Unaligned buffers are bounced for O_DIRECT and not written through the page cache. That would
+    // write whole pages, while a direct write of another sector in the same page may be in flight.
+    // An unaligned offset or size must go through the page cache. That is safe, because direct
+    // calls on such a file are of whole pages, and none of them shares a page with it.
+    const bool direct =
+        file_.direct_fd.valid() && !op.buffered && offset_aligned(op) && (buffers_aligned(op) || make_bounce(op));
     op.fd = direct ? file_.direct_fd.get() : file_.fd.get();
     send(op);
 }
 
-// A write there would make a file grow that somebody has made smaller under the guest. Between this and the call it may still shrink: the
-// kernel has no write that does not extend. A device ends where it ends.
+// Whether a write would extend a file that was truncated while the guest has it. The file may still
+// shrink between this check and the call: the kernel has no write that does not extend. Devices
+// cannot grow.
 bool RawDisk::behind_the_end(const Op& op) const {
-    if (file_.device || (op.kind != DiskCall::Kind::write && op.kind != DiskCall::Kind::allocate)) {
+    if (file_.device || (op.kind != io::Request::Kind::write && op.kind != io::Request::Kind::allocate)) {
         return false;
     }
     struct stat info{};
@@ -180,30 +175,7 @@ void RawDisk::send(Op& op) {
         end(op, EIO);
         return;
     }
-    if (options_.hook) {
-        const DiskFault fault = options_.hook(op);
-        if (fault.error != 0) {
-            faults_.emplace_back(&op, fault.error);
-            wake();
-            return;
-        }
-        const bool transfers = op.kind == DiskCall::Kind::read || op.kind == DiskCall::Kind::write;
-        if (transfers && fault.short_to != 0 && fault.short_to < op.size) {
-            std::vector<iovec> fewer;
-            for_each_part(op.buffers, 0, fault.short_to, [&](const iovec& part) { fewer.push_back(part); });
-            op.buffers = std::move(fewer);
-            op.size = fault.short_to;
-        }
-    }
-    if (op.kind == DiskCall::Kind::discard && !helper_) {
-        auto helper = make_thread_engine(event_.get(), 1);
-        if (!helper) {
-            end(op, helper.error().code());
-            return;
-        }
-        helper_ = *std::move(helper);
-    }
-    (op.kind == DiskCall::Kind::discard ? helper_ : engine_)->add(op);
+    engine_->add(op);
 }
 
 void RawDisk::advance(Op& op, std::int64_t result) {
@@ -212,9 +184,9 @@ void RawDisk::advance(Op& op, std::int64_t result) {
     } else if (op.flushing || op.request->kind == DiskRequest::Kind::flush) {
         end(op, static_cast<int>(-result));
     } else if (result == -EINVAL && !op.buffered && file_.direct_fd.valid() && op.fd == file_.direct_fd.get()) {
-        op.buffered = true;  // it wants more of a call than it said
+        op.buffered = true;  // the file requires more alignment than it reports
         begin(op);
-    } else if (op.kind == DiskCall::Kind::read || op.kind == DiskCall::Kind::write) {
+    } else if (op.kind == io::Request::Kind::read || op.kind == io::Request::Kind::write) {
         advance_transfer(op, result);
     } else {
         advance_clearing(op, result);
@@ -224,11 +196,11 @@ void RawDisk::advance(Op& op, std::int64_t result) {
 void RawDisk::advance_transfer(Op& op, std::int64_t result) {
     const DiskRequest& request = *op.request;
     if (result <= 0) {
-        // The file ends here: it has become shorter under the guest.
-        end(op, result < 0 ? static_cast<int>(-result) : op.kind == DiskCall::Kind::read ? EIO : ENOSPC);
+        // The file ends here: it was truncated while the guest has it.
+        end(op, result < 0 ? static_cast<int>(-result) : op.kind == io::Request::Kind::read ? EIO : ENOSPC);
         return;
     }
-    if (op.bounced && op.kind == DiskCall::Kind::read) {
+    if (op.bounced && op.kind == io::Request::Kind::read) {
         const std::byte* from = op.bounce.get();
         for_each_part(request.buffers, op.done, static_cast<std::uint64_t>(result), [&](const iovec& part) {
             std::memcpy(part.iov_base, from, part.iov_len);
@@ -248,9 +220,9 @@ void RawDisk::advance_transfer(Op& op, std::int64_t result) {
 void RawDisk::end(Op& op, int error) {
     op.bounce.reset();
     ended_.emplace_back(&op, error);
-    wake();
+    if (!reaping_) {
+        (void)::eventfd_write(event_.get(), 1);
+    }
 }
-
-void RawDisk::wake() { (void)::eventfd_write(event_.get(), 1); }
 
 }  // namespace snapvm

@@ -14,7 +14,8 @@
 
 namespace snapvm {
 
-/// Each request is a row of calls: what a short one leaves, and other ways of what a file system does not have.
+/// Executes each request as a series of calls: further ones complete a short one, or replace one
+/// that the file system does not support.
 class RawDisk final : public Disk {
 public:
     RawDisk(DiskFile file, DiskOptions options);
@@ -31,19 +32,19 @@ public:
     void reap(const Ended& ended) override;
 
 private:
-    /// Ways to be rid of bytes, the best first.
+    /// The ways to clear bytes, best first.
     enum class Way : std::uint8_t { punch, zero_range, discard, write_zeros, nothing };
     static constexpr std::size_t kWays = 5;
     struct Free {
         void operator()(void* memory) const { std::free(memory); }
     };
-    struct Op : DiskCall {
+    struct Op : io::Request {
         DiskRequest* request = nullptr;
-        std::uint64_t done = 0;   ///< bytes
+        std::uint64_t done = 0;   ///< bytes transferred so far
         Way way = Way::punch;
-        bool buffered = false;    ///< the direct way was refused
-        bool bounced = false;
-        bool flushing = false;    ///< the last call, which makes it durable
+        bool buffered = false;    ///< O_DIRECT was refused for this request
+        bool bounced = false;  // `bounce` holds the bytes of the call
+        bool flushing = false;    ///< the last call, a flush that makes the request durable
         std::unique_ptr<std::byte, Free> bounce;
     };
 
@@ -55,7 +56,6 @@ private:
     void advance_clearing(Op& op, std::int64_t result);
     void end(Op& op, int error);
     void send(Op& op);
-    void wake();
     [[nodiscard]] Way next_way(const DiskRequest& request, Way after) const;
     [[nodiscard]] bool offset_aligned(const Op& op) const;
     [[nodiscard]] bool buffers_aligned(const Op& op) const;
@@ -64,15 +64,13 @@ private:
 
     DiskFile file_;
     DiskOptions options_;
-    std::array<bool, kWays> lacking_{};  ///< ways that this file turned out not to have
+    std::array<bool, kWays> lacking_{};  ///< ways that this file turned out not to support
     UniqueFd event_;                     ///< eventfd
     std::vector<Op> ops_;
     std::vector<Op*> free_;
-    std::vector<std::pair<Op*, int>> ended_;  ///< with their errno, to be told of by `reap`
-    std::vector<std::pair<Op*, int>> faults_;  ///< the hook's, as if a call had failed so
-    // Their calls are in ops_: they go first.
-    std::unique_ptr<DiskEngine> engine_;
-    std::unique_ptr<DiskEngine> helper_;  ///< threads, for what io_uring has no operation for; from the first such call on
+    std::vector<std::pair<Op*, int>> ended_;  ///< with their errno, until reap() reports them
+    bool reaping_ = false;                    ///< reap() is about to report what ends now
+    std::unique_ptr<io::Engine> engine_;  // last: its requests are in ops_, so it is destroyed first
 };
 
 }  // namespace snapvm

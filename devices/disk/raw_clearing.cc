@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Discards and write-zeroes, which each file system and device has in ways of its own.
+// Discards and write-zeroes. File systems and devices support different calls for them.
 #include <fcntl.h>
 #include <linux/falloc.h>
 
@@ -12,7 +12,7 @@ namespace snapvm {
 namespace {
 
 constexpr std::uint64_t kZerosAtOnce = 1ULL << 20;
-alignas(4096) std::array<std::byte, 64ULL << 10> zeros{};  // never written: an iovec has no const
+alignas(4096) std::array<std::byte, 64ULL << 10> zeros{};  // never written; not const because iovec is not
 
 bool is_lacking(std::int64_t result) {
     return result == -EOPNOTSUPP || result == -ENOSYS || result == -ENODEV || result == -ENOTTY;
@@ -20,8 +20,9 @@ bool is_lacking(std::int64_t result) {
 
 }  // namespace
 
-// A discard and write_zeroes with unmap punch a hole, so that what is given up reads as zeros and old bytes never come back; only a device
-// that cannot do that is told BLKDISCARD. ZERO_RANGE keeps the space (on a device it writes zeros where it has nothing better).
+// A discard and write_zeroes with unmap punch a hole, so that the range reads as zeros and old
+// bytes never come back. BLKDISCARD is the fallback for devices that do not support that.
+// ZERO_RANGE keeps the space allocated; a device writes zeros if it has no better way.
 RawDisk::Way RawDisk::next_way(const DiskRequest& request, Way after) const {
     static constexpr std::array kDiscard = {Way::punch, Way::discard};
     static constexpr std::array kUnmap = {Way::punch, Way::zero_range, Way::write_zeros};
@@ -46,12 +47,12 @@ void RawDisk::begin_clearing(Op& op) {
     switch (op.way) {
         case Way::punch:
         case Way::zero_range:
-            op.kind = DiskCall::Kind::allocate;
+            op.kind = io::Request::Kind::allocate;
             op.flags = FALLOC_FL_KEEP_SIZE | (op.way == Way::punch ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE);
             break;
-        case Way::discard: op.kind = DiskCall::Kind::discard; break;
+        case Way::discard: op.kind = io::Request::Kind::discard; break;
         case Way::write_zeros:
-            op.kind = DiskCall::Kind::write;
+            op.kind = io::Request::Kind::write;
             op.flags = 0;
             op.size = std::min(op.size, kZerosAtOnce);
             op.buffers.clear();
@@ -62,13 +63,14 @@ void RawDisk::begin_clearing(Op& op) {
                 op.fd = file_.direct_fd.get();
             }
             break;
-        case Way::nothing: end(op, 0); return;  // a discard is advice
+        case Way::nothing: end(op, 0); return;  // a discard is only advice
     }
     send(op);
 }
 
 void RawDisk::advance_clearing(Op& op, std::int64_t result) {
-    // A device also refuses ranges with EINVAL that are no multiple of its sectors: that is no reason to ask it never again.
+    // A device also refuses ranges that are no multiple of its sectors with EINVAL. That says
+    // nothing about other ranges, so the way is not marked as lacking.
     if (is_lacking(result) || result == -EINVAL) {
         lacking_[static_cast<std::size_t>(op.way)] = lacking_[static_cast<std::size_t>(op.way)] || is_lacking(result);
         op.way = next_way(*op.request, op.way);
@@ -77,7 +79,7 @@ void RawDisk::advance_clearing(Op& op, std::int64_t result) {
     }
     if (result == 0 && op.request->durable) {
         op.flushing = true;
-        op.kind = DiskCall::Kind::flush;
+        op.kind = io::Request::Kind::flush;
         op.fd = file_.fd.get();
         op.buffers.clear();
         send(op);

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/event_loop/event_loop.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 
@@ -67,19 +65,12 @@ Status EventLoop::start() {
     if (thread_.joinable()) {
         return {};
     }
-    // The process' signals belong to its other threads.
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    ::pthread_sigmask(SIG_SETMASK, &all, &before);
-    auto thread = start_thread("devices", [this] {
-        ::pthread_setname_np(::pthread_self(), "devices");
+    auto thread = start_thread(ThreadRole::devices, [this] {
         while (!over_) {
             (void)dispatch(-1);
         }
     });
-    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    const std::lock_guard lock(mutex_);  // somebody may hold the loop already
+    const std::lock_guard lock(mutex_);  // wait_until() on another thread may look at thread_
     thread_ = TRY(std::move(thread));
     return {};
 }
@@ -117,8 +108,9 @@ void EventLoop::call(std::uint64_t id) {
     {
         const std::lock_guard lock(mutex_);
         const auto found = sources_.find(id);
-        // Ready before a hold began, or before it was forgotten: what is held stays ready, and comes again.
-        if (found == sources_.end() || (held_ && found->second->kind == Kind::intake)) {
+        // The event was found before the intake was held or the watch was destroyed. Held intake
+        // stays ready, so its event comes again.
+        if (found == sources_.end() || (quiesced_ && found->second->kind == Kind::intake)) {
             return;
         }
         source = found->second;
@@ -138,7 +130,7 @@ void EventLoop::end_work() {
     }
 }
 
-// Cannot fail, as adding it anew could: an entry that is there is changed.
+// Modifies the entry, which cannot fail. Removing and adding it could.
 void EventLoop::admit_intake(bool admit) {
     epoll_event event{};
     event.events = admit ? EPOLLIN : 0U;
@@ -146,10 +138,10 @@ void EventLoop::admit_intake(bool admit) {
     (void)::epoll_ctl(all_.get(), EPOLL_CTL_MOD, intake_.get(), &event);
 }
 
-bool EventLoop::hold(std::chrono::steady_clock::time_point deadline) {
+bool EventLoop::quiesce(std::chrono::steady_clock::time_point deadline) {
     {
         const std::lock_guard lock(mutex_);
-        held_ = true;
+        quiesced_ = true;
         admit_intake(false);
     }
     return wait_until(deadline, [this] { return !calling_ && busy_ == 0; });
@@ -167,17 +159,17 @@ bool EventLoop::wait_until(std::chrono::steady_clock::time_point deadline, const
             return false;
         }
         lock.unlock();
-        // Nobody else does.
-        (void)dispatch(
-            static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(std::min<decltype(left)>(left, kLook)).count()));
+        // There is no thread, so the caller dispatches.
+        (void)dispatch(static_cast<int>(
+            std::chrono::ceil<std::chrono::milliseconds>(std::min<decltype(left)>(left, kLook)).count()));
         lock.lock();
     }
     return true;
 }
 
-void EventLoop::release() {
+void EventLoop::thaw() {
     const std::lock_guard lock(mutex_);
-    held_ = false;
+    quiesced_ = false;
     admit_intake(true);
 }
 

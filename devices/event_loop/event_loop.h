@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where devices do their work: one thread a machine that waits for descriptors and calls who watches them.
+// The event loop of a machine's devices: one thread that waits for descriptors and calls the
+// callbacks that watch them.
 #pragma once
 
 #include <atomic>
@@ -17,19 +18,22 @@
 
 namespace snapvm {
 
-/// Two kinds of sources: intake brings new work (a driver's doorbell, a packet, a keystroke), completion ends work that was begun (a disk's
-/// answer). A hold stops intake and waits until what was begun has ended, while the guest runs: so a pause waits for no disk, and memory
-/// that a device writes is quiet in it.
+/// Sources are of two kinds. Intake brings new work: a driver's notification, a packet, a
+/// keystroke. Completion ends work that was begun: a disk's answer. quiesce() holds the intake and
+/// waits until work in flight has ended, while the guest runs. So a pause does not wait for a disk,
+/// and devices write no guest memory during it.
 ///
-/// Without `start` nothing runs by itself: `run_pending` does what is ready, for tests. Callbacks run one at a time, on the loop's thread.
-/// No lock of the loop's is held meanwhile, so they may take any, and use the loop.
+/// Without start() there is no thread, and run_pending() handles what is ready, for tests.
+/// Callbacks run one at a time, on the loop's thread. The loop holds no lock meanwhile, so a
+/// callback may take any lock and call the loop.
 class EventLoop {
 public:
     enum class Kind : std::uint8_t { intake, completion };
     using Callback = std::function<void()>;
 
-    /// A watched descriptor, until this is destroyed. Its callback does not begin after that, but may be running: who destroys it under
-    /// a lock that the callback takes first must look again there whether it still exists.
+    /// Watches a descriptor until it is destroyed. After that its callback does not begin any more,
+    /// but it may be running. If the watch is destroyed under a lock, a callback that takes this
+    /// lock must check then whether the watch still exists.
     class Watch {
     public:
         ~Watch();
@@ -48,29 +52,35 @@ public:
     static Result<std::unique_ptr<EventLoop>> create();
     EventLoop(const EventLoop&) = delete;
     EventLoop& operator=(const EventLoop&) = delete;
-    /// Ends the thread. Watches go before.
+    /// Ends the thread. All watches must be destroyed before.
     ~EventLoop();
 
-    /// Calls `callback` whenever one of `events` (EPOLLIN, EPOLLOUT, …) is ready on `fd`, which stays the caller's and outlives the watch.
+    /// Calls `callback` whenever one of `events` (EPOLLIN, EPOLLOUT, …) is ready on `fd`. The
+    /// caller owns `fd`, which must outlive the watch. Any thread.
     Result<std::unique_ptr<Watch>> watch(Kind kind, int fd, std::uint32_t events, Callback callback);
     /// Starts the thread. Idempotent.
     Status start();
-    /// Ends it, for good: no callback runs any more. Idempotent.
+    /// Ends the thread for good: no callback runs afterwards. Idempotent.
     void stop();
-    /// What is ready now, once; where there is no thread. Returns whether there was anything.
+    /// Without a thread: runs the callbacks of what is ready now, once. Returns whether there were
+    /// any.
     bool run_pending() { return dispatch(0); }
 
-    /// Work that ends by a completion: a hold waits for it. Any thread.
+    /// Counts work that a completion ends with end_work(); quiesce() waits for it. Any thread.
     void begin_work() { ++busy_; }
     void end_work();
 
-    /// No callback of the intake begins before `release`, whatever this returns: true once none runs any more and all work has ended, false
-    /// if that is not so by the deadline; asked again, it waits on. Both idempotent. Not on the loop's thread.
-    bool hold(std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max());
-    void release();
-    /// Returns when `done` does, which callbacks bring about; looked at after each of them, under the loop's lock: it takes no other. Not on
-    /// the loop's thread.
-    void wait(const std::function<bool()>& done) { (void)wait_until(std::chrono::steady_clock::time_point::max(), done); }
+    /// Holds the intake: whatever it returns, no callback of the intake begins before thaw().
+    /// Returns true once no callback runs and all work has ended, or false if that is not so by the
+    /// deadline. Another call then continues to wait. Idempotent, as thaw() is. Must not be called
+    /// on the loop's thread.
+    bool quiesce(std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max());
+    void thaw();
+    /// Waits until `done` returns true. It is evaluated after each callback, with the loop's lock
+    /// held, and must take no other lock. Must not be called on the loop's thread.
+    void wait(const std::function<bool()>& done) {
+        (void)wait_until(std::chrono::steady_clock::time_point::max(), done);
+    }
 
 private:
     struct Source {
@@ -86,15 +96,15 @@ private:
     void admit_intake(bool admit);
     void forget(const Watch& watch);
 
-    UniqueFd all_;  ///< epoll: completions, the wake-up and, unless held, `intake_`
-    UniqueFd intake_;  ///< an epoll of its own, so that a hold is one call however many sources there are
-    UniqueFd wake_;  ///< eventfd
+    UniqueFd all_;  ///< epoll: completions, the wake-up and, unless quiesced, `intake_`
+    UniqueFd intake_;  ///< epoll of all intake, so that one call holds it, however many sources there are
+    UniqueFd wake_;  ///< eventfd that ends a wait
 
     std::mutex mutex_;  // guards the four below, and the setting of thread_; innermost
     std::condition_variable changed_;
     std::map<std::uint64_t, std::shared_ptr<Source>> sources_;
-    std::uint64_t next_id_ = 2;  ///< 0 is the wake-up, 1 the intake
-    bool held_ = false;
+    std::uint64_t next_id_ = 2;  ///< 0 is wake_, 1 is intake_
+    bool quiesced_ = false;
     bool calling_ = false;
 
     std::atomic<std::uint64_t> busy_ = 0;

@@ -9,6 +9,8 @@
 
 #include <cerrno>
 #include <cstring>
+#include <string>
+#include <utility>
 
 #include "vmm/base/fd.h"
 #include "vmm/base/try.h"
@@ -21,7 +23,7 @@ constexpr const char* kDevice = "/dev/net/tun";
 TapAnswer answer_of(int error) {
     switch (error) {
         case EAGAIN: return TapAnswer::later;
-        case EIO:  // an interface that is not up, as tun has it
+        case EIO:  // what tun returns for an interface that is not up
         case ENETDOWN: return TapAnswer::down;
         case EBADFD:
         case ENODEV: return TapAnswer::gone;
@@ -48,11 +50,14 @@ public:
         if (restarting([&] { return ::poll(&now, 1, 0); }) < 0) {
             return TapAnswer::later;
         }
-        return (now.revents & POLLERR) != 0 ? TapAnswer::gone : (now.revents & POLLOUT) != 0 ? TapAnswer::done : TapAnswer::down;
+        return (now.revents & POLLERR) != 0   ? TapAnswer::gone
+               : (now.revents & POLLOUT) != 0 ? TapAnswer::done
+                                              : TapAnswer::down;
     }
     [[nodiscard]] bool has_uso() const override { return uso_; }
     TapAnswer set_offloads(unsigned offloads) override {
-        return ::ioctl(fd_.get(), TUNSETOFFLOAD, static_cast<unsigned long>(offloads)) == 0 ? TapAnswer::done : answer_of(errno);
+        return ::ioctl(fd_.get(), TUNSETOFFLOAD, static_cast<unsigned long>(offloads)) == 0 ? TapAnswer::done
+                                                                                            : answer_of(errno);
     }
     TapAnswer read(std::span<std::byte> frame, std::size_t& size) override {
         const ssize_t got = restarting([&] { return ::read(fd_.get(), frame.data(), frame.size()); });
@@ -60,12 +65,13 @@ public:
         if (got >= 0) {
             return TapAnswer::done;
         }
-        // What is not understood would come again at once, and for ever.
+        // An unknown error would come again at once, without end.
         const TapAnswer answer = answer_of(errno);
         return answer == TapAnswer::refused ? TapAnswer::gone : answer;
     }
     TapAnswer write(std::span<const iovec> frame) override {
-        const ssize_t put = restarting([&] { return ::writev(fd_.get(), frame.data(), static_cast<int>(frame.size())); });
+        const ssize_t put =
+            restarting([&] { return ::writev(fd_.get(), frame.data(), static_cast<int>(frame.size())); });
         return put < 0 ? answer_of(errno) : TapAnswer::done;
     }
 
@@ -84,21 +90,26 @@ Result<UniqueFd> open_device(const std::string& name) {
         return fd;
     }
     const int error = fd.error().code();
-    return fail(Error::system("open", name + ": " + kDevice, error,
-                              error == ENOENT || error == ENODEV ? "load the kernel's module: modprobe tun"
-                              : error == EACCES || error == EPERM
-                                  ? std::string("give yourself access to ") + kDevice + ", or run as root"
-                                  : std::string()));
+    std::string advice;
+    if (error == ENOENT || error == ENODEV) {
+        advice = "load the kernel's module: modprobe tun";
+    } else if (error == EACCES || error == EPERM) {
+        advice = "give yourself access to /dev/net/tun, or run as root";
+    }
+    return fail(Error::system("open", name + ": " + kDevice, error, std::move(advice)));
 }
 
 Error attach_error(const std::string& name, const std::string& interface, int error) {
     switch (error) {
         case EBUSY:
-            return {ErrorKind::busy, name + " is another machine's", "stop that one first, or give this one a tap of its own"};
-        case EINVAL: return {ErrorKind::invalid, name + " is no tap of one queue", "give one that is: " + how_to_make("NAME")};
+            return {ErrorKind::busy, name + " is in use: another machine has it",
+                    "stop that one first, or give this one a tap of its own"};
+        case EINVAL:
+            return {ErrorKind::invalid, name + " is not a tap with one queue",
+                    "give one that is: " + how_to_make("NAME")};
         case EPERM:
             return Error::system("TUNSETIFF", name, error,
-                                 "it is another user's: have it made for you (ip tuntap add dev " + interface +
+                                 "it belongs to another user: have it made for you (ip tuntap add dev " + interface +
                                      " mode tap user USER), or run as root");
         default: return Error::system("TUNSETIFF", name, error);
     }
@@ -108,9 +119,10 @@ Error attach_error(const std::string& name, const std::string& interface, int er
 
 Result<std::unique_ptr<Tap>> open_tap(const std::string& id, const std::string& interface) {
     const std::string name = "network interface " + id + " (tap " + interface + ")";
-    // A "%d" in it would make a new one.
+    // The kernel would create a new interface for a name with "%d".
     if (interface.empty() || interface.size() >= IFNAMSIZ || interface.find_first_of("%/: ") != std::string::npos) {
-        return fail(ErrorKind::usage, name + ": that is no interface's name", "give the name of a tap, of 1 to 15 characters");
+        return fail(ErrorKind::usage, name + ": this is not the name of an interface",
+                    "give the name of a tap, of 1 to 15 characters");
     }
     UniqueFd fd = TRY(open_device(name));
     if (::if_nametoindex(interface.c_str()) == 0) {
@@ -125,8 +137,11 @@ Result<std::unique_ptr<Tap>> open_tap(const std::string& id, const std::string& 
     if (int header = Tap::kHeader; ::ioctl(fd.get(), TUNSETVNETHDRSZ, &header) != 0) {
         return fail(Error::system("TUNSETVNETHDRSZ", name, errno));
     }
-    // Both stay with an interface, so the last machine's are there still. USO is asked for by trying (Linux 6.2).
-    const auto set = [&](unsigned offloads) { return ::ioctl(fd.get(), TUNSETOFFLOAD, static_cast<unsigned long>(offloads)) == 0; };
+    // Header size and offloads are kept by the interface and may be those of the machine before.
+    // The kernel does not report USO (Linux 6.2), so this tries to set it.
+    const auto set = [&](unsigned offloads) {
+        return ::ioctl(fd.get(), TUNSETOFFLOAD, static_cast<unsigned long>(offloads)) == 0;
+    };
     const bool uso = set(tap_offload::kChecksum | tap_offload::kUso);
     if (!set(0)) {
         return fail(Error::system("TUNSETOFFLOAD", name, errno));

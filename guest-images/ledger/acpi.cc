@@ -23,17 +23,19 @@ bool sums_to_zero(u64 address, u32 size) {
     return sum == 0;
 }
 
-bool is_rsdp(u64 address) { return get<u64>(address) == 0x2052545020445352 /* "RSD PTR " */ && sums_to_zero(address, 20); }
+bool is_rsdp(u64 address) {
+    return get<u64>(address) == 0x2052545020445352 /* "RSD PTR " */ && sums_to_zero(address, 20);
+}
 
 u64 scan_for_rsdp() {
     for (u64 address = 0x9fc00; address < 0x100000; address += 16) {
-        if (address == 0xa0000) address = 0xe0000;  // nothing but a display adapter's memory in between
+        if (address == 0xa0000) address = 0xe0000;  // the RSDP is in the EBDA or from 0xE0000 on (5.2.5.1)
         if (is_rsdp(address)) return address;
     }
     return 0;
 }
 
-// Length of the table there, mapped and with its checksum right; 0 otherwise.
+// Maps the table at `address` and returns its length. Returns 0 if the length or checksum is wrong.
 u32 open_table(u64 address) {
     if (address == 0 || address >= kMappableEnd - kHeaderBytes) return 0;
     map_identity(address, address + kHeaderBytes);
@@ -71,7 +73,8 @@ CpuList find_cpus(u64 rsdp) {
     for (u32 at = kHeaderBytes; at + entry <= size; at += entry) {
         const u64 table = entry == 8 ? get<u64>(root + at) : get<u32>(root + at);
         const u32 table_size = open_table(table);
-        if (table_size >= kMadtEntries && get<u32>(table) == 0x43495041 /* "APIC" */) read_madt(cpus, table, table_size);
+        if (table_size >= kMadtEntries && get<u32>(table) == 0x43495041 /* "APIC" */)
+            read_madt(cpus, table, table_size);
     }
     return cpus;
 }

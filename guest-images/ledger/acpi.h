@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CPU list from ACPI.
+// Finds the vCPUs in the ACPI tables.
 #pragma once
 
 #include "guest-images/ledger/cpu.h"
@@ -11,8 +11,8 @@ struct CpuList {
     u8 apic_ids[MAX_CPUS] = {};
 };
 
-// Enabled LAPICs of the MADT, through the RSDP at `rsdp`, or found by its signature if that is 0. At most MAX_CPUS;
-// none if there are no (valid) tables.
+// Returns the enabled LAPICs of the MADT, at most MAX_CPUS. `rsdp` is the RSDP's address; if it is
+// 0, the RSDP is searched for by its signature. The list is empty if there are no valid tables.
 CpuList find_cpus(u64 rsdp);
 
 }  // namespace snapvm::guest

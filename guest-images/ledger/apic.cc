@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Registers: Intel SDM volume 3, chapter 11 (APIC); 82093AA data sheet (IOAPIC).
+// Sources: Intel SDM volume 3, chapter 11 (APIC); 82093AA data sheet (IOAPIC).
 #include "guest-images/ledger/apic.h"
 
 #include "guest-images/ledger/clock.h"
@@ -65,7 +65,7 @@ void start_ticks(u32 hz) {
     }
     cpu.period = kLapicHz / hz;
     write_lapic(kDivide, kDivideBy1);
-    write_lapic(kTimer, VECTOR_TICK);  // one-shot: the tick's handler starts the next
+    write_lapic(kTimer, VECTOR_TICK);  // one-shot: the tick's handler starts the next count
     write_lapic(LAPIC_TIMER_INITIAL, static_cast<u32>(cpu.period));
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Layouts: Xen's public/arch-x86/hvm/start_info.h; Linux, Documentation/arch/x86/zero-page.rst.
+// Sources: Xen's public/arch-x86/hvm/start_info.h; Linux, Documentation/arch/x86/zero-page.rst.
 #include "guest-images/ledger/boot_info.h"
 
 #include "guest-images/ledger/paging.h"

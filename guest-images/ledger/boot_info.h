@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the VMM passed in, through either entry, copied before its memory is used for something else.
+// Copies what the VMM passed in through either entry, before its memory is used for something else.
 #pragma once
 
 #include "guest-images/ledger/cpu.h"
@@ -16,11 +16,12 @@ struct BootInfo {
     static constexpr u32 kMaxCommandLine = 1024;
     MemoryRange ram[kMaxRanges];  // usable RAM, in the order given
     u32 ranges;
-    u64 rsdp;  // 0: not told
+    u64 rsdp;  // 0: not given
     char command_line[kMaxCommandLine];
 };
 
-// `kind` is BOOT_PVH or BOOT_LINUX64, `address` the structure that came with it.
+// Reads the structure at `address`. `kind` is BOOT_PVH or BOOT_LINUX64, by the entry that was
+// taken.
 void read_boot_info(BootInfo& info, u32 kind, u64 address);
 
 }  // namespace snapvm::guest

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Protocol: Linux, Documentation/virt/kvm/x86/msr.rst and cpuid.rst.
+// Sources: Linux, Documentation/virt/kvm/x86/msr.rst and cpuid.rst.
 #include "guest-images/ledger/clock.h"
 
 namespace snapvm::guest {
@@ -57,7 +57,8 @@ u64 nanoseconds_to_tsc(u64 ns) {
         const u64 shifted = (ns << 32) / cpu.clock.tsc_to_system_mul;
         return cpu.clock.tsc_shift < 0 ? shifted << -cpu.clock.tsc_shift : shifted >> cpu.clock.tsc_shift;
     }
-    // Without kvmclock: the TSC's nominal frequency, if CPUID has it complete.
+    // Without kvmclock, CPUID may state the TSC's nominal frequency. It counts only if it is
+    // complete.
     if (cpuid(0).a < 0x15) return 0;
     const CpuidResult tsc = cpuid(0x15);
     if (tsc.a == 0 || tsc.b == 0 || tsc.c == 0) return 0;

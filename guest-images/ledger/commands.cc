@@ -14,7 +14,7 @@
 namespace snapvm::guest {
 namespace {
 
-constexpr u64 kGenerationId = 0xE0010000;  // PLATFORM.md
+constexpr u64 kGenerationId = 0xE0010000;  // vmm/platform/PLATFORM.md
 constexpr std::int64_t kWildlyAhead = 1000000000;
 
 struct Generation {
@@ -26,7 +26,7 @@ constinit virtio::Rng rng;
 bool rng_started = false;
 
 Generation read_generation() {
-    if (!has_test_port()) return {};  // not snapvm's platform: who knows what is there
+    if (!has_test_port()) return {};  // on another platform the address may be anything
     const auto* id = reinterpret_cast<const volatile u64*>(kGenerationId);
     return {id[0], id[1]};
 }
@@ -37,13 +37,14 @@ u64 all_ticks() {
     return ticks;
 }
 
-// A clock that went backwards on some vCPU, or, unless the machine was told it is a restored one, kvmclock more than a
-// second ahead of the TSC. Behind is how a machine looks that was paused, and not wrong.
+// Returns a finding if a clock went backwards on some vCPU, or if kvmclock is more than a second
+// ahead of the TSC. Both start over if the VM generation ID has changed. kvmclock behind the TSC is
+// no finding: a pause looks like that.
 ledger::Finding check_clocks(std::int64_t* skew) {
     const Generation now = read_generation();
     if (!(now == generation)) {
         generation = now;
-        for (u32 i = 0; i < ledger_root.shards; ++i) per_cpu[i].tsc_backwards = 0;  // another host's TSC
+        for (u32 i = 0; i < ledger_root.shards; ++i) per_cpu[i].tsc_backwards = 0;  // the TSC may be another host's
         rebase_clock();
     }
     *skew = clock_skew();
@@ -67,7 +68,7 @@ void print_finding(const ledger::Finding& f) {
     line.text(" expected=").hex(f.expected).text(" found=").hex(f.found).print();
 }
 
-// The device is looked for when it is first asked.
+// The device is looked for at the first command.
 void draw_and_print(u64 ring_features) {
     if (!rng_started && !rng.start(ring_features)) {
         Line().text("LEDGER RNG none").print();
@@ -80,7 +81,11 @@ void draw_and_print(u64 ring_features) {
     __builtin_memcpy(&value, bytes, sizeof value);
     Line line;
     line.text("LEDGER RNG bytes=").number(count).text(" value=").hex(value);
-    line.text(" interrupts=").number(rng.device().interrupts()).text(" notifications=").number(rng.queue().notifications()).print();
+    line.text(" interrupts=")
+        .number(rng.device().interrupts())
+        .text(" notifications=")
+        .number(rng.queue().notifications())
+        .print();
 }
 
 void carry_out(int command, const Options& options) {
@@ -98,7 +103,7 @@ void carry_out(int command, const Options& options) {
         case 'o': power_off();
         case 'e': debug_exit(0x10);
         case 'r': reboot();
-        case 'u': *reinterpret_cast<volatile u64*>(ledger::kPageBytes << 40) = 0; break;  // a trap, to see it reported
+        case 'u': *reinterpret_cast<volatile u64*>(ledger::kPageBytes << 40) = 0; break;  // a trap, to see its report
         default: break;
     }
 }
@@ -116,7 +121,8 @@ void handle_commands(const Options& options) {
 
 bool verify_and_print() {
     std::int64_t skew = 0;
-    // The clocks last: what they say depends on the host, and must not hide what a snapshot has lost.
+    // The clocks come last: what they say depends on the host, and must not hide what a snapshot
+    // has lost.
     ledger::Finding finding = verify_all();
     if (!finding) finding = check_disk();
     if (const ledger::Finding clocks = check_clocks(&skew); !finding) finding = clocks;
@@ -127,7 +133,12 @@ bool verify_and_print() {
     }
     const u64 steps = total_steps();
     Line line;
-    line.text("LEDGER OK steps=").number(steps).text(" pages=").number(ledger_root.pages).text(" ticks=").number(all_ticks());
+    line.text("LEDGER OK steps=")
+        .number(steps)
+        .text(" pages=")
+        .number(ledger_root.pages)
+        .text(" ticks=")
+        .number(all_ticks());
     line.text(" gen=").number(steps / ledger_root.pages).text(" skew_ms=").number_signed(skew / 1000000);
     if (const u64 records = disk_records(); records != 0) line.text(" records=").number(records);
     line.print();

@@ -7,8 +7,9 @@
 namespace snapvm::guest {
 namespace {
 
-// One word, written by the first vCPU alone: a mode and a count that makes each word new. A vCPU acknowledges the exact
-// word it stopped for, so that an old acknowledgement never counts for a later stop.
+// The control word is written by the first vCPU alone. It is a mode and a count that makes each
+// word new. A vCPU acknowledges the exact word that it stopped for, so that an old acknowledgement
+// never counts for a later stop.
 enum Mode : u32 { run = 0, hold = 1, check = 2 };
 volatile u32 control = run;
 volatile bool steps_paused = false;
@@ -44,7 +45,7 @@ ledger::Finding verify_all() {
     command_others(hold);
     wait_for_others();
     ledger::Finding first = ledger::verify_root(ledger_root);
-    // A root that is wrong says nothing sound about where the rest is.
+    // A damaged root does not say reliably where the rest is.
     if (!first) {
         command_others(check);
         first = check_shard(0);

@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// How the first vCPU stops the others at a step boundary, has all shards checked in parallel, and lets them go.
+// Lets the first vCPU stop the others at a step boundary, has all shards checked in parallel, and
+// lets them go on.
 #pragma once
 
 #include "guest-images/ledger/cpu.h"
 
 namespace snapvm::guest {
 
-// For every vCPU but the first, at each step boundary: true if it may step; otherwise it has done what was asked
-// (stopped, checked its shard) and should sleep until an interrupt and ask again.
+// Every vCPU but the first calls this at each step boundary. Returns true if the vCPU may step.
+// Otherwise it has done what was asked (stopped, checked its shard); the caller then halts until an
+// interrupt and calls again.
 bool may_step(u32 shard);
 
-// For the first vCPU, at a step boundary of its own. Stops all, verifies all, lets all go on; the first finding, if
-// any.
+// The first vCPU calls this at a step boundary of its own. Stops all vCPUs, verifies all shards,
+// lets all go on, and returns the first finding, if any.
 ledger::Finding verify_all();
 
-// Waits on the first vCPU for what another one does, which then calls wake_first(). Looks for a while before it sleeps:
-// where vCPUs outnumber the host's CPUs, the one that is waited for may need this one's.
+// Waits on the first vCPU until `condition` holds; the vCPU that fulfils it calls wake_first().
+// Spins before it sleeps. It does not spin for long: if vCPUs outnumber the host's CPUs, the other
+// vCPU may need this one's CPU.
 template <typename Condition>
 void wait_for(Condition condition) {
     for (u32 i = 0; i < 2000; ++i) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One vCPU as the guest knows it, and the few machine instructions C++ needs. All C++ here runs at CPL 3.
+// One vCPU's state, and the few machine instructions that C++ needs. All C++ of this guest runs at
+// CPL 3.
 #pragma once
 
 #include <cstddef>
@@ -28,7 +29,8 @@ struct PvClock {
 };
 static_assert(sizeof(PvClock) == 32);
 
-// GS base of both privilege levels. The first part is traps.S's; the vCPU's own interrupts are its only other writers.
+// What GS base points to at both privilege levels. traps.S uses the fields up to `self` by their
+// offsets (abi.h). This vCPU's interrupts write the volatile ones among them at any time.
 struct alignas(1 << PERCPU_SHIFT) PerCpu {
     volatile u64 ticks;
     volatile u64 events;  // interrupts so far
@@ -47,9 +49,9 @@ struct alignas(1 << PERCPU_SHIFT) PerCpu {
     u32 index;
     u32 apic_id;
     bool has_clock;
-    u64 last_ns;  // kvmclock, newest reading
+    u64 last_ns;  // newest reading of kvmclock
     u64 clock_backwards;
-    volatile u32 acknowledged;  // the newest control word this vCPU has stopped for, see control.h
+    volatile u32 acknowledged;  // the newest control word that this vCPU has stopped for (control.h)
     volatile u32 verified;
     volatile u32 initialised;
     ledger::Finding finding;
@@ -58,7 +60,8 @@ static_assert(offsetof(PerCpu, ticks) == PERCPU_TICKS && offsetof(PerCpu, events
 static_assert(offsetof(PerCpu, last_tsc) == PERCPU_LAST_TSC && offsetof(PerCpu, tsc_backwards) == PERCPU_TSC_BACKWARDS);
 static_assert(offsetof(PerCpu, deadline) == PERCPU_DEADLINE && offsetof(PerCpu, period) == PERCPU_PERIOD);
 static_assert(offsetof(PerCpu, missed_ticks) == PERCPU_MISSED && offsetof(PerCpu, frame) == PERCPU_FRAME);
-static_assert(offsetof(PerCpu, deadline_mode) == PERCPU_DEADLINE_MODE && offsetof(PerCpu, serial_pending) == PERCPU_SERIAL);
+static_assert(offsetof(PerCpu, deadline_mode) == PERCPU_DEADLINE_MODE &&
+              offsetof(PerCpu, serial_pending) == PERCPU_SERIAL);
 static_assert(offsetof(PerCpu, trap_depth) == PERCPU_TRAP_DEPTH && offsetof(PerCpu, trap_stack) == PERCPU_TRAP_STACK);
 static_assert(offsetof(PerCpu, self) == PERCPU_SELF && sizeof(PerCpu) == 1 << PERCPU_SHIFT);
 
@@ -70,7 +73,8 @@ inline PerCpu& self() {
     return *cpu;
 }
 
-// Sleeps until an interrupt, unless there was one since `events` was read from self().events.
+// Sleeps until an interrupt. Returns at once if one came since `events` was read from
+// self().events.
 inline void halt(u64 events) { asm volatile("ud2" : : "a"(CALL_HALT), "b"(events) : "memory", "cc"); }
 inline void write_msr(u32 msr, u64 value) {
     u64 call = CALL_WRMSR;
@@ -122,9 +126,12 @@ inline u16 read_mmio16(u64 address) {
     asm volatile("movw (%1), %0" : "=r"(value) : "r"(address) : "memory");
     return value;
 }
-inline void write_mmio(u64 address, u32 value) { asm volatile("movl %0, (%1)" : : "r"(value), "r"(address) : "memory"); }
+inline void write_mmio(u64 address, u32 value) {
+    asm volatile("movl %0, (%1)" : : "r"(value), "r"(address) : "memory");
+}
 
-// Stores and loads that others may watch: x86 keeps a CPU's stores in order, so keeping the compiler to it is enough.
+// Stores and loads that other vCPUs may watch. x86 keeps a CPU's stores in order, so it is enough
+// to keep the compiler to that order.
 template <typename T>
 void publish(T& place, T value) {
     __atomic_store_n(&place, value, __ATOMIC_RELEASE);

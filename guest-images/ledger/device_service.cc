@@ -15,8 +15,8 @@ namespace {
 
 using ledger::kPageBytes;
 
-// The balloon, and the memory for it, all of which is in use when the balloon has none of it: each page holds a word that says which page it
-// is and how often it has been taken into use.
+// The balloon and the memory that it may take. Each page that the balloon does not hold contains a
+// word, made from the page's address and the number of times that the page has been taken into use.
 class LentMemory {
 public:
     void start(const Options& options) {
@@ -34,7 +34,8 @@ public:
     }
     void check() const {
         for (u64 page = balloon_.held(); page < pages_; ++page)
-            if (word(page) != expected(page)) virtio::broken(virtio::Type::balloon, "memory that it does not hold has changed");
+            if (word(page) != expected(page))
+                virtio::broken(virtio::Type::balloon, "memory that it does not hold has changed");
     }
 
 private:
@@ -53,7 +54,8 @@ private:
     u32* uses_ = nullptr;
 };
 
-// Sends back what comes on connections that the host makes, one piece of each at a time. A restored machine's have ended; others can be made.
+// Sends back what comes on connections that the host opens, one piece of each connection at a time.
+// A restore ends all connections; the host can open others.
 class EchoStreams {
 public:
     bool start(u64 ring_features) {
@@ -73,9 +75,9 @@ public:
     }
 
 private:
-    static constexpr u32 kEchoPort = 7;  // as TCP has it
+    static constexpr u32 kEchoPort = 7;  // TCP's echo port
     static constexpr u32 kPacketBytes = 4096;
-    static constexpr u64 kRoom = virtio::Vsock::kRoom;  // the peer sends no more before some has gone back
+    static constexpr u64 kRoom = virtio::Vsock::kRoom;  // the peer may not send more before some bytes have gone back
     struct Kept {
         u64 in, out;  // bytes since the connection was made
         u32 sending;
@@ -85,8 +87,10 @@ private:
         const u32 number = vsock_.number_of(*packet.connection);
         Kept& kept = kept_[number];
         const u8* from = reinterpret_cast<const u8*>(packet.address);
-        if (packet.size > kRoom - (kept.in - kept.out)) virtio::broken(virtio::Type::vsock, "more came than there was credit for");
-        for (u32 i = 0; i < packet.size; ++i) *reinterpret_cast<u8*>(rooms_ + number * kRoom + kept.in++ % kRoom) = from[i];
+        if (packet.size > kRoom - (kept.in - kept.out))
+            virtio::broken(virtio::Type::vsock, "more came than there was credit for");
+        for (u32 i = 0; i < packet.size; ++i)
+            *reinterpret_cast<u8*>(rooms_ + number * kRoom + kept.in++ % kRoom) = from[i];
     }
 
     void send_back(virtio::Vsock::Connection& connection, Kept& kept, u64 room) {
@@ -105,7 +109,8 @@ private:
         const u64 at = kept.out % kRoom;
         for (const u64 most : {kRoom - at, u64{connection.credit()}, u64{virtio::Vsock::kMostPayload}})
             if (size > most) size = most;
-        if (size != 0 && vsock_.send(connection, room + at, static_cast<u32>(size))) kept.sending = static_cast<u32>(size);
+        if (size != 0 && vsock_.send(connection, room + at, static_cast<u32>(size)))
+            kept.sending = static_cast<u32>(size);
     }
 
     virtio::Vsock vsock_;
@@ -114,7 +119,8 @@ private:
     Kept kept_[virtio::Vsock::kMostConnections] = {};
 };
 
-// Sends what comes back from where it is, unless `change` says that it is not for us.
+// Sends each piece that came back out of its buffer. If `change` returns false, only gives the
+// buffer back.
 template <typename Change>
 void send_back(virtio::Duplex& duplex, Change change) {
     do {
@@ -128,9 +134,11 @@ void send_back(virtio::Duplex& duplex, Change change) {
     } while (!duplex.ask_for_interrupt());
 }
 
-// Frames of the type for local experiments, to whom they are from.
+// Swaps the addresses of a frame of type 0x88B5 (local experiments). Returns false for all other
+// types.
 bool turn_round(const virtio::Duplex::Piece& piece, const u8 (&mac)[virtio::Net::kMacBytes]) {
-    constexpr u32 kDestination = virtio::Net::kHeaderBytes, kSource = kDestination + sizeof mac, kType = kSource + sizeof mac;
+    constexpr u32 kDestination = virtio::Net::kHeaderBytes, kSource = kDestination + sizeof mac,
+                  kType = kSource + sizeof mac;
     if (piece.size < kType + 2) virtio::broken(virtio::Type::net, "a frame without addresses");
     u8* bytes = reinterpret_cast<u8*>(piece.address);
     if (bytes[kType] != 0x88 || bytes[kType + 1] != 0xb5) return false;

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the guest does with virtio devices of its own accord, and only where it is told to: `balloon=` and `echo=` in README.md. First vCPU
-// only.
+// What the guest does with virtio devices without a command, if the options `balloon=` and `echo=`
+// ask for it (README.md). Only the first vCPU calls this.
 #pragma once
 
 #include "guest-images/ledger/options.h"
 
 namespace snapvm::guest {
 
-// After READY. Starts those of the devices that there are.
+// Starts those of the devices that exist. It is called after READY.
 void start_devices(const Options& options);
-// Takes note of what they have done, and answers. To be called before halt(): an interrupt follows when there is more.
+// Handles what the devices have done since the last call, and answers. The caller calls it before
+// halt(): an interrupt follows if there is more.
 void serve_devices();
-// Ends the guest if memory that it lent to the balloon, and has back, is not what it has written there since.
+// Ends the guest if memory that the balloon does not hold differs from what the guest last wrote
+// there.
 void check_devices();
 
 }  // namespace snapvm::guest

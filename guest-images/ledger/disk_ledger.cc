@@ -13,13 +13,13 @@ namespace {
 using namespace snapvm::ledger;
 
 constexpr u64 kBlockSectors = kBlockBytes / virtio::Blk::kSectorBytes;
-constexpr u64 kFlushCookie = 0;  // else it is a record's number, or a read's
-constexpr u32 kReadBlocks = 16;  // at once
+constexpr u64 kFlushCookie = 0;  // all other cookies are record numbers
+constexpr u32 kReadBlocks = 16;  // in one read
 
 constinit virtio::Blk disk;
 bool in_use = false;
 bool flushing = false;
-u64 buffers = 0;  // kDiskWindow of a block, by number
+u64 buffers = 0;  // kDiskWindow buffers of a block, by record number
 u64 read_buffer = 0;
 
 DiskHeader& header() { return *reinterpret_cast<DiskHeader*>(ledger_root.disk); }
@@ -64,7 +64,7 @@ bool window_is_done() {
     return h.submitted == h.flushed + kDiskWindow && h.landed == (1ULL << kDiskWindow) - 1;
 }
 
-// Blocks one after the other, read a run at a time.
+// Returns blocks one after the other. It reads kReadBlocks of them at a time.
 class BlockReader {
 public:
     const void* operator()(u64 block) {
@@ -131,7 +131,7 @@ void serve_disk() {
                 finish_window();
             }
         }
-        // One interrupt for all that is on its way.
+        // One interrupt comes for all requests in flight.
     } while (disk.queue().outstanding() != 0 && !disk.queue().ask_for_interrupt(disk.queue().outstanding()));
 }
 

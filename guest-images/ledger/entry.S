@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Both ways in, and the tables that exist from the first instruction on. Where CPL 0 is emulated each instruction here
-// costs about 650 ns, so what can be laid out by the linker is, and everything else waits for CPL 3: 34 instructions
-// from the PVH entry to main(), 28 from the Linux one.
+// Both entries, and the tables that exist from the first instruction on. On a host whose KVM
+// emulates CPL 0 each instruction here costs about 650 ns, so the linker lays out what it can, and
+// everything else waits for CPL 3. 34 instructions lead from the PVH entry to main(), 28 from the
+// Linux entry.
 #include "guest-images/ledger/abi.h"
 
     .section .note.pvh, "a", @note
@@ -43,22 +44,25 @@ linux64_entry:                          // long mode, identity mapped, RSI = boo
     mov $CR0_VALUE, %eax
     mov %rax, %cr0
 
-    // RDI, RSI: main()'s arguments. CS may still be the VMM's: only iretq reads one from our GDT.
+    // RDI and RSI hold main()'s first two arguments. CS may still be the VMM's: iretq is the first
+    // to load one from our GDT.
 common:
     lidt idt_pointer
     mov $SEL_TSS, %eax
     ltr %ax
     xor %eax, %eax
-    mov %eax, %gs                       // null, so that iretq leaves the base alone
+    mov %eax, %gs                       // null: iretq then keeps GS base
     mov $MSR_GS_BASE, %ecx
     mov $per_cpu, %eax
     xor %edx, %edx
     wrmsr
-    // A PIC, where there is one, may be unmasked and wired to LINT0, with its vectors among the exceptions.
+    // A PIC, if the machine has one, may be unmasked and wired to LINT0, with vectors among the
+    // exceptions' ones. So LINT0 is masked.
     mov $LAPIC_BASE, %eax
     movl $0x10000, LAPIC_LINT0(%rax)
-    // Two port accesses from here, because an exit from CPL 0 costs a third of one from CPL 3 there: the serial FIFO on
-    // (switching it on later could drop bytes that came first), and is there a test port?
+    // Two port accesses happen here, because an exit from an emulated CPL 0 costs a third of one
+    // from CPL 3. The first enables the serial FIFO: enabling it later could drop bytes that came
+    // before. The second looks for the test port.
     mov $PORT_SERIAL + 2, %edx
     mov $1, %al
     out %al, (%dx)
@@ -68,7 +72,7 @@ common:
     mov $first_frame, %esp
     iretq
 
-    // Long mode entry of a further CPU, from the trampoline: finds its PerCpu by its LAPIC id.
+    // Long-mode entry of a further CPU, from the trampoline. It finds its PerCpu by its LAPIC id.
     .globl ap_entry
 ap_entry:
     mov $LAPIC_BASE + LAPIC_ID, %eax
@@ -94,7 +98,7 @@ ap_entry:
 
     .data
     .balign 16
-first_frame:                            // what iretq takes us to CPL 3 with
+first_frame:                            // the frame with which iretq enters CPL 3
     .quad main, SEL_USER_CODE, USER_RFLAGS, user_stacks + USER_STACK - 8, SEL_USER_DATA
 
     .balign 16
@@ -121,7 +125,7 @@ idt_pointer:
     .word 256 * 16 - 1
     .quad idt                           // filled by traps.cc, at CPL 3
 
-    .balign 512                         // so that it does not cross a page
+    .balign 512                         // a TSS may not cross a page
     .globl tss0
 tss0:
     .long 0
@@ -141,8 +145,9 @@ tss0:
     .error "TSS and its bitmap do not have the size abi.h says"
     .endif
 
-    // Page tables: the first GiB, and the GiB with the devices and firmware tables. paging.cc adds others on demand.
-    // Present, writable, user; accessed and dirty set ahead so that no walk has to write them.
+    // Page tables for the first GiB, and for the GiB that has the devices and firmware tables;
+    // paging.cc adds others on demand. Entries are present, writable and user. Accessed and dirty
+    // are set ahead, so that no page walk writes them.
     .balign 4096
     .globl pml4
 pml4:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The functions GCC may call on its own. Compiled without loop distribution, which would turn them into calls of
-// themselves.
+// The functions that GCC may call on its own. They are compiled without loop distribution, which
+// would turn them into calls of themselves.
 #include <cstddef>
 
 extern "C" {

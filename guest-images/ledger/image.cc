@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guest-images/ledger/image.h"
 
-// Top-level assembly, so that no assembler language has to be enabled and every compiler takes it.
+// Top-level assembly needs no assembler language enabled in CMake, and every compiler takes it.
 asm(".pushsection .rodata\n"
     ".balign 4096\n"
     ".globl snapvm_ledger_image, snapvm_ledger_image_end\n"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ledger guest, embedded: what `--kernel builtin:ledger` boots.
+// The ledger guest as an embedded ELF file, which `--kernel builtin:ledger` boots.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,7 @@
 
 namespace snapvm {
 
-// The ELF file's bytes. Static storage, page-aligned.
+// Returns the ELF file's bytes. They are page-aligned and have static storage.
 std::span<const std::byte> ledger_image();
 
 }  // namespace snapvm

@@ -14,7 +14,8 @@ namespace {
 using ledger::kPageBytes;
 constexpr u64 kFourGib = 4ULL << 30;
 
-// RAM left to give out, page-aligned, above the image only: what is below may still hold the VMM's tables.
+// RAM that is left to give out, in whole pages above the image. Memory below the image is not used,
+// because the VMM's tables may still be there.
 class FreeMemory {
 public:
     void fill(const BootInfo& boot) {
@@ -46,7 +47,7 @@ public:
         return false;
     }
 
-    // A range in one piece, mapped; ends the guest with `why` if there is none.
+    // Takes a range in one piece and maps it. Ends the guest with `why` if there is none.
     u64 take(u64 size, bool may_be_high, const char* why) {
         for (u32 i = 0; i < count_; ++i) {
             if ((ranges_[i].begin >= kFourGib && !may_be_high) || ranges_[i].end - ranges_[i].begin < size) continue;
@@ -58,7 +59,8 @@ public:
         panic(why);
     }
 
-    // Up to `pages` pages, `stride` apart, on one side of 4 GiB, as segments of the root. Returns how many.
+    // Takes up to `pages` pages, `stride` bytes apart, on one side of 4 GiB, and adds them to the
+    // root as segments. Returns how many it took.
     u64 take_pages(ledger::Root& root, u64 first_page, u64 pages, u64 stride, bool high) {
         u64 taken = 0;
         for (u32 i = 0; i < count_ && taken < pages; ++i) {
@@ -120,6 +122,8 @@ void lay_out_ledger(const BootInfo& boot, const Options& options, u32 shards) {
     root.stir = memory.take(options.stir, true, "stir does not fit the memory in one piece");
 }
 
-u64 take_memory(u64 bytes, const char* why) { return memory.take((bytes + kPageBytes - 1) & ~(kPageBytes - 1), true, why); }
+u64 take_memory(u64 bytes, const char* why) {
+    return memory.take((bytes + kPageBytes - 1) & ~(kPageBytes - 1), true, why);
+}
 
 }  // namespace snapvm::guest

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where the ledger lies: the root page and the segments of the working set over the machine's RAM.
+// Places the ledger in the machine's RAM: the root page, and the segments of the working set.
 #pragma once
 
 #include "guest-images/ledger/boot_info.h"
@@ -7,15 +7,18 @@
 
 namespace snapvm::guest {
 
-// At ledger::kRootAddress.
+// The root page, at ledger::kRootAddress.
 extern "C" ledger::Root ledger_root;
 
-// Fills in the root (checksum and state come when the pages are initialised), and maps what it names. Headers, index
-// and the lower half of the working set come right after the image; the other half above 4 GiB, if there is RAM. Ends
-// the guest if memory does not suffice; only a default working set is cut to fit.
+// Fills in the root and maps what it names; seal_root() adds checksum and state after the pages are
+// initialised. Headers, index and the lower half of the working set follow the image; the other
+// half is above 4 GiB if there is RAM. Ends the guest if memory does not suffice. Only a default
+// working set is cut to fit.
 void lay_out_ledger(const BootInfo& boot, const Options& options, u32 shards);
 
-// Whole pages of what the ledger has left, mapped, for as long as the guest runs; ends it with `why` if there are none. First vCPU only.
+// Takes whole pages of the memory that the ledger leaves, and maps them. They stay taken for as
+// long as the guest runs. Ends the guest with `why` if there are none. Only the first vCPU calls
+// it.
 u64 take_memory(u64 bytes, const char* why);
 
 }  // namespace snapvm::guest

@@ -6,13 +6,16 @@ namespace {
 
 using namespace snapvm::ledger;
 
-// XMM15 is set aside (-ffixed-xmm15): its low half follows the shard's sum, its high half the committed steps. It lives
-// in the register for as long as the guest runs, so that an FPU state that is not carried over shows at the next step.
+// XMM15 is set aside (-ffixed-xmm15). Its low half follows the shard's sum, its high half the
+// committed steps. The values stay in the register for as long as the guest runs, so that the next
+// step notices an FPU state that was not restored.
 struct Running {
     u64 sum, steps;
 };
 void set_running(Running value) { asm volatile("movdqu %0, %%xmm15" : : "m"(value)); }
-void add_running(Running value) { asm volatile("movdqu %0, %%xmm14\n\tpaddq %%xmm14, %%xmm15" : : "m"(value) : "xmm14"); }
+void add_running(Running value) {
+    asm volatile("movdqu %0, %%xmm14\n\tpaddq %%xmm14, %%xmm15" : : "m"(value) : "xmm14");
+}
 Running running() {
     Running value;
     asm volatile("movdqu %%xmm15, %0" : "=m"(value));
@@ -44,7 +47,9 @@ void write_live_page(u32 shard, u64 page, u64 generation, u64 at_step, const u64
 }
 
 u64 choose(const ShardHeader& header, u64 live, const Options& options) {
-    const auto below = [](u64 random, u64 n) { return static_cast<u64>(static_cast<unsigned __int128>(random) * n >> 64); };
+    const auto below = [](u64 random, u64 n) {
+        return static_cast<u64>(static_cast<unsigned __int128>(random) * n >> 64);
+    };
     if (options.pattern == Pattern::sequential) return header.steps % live;
     const u64 random = mix(header.random);
     if (options.pattern == Pattern::random) return below(random, live);
@@ -140,7 +145,7 @@ void stir(u32 shard) {
 }
 
 ledger::Finding check_shard(u32 shard) {
-    // Each vCPU checks its own shard, so this is the register that belongs to it.
+    // XMM15 belongs to this shard, because each vCPU checks its own shard.
     const Running now = running();
     const ShardHeader& header = shard_header(shard);
     if (now.sum != header.sum) return {Fault::registers, shard, ~0ULL, header.sum, now.sum};

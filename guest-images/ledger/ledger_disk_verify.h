@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Holds the ledger's disk against its memory (ledger_disk_format.h), at one instant at which no request is half done: by the guest itself,
-// and by a host over a snapshot's memory and the disk that belongs to it.
+// Compares the ledger's disk with its memory (ledger_disk_format.h) at one instant at which no
+// request is half done. The guest itself uses it, and so does a host, over a snapshot's memory and
+// the disk that belongs to it.
 #pragma once
 
 #include "guest-images/ledger/ledger_disk_format.h"
@@ -36,8 +37,9 @@ inline Finding check_disk_header(const DiskHeader& disk, std::uint64_t steps) {
     if (disk.magic != kDiskMagic) return bad(kDiskMagic, disk.magic);
     if (disk.blocks < kLeastBlocks || disk.blocks > 1ULL << 32) return bad(kLeastBlocks, disk.blocks);
     if (disk.every == 0) return bad(1, 0);
-    if (disk.flushed > disk.submitted || disk.submitted - disk.flushed > kDiskWindow) return bad(disk.flushed, disk.submitted);
-    // A record is submitted right after the step that it is due at.
+    if (disk.flushed > disk.submitted || disk.submitted - disk.flushed > kDiskWindow)
+        return bad(disk.flushed, disk.submitted);
+    // A record is submitted right after the step at which it is due.
     const std::uint64_t due = steps / disk.every;
     if (disk.submitted != due && disk.submitted + 1 != due) return bad(due, disk.submitted);
     return {};
@@ -45,8 +47,9 @@ inline Finding check_disk_header(const DiskHeader& disk, std::uint64_t steps) {
 
 }  // namespace detail
 
-// `read` is a Reader as of ledger_verify.h, `read_block` likewise gives the 4,096 bytes of a block of the disk, by its number, or nullptr.
-// A ledger without a disk, or with one that it has not come to yet, is sound.
+// `read` is a Reader as in ledger_verify.h. `read_block` is callable with a block's number and
+// returns its 4,096 bytes, or nullptr. Returns no finding if the ledger has no disk, or has not
+// started to use it yet.
 template <typename Reader, typename BlockReader>
 Finding verify_disk(Reader&& read, BlockReader&& read_block) {
     const std::uint64_t* words = detail::words_at(read, kRootAddress);
@@ -85,7 +88,8 @@ Finding verify_disk(Reader&& read, BlockReader&& read_block) {
         if (found != expected) return {Fault::disk_record, 0, block, expected, found};
         if (expected == 0) continue;
         const std::uint64_t stamp_due = in_window && !may_be_older ? disk.pending[expected % kDiskWindow] : stamp;
-        if (const Finding f = detail::check_record(disk, block, expected, stamp_due, steps, root.shards, words)) return f;
+        if (const Finding f = detail::check_record(disk, block, expected, stamp_due, steps, root.shards, words))
+            return f;
     }
     return {};
 }

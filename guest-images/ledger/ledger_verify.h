@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Checks a ledger (ledger_format.h) at one instant: by the guest itself, and by a host over a snapshot's memory.
+// Checks a ledger (ledger_format.h) at one instant. The guest itself uses it, and so does a host,
+// over a snapshot's memory.
 //
-// A Reader is callable with a page-aligned guest-physical address and gives `const void*`: 4,096 readable bytes that
-// stay valid and unchanged during the check, or nullptr where there is no such page. Nothing read is trusted: a corrupt
-// root is a finding. No allocation, no exceptions, no state: checks of different shards may run in parallel.
+// A Reader is callable with a page-aligned guest-physical address and returns `const void*`: 4,096
+// readable bytes that stay valid and unchanged during the check, or nullptr if there is no such
+// page. No contents are trusted: a corrupt root is a finding. The checks allocate nothing, throw
+// nothing and keep no state, so different shards may be checked in parallel.
 #pragma once
 
 #include "guest-images/ledger/ledger_format.h"
@@ -35,7 +37,7 @@ enum class Fault : std::uint32_t {
     clock,
     stir,
     stirred,
-    // Of the disk: ledger_disk_verify.h.
+    // Faults of the disk (ledger_disk_verify.h).
     disk_header,
     disk_unreadable,
     disk_record,
@@ -46,17 +48,19 @@ enum class Fault : std::uint32_t {
 
 constexpr const char* name(Fault fault) {
     constexpr const char* names[] = {
-        "none",        "unreadable",      "root",        "not_ready",  "header",       "steps",           "random",    "intent",
-        "sum",         "generations",     "seen",        "index",      "page_head",    "page_generation", "page_step", "page_seen",
-        "payload",     "checksum",        "dup_page",    "zero_page",  "registers",    "clock",           "stir",      "stirred",
-        "disk_header", "disk_unreadable", "disk_record", "disk_stamp", "disk_payload", "disk_steps",
+        "none",        "unreadable",      "root",        "not_ready",   "header",       "steps",
+        "random",      "intent",          "sum",         "generations", "seen",         "index",
+        "page_head",   "page_generation", "page_step",   "page_seen",   "payload",      "checksum",
+        "dup_page",    "zero_page",       "registers",   "clock",       "stir",         "stirred",
+        "disk_header", "disk_unreadable", "disk_record", "disk_stamp",  "disk_payload", "disk_steps",
     };
     return names[static_cast<std::uint32_t>(fault)];
 }
 constexpr bool is_of_disk(Fault fault) { return fault >= Fault::disk_header; }
 
-// The first thing found wrong. `page` is the global number, of a disk the block's, or ~0 where none is concerned. `stir`: expected and
-// found are a page's word, `stirred`: the least and the found count of writes.
+// The first fault found. `page` is the page's global number, for disk faults the block's, ~0 if the
+// fault concerns none. For `stir`, `expected` and `found` are a page's word; for `stirred` they are
+// the least and the found count of writes.
 struct Finding {
     Fault fault = Fault::none;
     std::uint32_t shard = 0;
@@ -74,7 +78,8 @@ const std::uint64_t* words_at(Reader& read, std::uint64_t address) {
     return static_cast<const std::uint64_t*>(read(address));
 }
 
-// Whether words [from, to) are base + i * kPayloadStep; adds them up. One pass without branches, so that it vectorises.
+// Returns whether words [from, to) are base + i * kPayloadStep, and puts their sum into `sum`. The
+// loop has no branches, so that it vectorises.
 inline bool payload_matches(const std::uint64_t* words, std::uint32_t from, std::uint32_t to, std::uint64_t base,
                             std::uint64_t* sum) {
     std::uint64_t different = 0, total = 0, expected = base + from * kPayloadStep;
@@ -115,10 +120,12 @@ inline Finding check_live_page(const Root& root, std::uint32_t shard, std::uint6
     return {};
 }
 
-// The stirred share of a shard, `address` on: words of one sweep up to a place, of the sweep before from there on. `header_count` is
-// what its header says of the writes.
+// Checks a shard's share of the stirred region, from `address` on. The first pages hold words of
+// one sweep, the others words of the sweep before. `header_count` is the count of writes in the
+// shard's header.
 template <typename Reader>
-Finding check_stir(std::uint32_t shard, std::uint64_t address, std::uint64_t pages, std::uint64_t header_count, Reader& read) {
+Finding check_stir(std::uint32_t shard, std::uint64_t address, std::uint64_t pages, std::uint64_t header_count,
+                   Reader& read) {
     const auto bad = [shard](Fault fault, std::uint64_t expected, std::uint64_t found) {
         return Finding{fault, shard, ~0ULL, expected, found};
     };
@@ -145,9 +152,11 @@ Finding check_stir(std::uint32_t shard, std::uint64_t address, std::uint64_t pag
 
 }  // namespace detail
 
-// The root page: magic, version, bounds, checksum.
+// Checks the root page: magic, version, bounds, checksum.
 inline Finding verify_root(const Root& root) {
-    const auto bad = [](std::uint64_t expected, std::uint64_t found) { return Finding{Fault::root, 0, ~0ULL, expected, found}; };
+    const auto bad = [](std::uint64_t expected, std::uint64_t found) {
+        return Finding{Fault::root, 0, ~0ULL, expected, found};
+    };
     if (root.magic != kRootMagic) return bad(kRootMagic, root.magic);
     if (root.version != kVersion) return bad(kVersion, root.version);
     if (root.state == State::setting_up) return Finding{Fault::not_ready, 0, ~0ULL, 1, 0};
@@ -161,7 +170,7 @@ inline Finding verify_root(const Root& root) {
     return {};
 }
 
-// One shard against `steps`, the committed steps of every shard at the same instant.
+// Checks one shard against `steps`, the committed steps of every shard at the same instant.
 template <typename Reader>
 Finding verify_shard(const Root& root, std::uint32_t shard, const std::uint64_t* steps, Reader&& read) {
     const auto bad = [shard](Fault fault, std::uint64_t expected, std::uint64_t found, std::uint64_t page = ~0ULL) {
@@ -203,7 +212,8 @@ Finding verify_shard(const Root& root, std::uint32_t shard, const std::uint64_t*
             std::uint64_t ignored;
             if (generation != 0) return bad(Fault::index, 0, generation, page);
             if (kind == PageKind::zero && !detail::all_zero(content)) return bad(Fault::zero_page, 0, 1, page);
-            if (kind == PageKind::dup && !detail::payload_matches(content, 0, kPageWords, dup_base(root.seed), &ignored))
+            if (kind == PageKind::dup &&
+                !detail::payload_matches(content, 0, kPageWords, dup_base(root.seed), &ignored))
                 return bad(Fault::dup_page, 0, 1, page);
             continue;
         }
@@ -213,15 +223,16 @@ Finding verify_shard(const Root& root, std::uint32_t shard, const std::uint64_t*
             index_is_new = generation == header.intent.new_generation;
             if (!index_is_new && generation != header.intent.old_generation)
                 return bad(Fault::index, header.intent.old_generation, generation, page);
-            if (!index_is_new) continue;  // the one page that may hold anything: it is being rewritten
+            if (!index_is_new) continue;  // this page may hold anything: it is being rewritten
         }
         const std::uint64_t newest = in_flight && local == header.intent.page ? header.steps + 1 : header.steps;
         if (const Finding f = detail::check_live_page(root, shard, page, generation, content, steps, newest)) return f;
     }
-    // Every step raises one generation by one; the index is written before the sum, the sum before the generator's
-    // state.
+    // Every step raises one generation by one. The index is written before the sum, and the sum
+    // before the generator's state.
     const std::uint64_t committed = header.steps + (index_is_new ? 1 : 0);
-    if (live_pages(root, shard) != 0 && generations != committed) return bad(Fault::generations, committed, generations);
+    if (live_pages(root, shard) != 0 && generations != committed)
+        return bad(Fault::generations, committed, generations);
     if (header.sum != sum) {
         const std::uint64_t page = local_to_page(root, shard, header.intent.page);
         const std::uint64_t before =
@@ -232,11 +243,12 @@ Finding verify_shard(const Root& root, std::uint32_t shard, const std::uint64_t*
     const bool may_be_ahead = in_flight && (index_is_new || live_pages(root, shard) == 0) && header.sum == sum;
     if (header.random != random && !(may_be_ahead && header.random == random + kRandomStep))
         return bad(Fault::random, random, header.random);
-    return detail::check_stir(shard, root.stir + stir_first(root, shard) * kPageBytes, stir_share(root, shard), header.stirred,
-                              read);
+    return detail::check_stir(shard, root.stir + stir_first(root, shard) * kPageBytes, stir_share(root, shard),
+                              header.stirred, read);
 }
 
-// The whole ledger: root, then every shard. `total_steps`, if asked for, is the sum of committed steps.
+// Checks the whole ledger: the root, then every shard. Puts the sum of committed steps into
+// `total_steps` unless that is null.
 template <typename Reader>
 Finding verify(Reader&& read, std::uint64_t* total_steps = nullptr) {
     const void* page = read(kRootAddress);

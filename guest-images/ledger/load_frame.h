@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The frame that a network's load sends, over and over: to nobody, so that whoever gets it drops it at once. Small ones are of a type that is
-// set aside for experiments; large ones are TCP over IPv4, which the host is asked to cut and to sum up. No dependencies.
+// The frame that a network's load sends repeatedly. Its destination address belongs to no
+// interface, so receivers drop it at once. Frames up to kLargestUncutFrame have a type that is set
+// aside for experiments. Larger ones are TCP over IPv4, for which the host computes checksums and
+// segments. This header has no dependencies.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +12,8 @@ namespace snapvm::ledger {
 inline constexpr std::uint64_t kSmallestFrame = 60, kLargestFrame = 65535 + 14;
 inline constexpr std::uint64_t kLargestUncutFrame = 1514;
 
-// struct virtio_net_hdr_v1 (virtio 1.2, 5.1.6), which goes before it, on a tap with a header of 12 bytes too.
+// struct virtio_net_hdr_v1 (virtio 1.2, 5.1.6), which precedes a frame. A tap with a header of 12
+// bytes uses it too.
 struct FrameHeader {
     std::uint8_t flags;
     std::uint8_t gso_type;
@@ -22,7 +25,7 @@ struct FrameHeader {
 };
 static_assert(sizeof(FrameHeader) == 12);
 
-// Fills `size` bytes at `frame`, kSmallestFrame to kLargestFrame, and returns its header.
+// Fills `size` bytes at `frame`, kSmallestFrame to kLargestFrame, and returns the frame's header.
 inline FrameHeader make_frame(std::uint8_t* frame, std::uint64_t size) {
     constexpr std::uint64_t kEthernet = 14, kIp = 20, kTcp = 20;
     const auto put16 = [frame](std::uint64_t at, std::uint64_t value) {
@@ -47,10 +50,11 @@ inline FrameHeader make_frame(std::uint8_t* frame, std::uint64_t size) {
     while (sum >> 16 != 0) sum = (sum & 0xffff) + (sum >> 16);
     put16(ip + 10, ~sum);
     put16(tcp, 5000), put16(tcp + 2, 5000);
-    frame[tcp + 12] = 5 << 4;  // its header's length
+    frame[tcp + 12] = 5 << 4;  // length of the TCP header
     frame[tcp + 13] = 0x10;  // ACK
     put16(tcp + 14, 0xffff);
-    // Flags: the sum is needed, from csum_start on. 1: TCP over IPv4. What is cut is to fit 1500 bytes.
+    // Flags 1: the checksum is needed, from csum_start on. Type 1: TCP over IPv4. Segments fit 1500
+    // bytes.
     return {1,
             1,
             static_cast<std::uint16_t>(tcp + kTcp),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Start-up, and each vCPU's loop. All of it at CPL 3. What READY does not need (clock, ticks, serial input) comes after
-// it.
+// Start-up, and each vCPU's loop, all at CPL 3. Clock, ticks and serial input come after READY,
+// which does not need them.
 #include "guest-images/ledger/apic.h"
 #include "guest-images/ledger/boot_info.h"
 #include "guest-images/ledger/clock.h"
@@ -29,7 +29,8 @@ constexpr u32 kClockEvery = 64;  // steps between two readings
 BootInfo boot;
 Options options;
 
-// How many steps the rate allows by now. Counted in ticks, so that time a machine does not run is not caught up with.
+// Computes how many steps the rate allows by now. It counts in ticks, so that steps are not caught
+// up for time that the machine did not run.
 class Pace {
 public:
     explicit Pace(const PerCpu& cpu) : cpu_(cpu) {}
@@ -48,7 +49,8 @@ private:
     u64 first_step_ = 0;
 };
 
-// Whether a shard may stir: what a tick's share of the rate does not allow is not caught up with later. The first sweep is at full speed.
+// Decides whether a shard may stir. Writes that a tick's share of the rate did not use are not made
+// up later. The first sweep runs at full speed.
 class StirPace {
 public:
     bool allows(u64 tick, u64 stirred, u64 share) {
@@ -76,7 +78,7 @@ bool all_finished() {
     return true;
 }
 
-// The first vCPU's duties besides its shard.
+// Does the first vCPU's duties besides its shard.
 void serve(PerCpu& cpu, u64& last_tick) {
     if (cpu.serial_pending != 0) {
         cpu.serial_pending = 0;

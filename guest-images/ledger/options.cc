@@ -6,7 +6,7 @@
 namespace snapvm::guest {
 namespace {
 
-// If `word` is KEY=, the value after it; else nullptr.
+// Returns the value after KEY=, nullptr if `word` does not start with that.
 const char* value_of(const char* word, const char* key) {
     while (*key != 0 && *word == *key) {
         ++word;
@@ -25,7 +25,7 @@ bool is(const char* value, const char* name) {
     return *name == 0 && ends_word(*value);
 }
 
-// Decimal with K, M or G.
+// Parses a decimal number with an optional K, M or G. Ends the guest if it is none.
 u64 number(const char* value) {
     u64 n = 0;
     const char* at = value;
@@ -128,7 +128,8 @@ Options parse_options(const char* at) {
     if (o.disk_every == 0) panic("diskevery is 0");
     if (o.load_rx == 0 || o.load_rx > 64 << 10) panic("loadrx is not 1 to 64K");
     if (o.balloon % ledger::kPageBytes != 0) panic("balloon is no multiple of 4K");
-    if (o.load != 0 && (o.balloon != 0 || o.disk || o.echo)) panic("load wants the devices of balloon, disk and echo for itself");
+    if (o.load != 0 && (o.balloon != 0 || o.disk || o.echo))
+        panic("load wants the devices of balloon, disk and echo for itself");
     if (o.seen_every == 0) panic("seen is 0");
     if (o.rate > 100000000) panic("rate above 100000000");
     if (o.stir_rate > 0 && o.hz == 0) panic("stirrate without ticks");

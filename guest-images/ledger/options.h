@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The guest's options, from its command line (README.md lists them). Words it does not know are other people's:
-// ignored.
+// The guest's options, from its command line (README.md lists them). Unknown words are ignored:
+// they may be meant for other programs.
 #pragma once
 
 #include "guest-images/ledger/virtio/device.h"
@@ -13,7 +13,7 @@ struct Options {
     u64 working_set = 64 << 20;
     bool working_set_given = false;
     u64 gap = 0;
-    u32 cpus = 0;  // 0: as the MADT says
+    u32 cpus = 0;  // 0: the MADT's number
     u32 hz = 100;
     u64 rate = 1000;
     u64 steps = 0;
@@ -38,7 +38,7 @@ struct Options {
     u64 load_rx = 64 << 10;
 };
 
-// Ends the guest on a value that cannot be.
+// Ends the guest if a value is not valid.
 Options parse_options(const char* command_line);
 
 }  // namespace snapvm::guest

@@ -25,8 +25,8 @@ void map_identity(u64 begin, u64 end) {
         if (used == kDirectories) panic("out of page tables");
         u64* directory = directories[used++];
         for (u64 i = 0; i < 512; ++i) directory[i] = (gib << 30 | i << 21) + kLargePage;
-        // Filled before it is linked in: an entry that was not present needs no flush, and the hypervisor sees one
-        // write.
+        // The directory is filled before it is linked in: an entry that was not present needs no
+        // TLB flush, and the hypervisor sees one write.
         publish(const_cast<u64&>(pdpt[gib]), reinterpret_cast<u64>(directory) + kTable);
     }
 }

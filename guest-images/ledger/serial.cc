@@ -61,7 +61,8 @@ void enable_serial_input() {
     absent = in8(kLineStatus) == 0xff;
     if (absent) return;
     polled = !route_interrupt(kPin, VECTOR_SERIAL);
-    // The line is high from here on if a byte is waiting already, so the route comes first: the edge is not lost.
+    // The line rises here if a byte is waiting already. The route was set before, so that the edge
+    // is not lost.
     out8(kModemControl, 0x0b);  // DTR, RTS, OUT2: the last gates the interrupt
     out8(kInterruptEnable, 1);
 }

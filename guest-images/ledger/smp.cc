@@ -11,7 +11,7 @@ u8 cpu_index_of_apic[256];
 extern u64 gdt[];
 extern const u8 tss0[TSS_LIMIT + 1];
 extern const u8 trampoline[], trampoline_end[];
-// Sizes as in entry.S.
+// Sizes are those of entry.S.
 extern u8 user_stacks[MAX_CPUS][16384], kernel_stacks[MAX_CPUS][2048], trap_stacks[MAX_CPUS][4096];
 void ap_main(u32 index);
 }

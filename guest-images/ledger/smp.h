@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// The vCPUs beyond the first.
+// Starts the vCPUs beyond the first.
 #pragma once
 
 #include "guest-images/ledger/acpi.h"
 
 namespace snapvm::guest {
 
-// Prepares the first vCPU's own PerCpu. With one vCPU, all there is to do.
+// Prepares the first vCPU's PerCpu. With one vCPU that is all.
 void prepare_first_cpu(u32 apic_id);
-// Starts cpus.apic_ids[1] and up; they enter ap_main(index) at CPL 3. Returns at once.
+// Starts cpus.apic_ids[1] and up, and returns at once. They enter ap_main(index) at CPL 3.
 void start_other_cpus(const CpuList& cpus);
 
 }  // namespace snapvm::guest

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where a further CPU starts: real mode, CS = TRAMPOLINE >> 4. smp.cc copies trampoline..trampoline_end to TRAMPOLINE.
-// PE and PG are set in one step: from real mode straight into long mode.
+// A further CPU starts here in real mode, with CS = TRAMPOLINE >> 4. smp.cc copies
+// trampoline..trampoline_end to TRAMPOLINE. PE and PG are set in one step, which leads from real
+// mode straight into long mode.
 #include "guest-images/ledger/abi.h"
 
     .section .text.trampoline, "ax"

@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// All that runs at CPL 0 after start-up: the call gate, the tick, wake-up interrupts, and the way from an exception
-// to its report at CPL 3. No register but those saved is touched, SSE ones never.
+// All that runs at CPL 0 after start-up: the call gate, the tick, wake-up interrupts, and the way
+// from an exception to its report at CPL 3. Interrupt entries change only registers that they save.
+// No entry changes an SSE register.
 #include "guest-images/ledger/abi.h"
 
     .section .text.traps, "ax"
 
-// #UD from CPL 3 with a call number in EAX is a call: `ud2` is the one way down that works everywhere (`int n` and
-// SYSCALL do not, where CPL 0 is emulated). Arguments: halt RBX;
-// wrmsr ECX, RSI (low), RDX (high); rdmsr ECX, result EDX:EAX.
+// #UD from CPL 3 with a call number in EAX is a call. `ud2` is the one way to CPL 0 that works on
+// every host: if KVM emulates CPL 0, `int n` and SYSCALL do not. Arguments: halt RBX; wrmsr ECX,
+// RSI (low), RDX (high); rdmsr ECX, result EDX:EAX.
 trap_6:
     testb $3, 8(%rsp)
     jz 9f
     cmp $CALL_HALT, %eax
     jne 2f
-    // Halt unless an interrupt came since the caller looked: interrupts are off here, so none can slip in between.
+    // Halts unless an interrupt came since the caller read the count. Interrupts are off here, so
+    // none can come between the comparison and the halt.
     cmp %rbx, %gs:PERCPU_EVENTS
     jne 1f
     sti
@@ -51,8 +53,10 @@ tick_entry:
 1:  mov %rax, %gs:PERCPU_LAST_TSC
     cmpl $0, %gs:PERCPU_DEADLINE_MODE
     je 4f
-    // The next deadline follows from the last one, so that ticks do not drift. Afresh when the tick is late, or the TSC is another
-    // one since a restore: anything but at most two periods ahead (halved, so that what has passed is far off without a second look).
+    // The next deadline is the last one plus a period, so that ticks do not drift. It is now plus a
+    // period instead, if the tick is late, or if a restore changed the TSC: that is, unless the
+    // deadline is 1 to two periods of cycles ahead. (deadline - now - 1) / 2 < period tests both
+    // bounds at once, because a deadline that has passed wraps to a large number.
     mov %gs:PERCPU_DEADLINE, %rdx
     add %gs:PERCPU_PERIOD, %rdx
     mov %rdx, %rcx
@@ -92,7 +96,7 @@ wake_entry:
 spurious_entry:
     iretq
 
-// One for each virtio device: counted, the rest is its driver's.
+// One entry for each virtio device. It counts the interrupt; the device's driver does the rest.
     .irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15
 device_entry_\n:
     incq device_interrupts + 8 * \n
@@ -129,7 +133,8 @@ trap_\vector:
     exception 20
     exception 21, 1
 
-// To report_trap(TrapFrame*) at CPL 3, interrupts off, on a stack of its own. A trap in there ends in a triple fault.
+// Continues in report_trap(TrapFrame*) at CPL 3, with interrupts off, on a stack of its own. A
+// second trap leads to a triple fault.
 trap_common:
     incq %gs:PERCPU_TRAP_DEPTH
     cmpq $1, %gs:PERCPU_TRAP_DEPTH

@@ -16,7 +16,7 @@ struct Gate {
     u64 offset_high;
 };
 
-// As trap_common in traps.S pushes it.
+// The frame that trap_common in traps.S pushes.
 struct TrapFrame {
     u64 cr2, rax, vector, error, rip, cs, rflags, rsp, ss;
 };
@@ -52,7 +52,13 @@ void fill_interrupt_table() {
 [[noreturn]] void report_trap(const TrapFrame* frame) {
     const TrapFrame f = *frame;
     Line line;
-    line.text("LEDGER TRAP vector=").number(f.vector).text(" error=").hex(f.error).text(" rip=").hex(f.rip).text(" cr2=");
+    line.text("LEDGER TRAP vector=")
+        .number(f.vector)
+        .text(" error=")
+        .hex(f.error)
+        .text(" rip=")
+        .hex(f.rip)
+        .text(" cr2=");
     line.hex(f.cr2).text(" cpl=").number(f.cs & 3).text(" rax=").hex(f.rax).text(" cpu=").number(self().index);
     line.print();
     exit_guest(kExitTrap);

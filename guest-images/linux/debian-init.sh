@@ -1,8 +1,9 @@
 #!/bin/busybox sh
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=dash
-# /init of debian-initramfs.cpio: loads the modules in the order of their numbers, and hands over to the systemd on the first disk. As in
-# Debian's own initramfs the root is read-only until systemd has read fstab. There is no /proc, where the shell would find busybox' commands.
+# /init of debian-initramfs.cpio: loads the modules in the order of their numbers, and hands over to
+# the systemd on the first disk. As in Debian's own initramfs the root is read-only until systemd
+# has read fstab. There is no /proc, where the shell would find busybox' commands.
 busybox mount -t devtmpfs dev /dev
 for module in /modules/*; do busybox insmod "$module"; done
 tries=0

@@ -1,90 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every device must do, over the one list of devices: a device added there is held to all of it, with no change here.
+// What every device must do, tested over the one list of devices. A device that is added there is
+// tested without a change here.
 #include <algorithm>
 #include <array>
 #include <map>
 #include <random>
 
-#include "tests/conformance/fake_host.h"
-#include "tests/unit/result_matchers.h"
+#include "tests/conformance/device_rig.h"
+#include "tests/support/result_matchers.h"
 
 namespace snapvm {
 namespace {
 
 using test::all_devices;
+using test::build_rig;
 using test::fails;
 using test::FakeHost;
 using test::ok;
+using test::Rig;
 
 constexpr std::array<std::size_t, 4> kSizes = {1, 2, 4, 8};
-
-/// A device and the world it lives in.
-struct Rig {
-    std::unique_ptr<FakeHost> host = std::make_unique<FakeHost>();
-    AttachedDevice attached;
-
-    [[nodiscard]] Device& device() const { return *attached.device; }
-    [[nodiscard]] StateRecord save() const { return device().save(); }
-};
-
-Result<Rig> build(const DeviceFactory& factory, const StateRecord* record = nullptr) {
-    Rig rig;
-    auto attached = factory.build(rig.host->host(), all_devices(), 0, record);
-    if (!attached) {
-        return fail(attached.error());
-    }
-    rig.attached = *std::move(attached);
-    return rig;
-}
-
-/// Reads and writes at random all over the device's ranges, in every size and at odd offsets, as a bad driver would, but never across
-/// a range's end (the bus sees to that). Returns all that was read.
-std::vector<std::byte> drive(Rig& rig, std::uint32_t seed, int accesses) {
-    std::mt19937 random(seed);
-    rig.host->sometimes_full.emplace(seed);
-    std::vector<std::byte> seen;
-    if (rig.attached.ranges.empty()) {
-        return seen;
-    }
-    for (int i = 0; i < accesses; ++i) {
-        const BusRange& range = rig.attached.ranges[random() % rig.attached.ranges.size()];
-        const std::size_t size = kSizes[random() % kSizes.size()];
-        if (size > range.size) {
-            continue;
-        }
-        // Registers lie at the front of a large range; half the accesses go there.
-        const std::uint64_t reach = random() % 2 == 0 ? std::min<std::uint64_t>(range.size, 0x48) : range.size;
-        const std::uint64_t offset = random() % (std::max(reach, size) - size + 1);
-        std::array<std::byte, 8> data;
-        std::ranges::generate(data, [&] { return static_cast<std::byte>(random()); });
-        if (random() % 2 == 0) {
-            range.device->read(offset, std::span(data).first(size));
-            seen.insert(seen.end(), data.begin(), data.begin() + static_cast<std::ptrdiff_t>(size));
-        } else {
-            range.device->write(offset, std::span(data).first(size));
-        }
-        while (rig.host->loop->run_pending()) {
-        }
-    }
-    rig.host->sometimes_full.reset();
-    return seen;
-}
 
 class DeviceConformance : public ::testing::TestWithParam<DeviceFactory> {
 protected:
     [[nodiscard]] static const DeviceFactory& factory() { return GetParam(); }
 
     static Rig fresh() {
-        auto rig = build(factory());
+        auto rig = build_rig(factory());
         EXPECT_TRUE(ok(rig));
         return *std::move(rig);
     }
     static Rig restored(const StateRecord& record) {
-        auto rig = build(factory(), &record);
+        auto rig = build_rig(factory(), &record);
         EXPECT_TRUE(ok(rig));
         return *std::move(rig);
     }
-    /// Records of a fresh device and of several driven for a while.
+    /// Returns records of a fresh device and of several that were driven for a while.
     static std::vector<StateRecord> some_records() {
         std::vector<StateRecord> records = {fresh().save()};
         for (std::uint32_t seed = 1; seed <= 4; ++seed) {
@@ -94,9 +45,10 @@ protected:
         }
         return records;
     }
-    /// A record is refused, or it builds a device that saves those very bytes: nothing is quietly put right.
+    /// A record is refused, or it builds a device that saves the same bytes: no value is corrected
+    /// silently.
     static void expect_refused_or_kept(const StateRecord& record, const std::string& what) {
-        const auto rig = build(factory(), &record);
+        const auto rig = build_rig(factory(), &record);
         if (rig) {
             ASSERT_TRUE(rig->save() == record) << what << ": restored, but saved differently";
         } else {
@@ -134,7 +86,7 @@ TEST_P(DeviceConformance, BuildingFromARecordSendsNothingOut) {
     }
 }
 
-// The restored device and the one it was saved from see the same accesses, and must answer and act the same.
+// The restored device and the original see the same accesses, and must answer and act the same.
 TEST_P(DeviceConformance, RestoredOneGoesOnAsTheOriginal) {
     for (const int before : {0, 1, 20, 500}) {
         Rig original = fresh();
@@ -147,14 +99,16 @@ TEST_P(DeviceConformance, RestoredOneGoesOnAsTheOriginal) {
     }
 }
 
-// A record that never changes would mean a device whose state is not in it. One that is on no bus changes when it is restored.
+// A record that never changes would show that it lacks the device's state. A device that is on no
+// bus changes when it is restored.
 TEST_P(DeviceConformance, ChangedStateIsInTheRecord) {
     Rig rig = fresh();
     const StateRecord before = rig.save();
     if (rig.attached.ranges.empty()) {
         ASSERT_TRUE(ok(rig.device().restored()));
     }
-    // In parts: a state of few bits is back where it began now and then.
+    // The accesses come in parts, because a state of few bits may be back at its first value at the
+    // end.
     bool changed = false;
     for (std::uint32_t part = 0; part < 8; ++part) {
         drive(rig, 3 + part, 250);
@@ -168,23 +122,24 @@ TEST_P(DeviceConformance, EveryTruncationAndExtensionIsRefused) {
         for (std::size_t size = 0; size < record.bytes.size(); ++size) {
             StateRecord cut = record;
             cut.bytes.resize(size);
-            EXPECT_TRUE(fails(build(factory(), &cut), ErrorKind::invalid)) << size << " of " << record.bytes.size() << " bytes";
+            EXPECT_TRUE(fails(build_rig(factory(), &cut), ErrorKind::invalid))
+                << size << " of " << record.bytes.size() << " bytes";
         }
         StateRecord longer = record;
         longer.bytes.push_back(std::byte{0});
-        EXPECT_TRUE(fails(build(factory(), &longer), ErrorKind::invalid));
+        EXPECT_TRUE(fails(build_rig(factory(), &longer), ErrorKind::invalid));
     }
 }
 
 TEST_P(DeviceConformance, EveryChangedByteIsRefusedOrKept) {
     for (const StateRecord& record : some_records()) {
         for (std::size_t at = 0; at < record.bytes.size(); ++at) {
-            // Every single bit, and all of them.
+            // This flips every single bit, and then all bits of a byte.
             for (const int flip : {0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0xFF}) {
                 StateRecord changed = record;
                 changed.bytes[at] ^= static_cast<std::byte>(flip);
-                ASSERT_NO_FATAL_FAILURE(
-                    expect_refused_or_kept(changed, "byte " + std::to_string(at) + " flipped by " + std::to_string(flip)));
+                ASSERT_NO_FATAL_FAILURE(expect_refused_or_kept(
+                    changed, "byte " + std::to_string(at) + " flipped by " + std::to_string(flip)));
             }
         }
     }
@@ -197,7 +152,7 @@ TEST_P(DeviceConformance, NoiseAsARecordDoesNoHarm) {
         StateRecord record = like;
         std::ranges::generate(record.bytes, [&] { return static_cast<std::byte>(random()); });
         ASSERT_NO_FATAL_FAILURE(expect_refused_or_kept(record, "noise"));
-        if (auto rig = build(factory(), &record)) {
+        if (auto rig = build_rig(factory(), &record)) {
             drive(*rig, 6, 200);
             EXPECT_TRUE(ok(rig->device().restored()));
             ASSERT_NO_FATAL_FAILURE(expect_refused_or_kept(rig->save(), "noise, driven"));
@@ -210,8 +165,8 @@ TEST_P(DeviceConformance, AnotherVersionIsRefused) {
         std::vector<StateRecord> records = {fresh().save()};
         records[0].version = static_cast<std::uint16_t>(version);
         RecordReader reader(records);
-        EXPECT_TRUE(
-            fails(reader.take(factory().kind, 0, factory().state_version), ErrorKind::unsupported, std::to_string(version)));
+        EXPECT_TRUE(fails(reader.take(factory().kind, 0, factory().state_version), ErrorKind::unsupported,
+                          std::to_string(version)));
     }
 }
 
@@ -227,11 +182,14 @@ TEST_P(DeviceConformance, ReadsFillAllBytesAtEveryOffsetAndSize) {
                 b.fill(std::byte{0xFF});
                 range.device->read(offset, std::span(a).first(size));
                 ones.attached.ranges[i].device->read(offset, std::span(b).first(size));
-                // Whatever stood in the buffer before is gone; what is beyond it is untouched.
-                ASSERT_TRUE(std::ranges::equal(std::span(a).first(size), std::span(b).first(size))) << offset << ' ' << size;
-                ASSERT_TRUE(std::ranges::all_of(std::span(a).subspan(size), [](std::byte byte) { return byte == std::byte{0}; }));
-                ASSERT_TRUE(
-                    std::ranges::all_of(std::span(b).subspan(size), [](std::byte byte) { return byte == std::byte{0xFF}; }));
+                // A read overwrites what was in the buffer before, and changes nothing beyond its
+                // size.
+                ASSERT_TRUE(std::ranges::equal(std::span(a).first(size), std::span(b).first(size)))
+                    << offset << ' ' << size;
+                ASSERT_TRUE(std::ranges::all_of(std::span(a).subspan(size),
+                                                [](std::byte byte) { return byte == std::byte{0}; }));
+                ASSERT_TRUE(std::ranges::all_of(std::span(b).subspan(size),
+                                                [](std::byte byte) { return byte == std::byte{0xFF}; }));
             }
         }
     }
@@ -246,13 +204,9 @@ TEST_P(DeviceConformance, RunsOnAfterARestore) {
     }
 }
 
-std::string name_of_test(const ::testing::TestParamInfo<DeviceFactory>& instance) {
-    std::string name(name_of(instance.param.kind));
-    std::ranges::replace(name, '-', '_');
-    return name;
-}
-INSTANTIATE_TEST_SUITE_P(Every, DeviceConformance, ::testing::ValuesIn(device_factories().begin(), device_factories().end()),
-                         name_of_test);
+INSTANTIATE_TEST_SUITE_P(Every, DeviceConformance,
+                         ::testing::ValuesIn(device_factories().begin(), device_factories().end()),
+                         test::name_of_device_test);
 
 TEST(DeviceRegistry, HasEveryKindFrom32OnceAndNoOther) {
     std::map<RecordKind, int> rows;
@@ -262,7 +216,8 @@ TEST(DeviceRegistry, HasEveryKindFrom32OnceAndNoOther) {
     }
     for (int number = 32; number < 0x10000; ++number) {
         const auto kind = static_cast<RecordKind>(number);
-        EXPECT_EQ(rows.contains(kind) ? rows[kind] : 0, name_of(kind) == "unknown" ? 0 : 1) << number << ' ' << name_of(kind);
+        EXPECT_EQ(rows.contains(kind) ? rows[kind] : 0, name_of(kind) == "unknown" ? 0 : 1)
+            << number << ' ' << name_of(kind);
     }
 }
 
@@ -270,7 +225,7 @@ TEST(DeviceRegistry, BuildsTheInterruptControllerFirst) {
     FakeHost fake;
     DeviceHost host = fake.host();
     host.interrupts = nullptr;
-    const auto first = device_factories().front().build(host, {}, 0, nullptr);
+    const auto first = device_factories().front().build(host, {}, {}, 0);
     ASSERT_TRUE(ok(first));
     EXPECT_NE(dynamic_cast<InterruptSink*>(first->device.get()), nullptr);
 }
@@ -279,14 +234,15 @@ TEST(DeviceRegistry, RangesOverlapNeitherEachOtherNorMemory) {
     FakeHost fake;
     Bus ports(kPortLimit);
     Bus mmio(std::uint64_t{1} << 52);
-    // Where a machine has RAM at most, its tables, and KVM's LAPICs.
+    // `memory` has the largest RAM of a machine, its tables and KVM's LAPICs.
     Bus memory(std::uint64_t{1} << 52);
     std::vector<AttachedDevice> devices;
     for (const DeviceFactory& factory : device_factories()) {
-        devices.push_back(*factory.build(fake.host(), all_devices(), 0, nullptr));
+        devices.push_back(*test::build_device(factory, fake, all_devices()));
         for (const BusRange& range : devices.back().ranges) {
             const std::string name(name_of(factory.kind));
-            EXPECT_TRUE(ok((range.kind == BusRange::Kind::port ? ports : mmio).add(range.base, range.size, *range.device, name)));
+            EXPECT_TRUE(ok(
+                (range.kind == BusRange::Kind::port ? ports : mmio).add(range.base, range.size, *range.device, name)));
             if (range.kind == BusRange::Kind::mmio) {
                 EXPECT_TRUE(ok(memory.add(range.base, range.size, *range.device, name)));
             }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Everything a device needs from outside, recorded: devices are tested without KVM.
+// Records what devices do to the outside, so that they are tested without KVM.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "devices/device.h"
+#include "devices/base/device.h"
 #include "devices/event_loop/event_loop.h"
 #include "devices/registry.h"
 #include "tests/support/fake_tap.h"
@@ -23,14 +23,14 @@
 
 namespace snapvm::test {
 
-/// Takes interrupts, messages, output and events of one machine's devices and writes them down in order.
+/// Takes interrupts, messages, output and events of one machine's devices, and logs them in order.
 class FakeHost final : public InterruptSink, public MsiSink, public OutputSink, public GuestEvents {
 public:
     FakeHost() {
         std::vector<MemoryBlock> blocks;
         blocks.push_back(*MemoryBlock::anonymous({BlockId::ram_low, Gpa{0}, 1 << 20}, PagePolicy::small_pages));
-        blocks.push_back(
-            *MemoryBlock::anonymous({BlockId::vmgenid, platform::kVmGenIdBase, platform::kVmGenIdSize}, PagePolicy::small_pages));
+        blocks.push_back(*MemoryBlock::anonymous({BlockId::vmgenid, platform::kVmGenIdBase, platform::kVmGenIdSize},
+                                                 PagePolicy::small_pages));
         memory = *GuestMemory::of(std::move(blocks));
         loop = *EventLoop::create();
     }
@@ -42,9 +42,9 @@ public:
                 .console_output = console_sink_,
                 .events = *this,
                 .memory = memory,
-                .loop = loop.get(),
-                .open_tap = open_tap};
+                .loop = loop.get()};
     }
+    [[nodiscard]] Openers openers() const { return {.tap = open_tap}; }
 
     void set_level(std::uint32_t gsi, bool high) override {
         log.push_back("pin " + std::to_string(gsi) + (high ? " high" : " low"));
@@ -86,15 +86,15 @@ public:
 
     OpenTap open_tap = FakeTap::open;
     GuestMemory memory;
-    std::unique_ptr<EventLoop> loop;  ///< not started: tests say when it works
+    std::unique_ptr<EventLoop> loop;  ///< not started: tests run it
     std::vector<std::string> log;
     std::vector<bool> levels;
     int edges = 0;
     std::vector<MsiMessage> messages;
     std::vector<std::vector<MsiMessage>> published;
     std::string output;
-    std::string console;                 ///< the virtio console's output
-    std::size_t console_room = 1 << 20;  ///< it takes no more than this
+    std::string console;  ///< output of the virtio console
+    std::size_t console_room = 1 << 20;  ///< output that the virtio console accepts at most, in bytes
     bool full = false;
     std::optional<std::mt19937> sometimes_full;  ///< refuses a third of the output
     std::vector<std::pair<GuestRequest, std::uint8_t>> requests;
@@ -116,7 +116,7 @@ private:
     ConsoleSink console_sink_{*this};
 };
 
-/// The path of a disk in memory, of this process and all zeros.
+/// Returns the path of a disk in memory. The disk belongs to this process and is all zeros.
 inline std::string memory_disk() {
     constexpr off_t kSize = 1 << 20;
     static const int fd = [] {
@@ -126,7 +126,9 @@ inline std::string memory_disk() {
     return "/proc/self/fd/" + std::to_string(fd);
 }
 
-/// A machine with one of each. Each call is another machine: what is made on the host has a name of its own. The disk is read-only: several of the device at once is what the tests want, and only one may write.
+/// Returns a machine with one of each device. Each call describes another machine: its host
+/// resources have names of their own. The disk is read-only, because tests have several devices on
+/// it at once and only one may write.
 inline DeviceConfig all_devices() {
     static const ScratchFolder scratch;
     static unsigned machine = 0;
@@ -140,7 +142,40 @@ inline DeviceConfig all_devices() {
     return config;
 }
 
-/// The value of `size` bytes read from a device, as a driver sees it.
+/// Has a device adopt a record, as a restored machine does.
+[[nodiscard]] inline Status adopt_record(Device& device, const StateRecord& record) {
+    const auto parsed = device.parse(record);
+    if (!parsed) {
+        return fail(parsed.error());
+    }
+    device.adopt(**parsed);
+    return {};
+}
+
+/// Builds a device as a machine does: switched on if `record` is null, else with the state in it.
+inline Result<AttachedDevice> build_device(const DeviceFactory& factory, FakeHost& fake, const DeviceConfig& config,
+                                           const StateRecord* record = nullptr) {
+    auto attached = factory.build(fake.host(), fake.openers(), config, 0);
+    if (attached) {
+        Device& device = *attached->device;
+        if (Status begun = record == nullptr ? device.power_on() : adopt_record(device, *record); !begun) {
+            return fail(begun.error());
+        }
+    }
+    return attached;
+}
+
+/// Makes a device of this type with the state of a record.
+template <class Made, class... Arguments>
+Result<std::unique_ptr<Made>> restore_device(const StateRecord& record, Arguments&&... arguments) {
+    auto device = std::make_unique<Made>(std::forward<Arguments>(arguments)...);
+    if (Status adopted = adopt_record(*device, record); !adopted) {
+        return fail(adopted.error());
+    }
+    return device;
+}
+
+/// Returns the value of `size` bytes read from a device, as a driver sees it.
 inline std::uint64_t read_device(BusDevice& device, std::uint64_t offset, std::size_t size = 1) {
     std::uint64_t value = 0;
     device.read(offset, std::as_writable_bytes(std::span(&value, 1)).first(size));

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""A second reader of snapshot areas, written from snapshot/FORMAT.md alone, with nothing of the product in it.
+"""A second reader of snapshot areas, written from snapshot/format/FORMAT.md alone, with nothing of
+the product in it.
 
-Reads an area, checks every checksum, prints what it found as JSON; with --compare FILE holds that against `snapvm inspect --json`.
+Reads an area, checks every checksum, prints what it found as JSON; with --compare FILE holds that
+against `snapvm inspect --json`.
 """
 import json
 import struct
@@ -37,10 +39,12 @@ def read_superblock(block, index):
     must(struct.unpack_from("<I", block, 508)[0] == crc32c(block[:508]), f"superblock {index}: checksum")
     must(not any(block[120:508]), f"superblock {index}: reserved bytes")
     area, sequence = struct.unpack_from("<QQ", block, 16)
-    state, slots, slot, cpus, offset, length, memory, created, count, table = struct.unpack_from("<IIIIQQQQII", block, 64)
-    sb = {"state": {1: "writing", 2: "complete"}[state], "sequence": sequence, "machine_id": str(uuid.UUID(bytes=block[32:48])),
-          "snapshot_id": str(uuid.UUID(bytes=block[48:64])), "area_bytes": area, "slots": slots, "slot": slot,
-          "slot_offset": offset, "slot_bytes": length, "cpus": cpus, "memory_bytes": memory, "created_us": created, "sections": []}
+    state, slots, slot, cpus, offset, length, memory, created, count, table = struct.unpack_from(
+        "<IIIIQQQQII", block, 64)
+    sb = {"state": {1: "writing", 2: "complete"}[state], "sequence": sequence,
+          "machine_id": str(uuid.UUID(bytes=block[32:48])), "snapshot_id": str(uuid.UUID(bytes=block[48:64])),
+          "area_bytes": area, "slots": slots, "slot": slot, "slot_offset": offset, "slot_bytes": length,
+          "cpus": cpus, "memory_bytes": memory, "created_us": created, "sections": []}
     sb_table_ok = table == crc32c(block[512:4096])
     if state == 2:
         must(sb_table_ok, f"superblock {index}: table checksum")
@@ -90,7 +94,8 @@ def read_snapshot(file, base, sb):
             counts[name] += 1
             content = data[4096 * page:4096 * page + 4096]
             if name == "common":
-                must(crc32c(struct.pack("<QQ", block_id, page) + content) == word >> 32, f"block {block_id} page {page}: checksum")
+                must(crc32c(struct.pack("<QQ", block_id, page) + content) == word >> 32,
+                     f"block {block_id} page {page}: checksum")
             else:
                 must(not any(content) and word >> 8 == 0, f"block {block_id} page {page}: not zeros")
         blocks.append({"id": block_id, "base": address, "bytes": size, "pages": counts})

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Damage to an area: every flipped byte that counts is noticed, every truncation, every version that is not ours.
+// Damages an area: every flipped byte that matters must be noticed, and so must every truncation
+// and every version that is not ours.
 #include <unistd.h>
 
 #include <fstream>
 #include <set>
 
-#include "snapshot/inspect.h"
-#include "snapshot/reader.h"
-#include "snapshot/verify.h"
+#include "snapshot/area/reader.h"
+#include "snapshot/report/inspect.h"
+#include "snapshot/report/verify.h"
 #include "tests/support/paths.h"
-#include "tests/unit/snapshot_fixture.h"
+#include "tests/unit/snapshot/fixture.h"
 #include "vmm/base/bytes.h"
 #include "vmm/base/crc32c.h"
 
@@ -52,7 +53,8 @@ protected:
     UniqueFd fd_;
 };
 
-// With one slot after one and after two snapshots, and with two slots: no byte of either superblock can change unseen.
+// With one slot after one and after two snapshots, and with two slots, no byte of either superblock
+// may change unnoticed.
 TEST_F(Corruption, EveryByteOfBothSuperblocksIsNoticed) {
     for (const auto& [slots, times] : {std::pair{1U, 1}, {1U, 2}, {2U, 2}, {2U, 3}}) {
         write(slots, times);
@@ -90,7 +92,8 @@ TEST_F(Corruption, EverySectionAndPageIsNoticedByVerify) {
     write(1, 1);
     ASSERT_FALSE(verify_notices());
     for (const Section& section : superblock(0).sections) {
-        // Every byte of the small ones; of entries and data each page, at a place that moves.
+        // Flips each seventh byte of small sections, each 37th of large ones, and one byte of each
+        // data page, at a place that moves.
         const std::uint64_t step = section.kind == SectionKind::data ? kPageSize + 1 : section.length > 8192 ? 37 : 7;
         for (std::uint64_t at = 0; at < section.length; at += step) {
             flip(section.offset + at, std::byte{0x01});
@@ -105,7 +108,8 @@ TEST_F(Corruption, EntriesAreNotBelievedByTheNextSnapshot) {
     write(1, 1);
     auto restored = open_snapshot(area());
     ASSERT_OK(restored);
-    flip(superblock(0).find(SectionKind::entries, static_cast<std::uint32_t>(BlockId::ram_low))->offset + 8, std::byte{2});
+    flip(superblock(0).find(SectionKind::entries, static_cast<std::uint32_t>(BlockId::ram_low))->offset + 8,
+         std::byte{2});
     FakeMachine again(*std::move(restored));
     const auto report = write_snapshot(again, area("next"), {});
     ASSERT_FALSE(report.has_value());
@@ -115,7 +119,8 @@ TEST_F(Corruption, EntriesAreNotBelievedByTheNextSnapshot) {
 
 TEST_F(Corruption, DamagedOldEntriesLeaveNoOldBytes) {
     write(1, 1);
-    flip(superblock(0).find(SectionKind::entries, static_cast<std::uint32_t>(BlockId::ram_low))->offset + 8, std::byte{2});
+    flip(superblock(0).find(SectionKind::entries, static_cast<std::uint32_t>(BlockId::ram_low))->offset + 8,
+         std::byte{2});
     FakeMachine empty(2ULL << 20);
     ASSERT_OK(write_snapshot(empty, area(), {}));
     EXPECT_FALSE(verify_notices());
@@ -157,7 +162,7 @@ TEST_F(Corruption, ANewerVersionIsNamed) {
     }
 }
 
-// Right checksums do not make nonsense acceptable.
+// Correct checksums do not make invalid contents acceptable.
 TEST_F(Corruption, WellSignedNonsenseIsRefused) {
     write(1, 1);
     const Superblock good = superblock(0);
@@ -189,12 +194,15 @@ TEST_F(Corruption, WellSignedNonsenseIsRefused) {
     EXPECT_TRUE(refused([](Superblock& sb) { sb.sections.clear(); }));
     EXPECT_TRUE(refused([](Superblock& sb) { sb.sections.push_back(sb.sections[0]); }));
     for (std::size_t i = 0; i < good.sections.size(); ++i) {
-        EXPECT_TRUE(refused([&](Superblock& sb) { sb.sections.erase(sb.sections.begin() + static_cast<std::ptrdiff_t>(i)); })) << i;
+        EXPECT_TRUE(refused([&](Superblock& sb) {
+            sb.sections.erase(sb.sections.begin() + static_cast<std::ptrdiff_t>(i));
+        })) << i;
         EXPECT_TRUE(refused([&](Superblock& sb) { sb.sections[i].kind = static_cast<SectionKind>(77); })) << i;
         EXPECT_TRUE(refused([&](Superblock& sb) { sb.sections[i].offset += 1; })) << i;
         EXPECT_TRUE(refused([&](Superblock& sb) { sb.sections[i].offset = 4096; })) << i;
-        EXPECT_TRUE(refused([&](Superblock& sb) { sb.sections[i].offset = sb.sections[(i + 1) % sb.sections.size()].offset; }))
-            << i;
+        EXPECT_TRUE(refused([&](Superblock& sb) {
+            sb.sections[i].offset = sb.sections[(i + 1) % sb.sections.size()].offset;
+        })) << i;
         EXPECT_TRUE(refused([&](Superblock& sb) { sb.sections[i].offset = ~std::uint64_t{4095}; })) << i;
         EXPECT_TRUE(refused([&](Superblock& sb) { sb.sections[i].length = sb.sections[i].capacity + 1; })) << i;
         EXPECT_TRUE(refused([&](Superblock& sb) { sb.sections[i].block ^= 64; })) << i;
@@ -208,7 +216,8 @@ TEST_F(Corruption, SalvageTakesTheGoodSuperblock) {
     const auto older = open_snapshot(area(), {.salvage = true});
     ASSERT_OK(older);
     EXPECT_EQ(older->slot, 0U);
-    // With one slot the other copy is never an older complete one, so salvage cannot give a mixture.
+    // With one slot the other superblock is never that of an older complete snapshot, so salvage
+    // cannot give a mixture.
     write(1, 2);
     flip(kSuperblockSize + 30, std::byte{1});
     EXPECT_EQ(open_snapshot(area(), {.salvage = true}).error().kind(), ErrorKind::incomplete);
@@ -216,10 +225,10 @@ TEST_F(Corruption, SalvageTakesTheGoodSuperblock) {
     ASSERT_OK(open_snapshot(area()));
 }
 
-// FORMAT.md is enough to read an area: a reader written from it alone agrees with this one.
+// FORMAT.md suffices to read an area: a reader that was written from it alone agrees with this one.
 TEST_F(Corruption, SecondReaderAgrees) {
     if (std::system("python3 -c 'pass' >/dev/null 2>&1") != 0) {
-        GTEST_SKIP() << "no python3";
+        GTEST_SKIP() << "python3 is not installed";
     }
     for (const std::uint32_t slots : {1U, 2U}) {
         write(slots, 2);

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Request bodies and queries of the API: the first byte chooses the parser, the rest is its input.
+// Request bodies and queries of the API. The first byte chooses the parser; the rest is its input.
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
 
 #include "vmm/api/bodies.h"
-#include "vmm/api/line_matcher.h"
+#include "vmm/control/line_matcher.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+    using namespace snapvm;
     using namespace snapvm::api;
     if (size == 0 || size > kMaxBody) {
         return 0;
@@ -16,12 +17,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     switch (data[0]) {
         case 'v': (void)parse_vm_state(input); break;
         case 'c':
-            // What was accepted can be written to an area: its metadata is JSON within the limit.
-            if (const auto create = parse_snapshot_create(input); create && create->request.metadata.size() > (64U << 10)) {
+            // An accepted body fits into an area: its metadata is within the limit.
+            if (const auto create = parse_snapshot_create(input);
+                create && create->request.metadata.size() > (64U << 10)) {
                 __builtin_trap();
             }
             break;
-        case 'l': (void)check_snapshot_load(input); break;
+        case 'l': (void)parse_snapshot_load(input); break;
         case 's': (void)parse_stop(input); break;
         case 'b': (void)parse_balloon_update(input); break;
         case 'p': (void)parse_balloon_statistics_update(input); break;

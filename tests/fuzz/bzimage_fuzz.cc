@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A bzImage of anything: what comes out is bounded, and then read as an ELF file. Long inputs are cut, not what they unpack to.
+// Any bytes as a bzImage. The unpacked output must be bounded; it is then read as an ELF file.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>

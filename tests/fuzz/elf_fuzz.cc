@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ELF reader and the loader on any bytes: an error, or a guest that lies within its memory.
+// Any bytes as an ELF file for the reader and the loader. The result is an error, or a guest that
+// is within its memory.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -25,15 +26,15 @@ constexpr std::uint64_t kMemory = 4 << 20;
 GuestMemory small_memory() {
     std::vector<MemoryBlock> blocks;
     blocks.push_back(*MemoryBlock::anonymous({BlockId::ram_low, Gpa{0}, kMemory}, PagePolicy::small_pages));
-    blocks.push_back(
-        *MemoryBlock::anonymous({BlockId::firmware, platform::kFirmwareBase, platform::kFirmwareSize}, PagePolicy::small_pages));
+    blocks.push_back(*MemoryBlock::anonymous({BlockId::firmware, platform::kFirmwareBase, platform::kFirmwareSize},
+                                             PagePolicy::small_pages));
     return *GuestMemory::of(std::move(blocks));
 }
 
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-    // What is written stays there: only whether anything is written out of place matters here.
+    // What is written stays in memory: only writes outside of it matter here.
     static GuestMemory memory = small_memory();
     const auto file = std::as_bytes(std::span(data, size));
     const auto image = ElfImage::parse(file);
@@ -52,8 +53,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     if (image) {
         for (const ElfSegment& segment : image->segments) {
             require(segment.bytes.size() <= segment.memory_size);
-            require(segment.bytes.empty() ||
-                    (segment.bytes.data() >= file.data() && segment.bytes.data() + segment.bytes.size() <= file.data() + size));
+            require(segment.bytes.empty() || (segment.bytes.data() >= file.data() &&
+                                              segment.bytes.data() + segment.bytes.size() <= file.data() + size));
         }
     }
     return 0;

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Any bytes as an instruction on any registers, page tables and extended state: done, an exception, or not known; and what ran ends where it may.
+// Any bytes as an instruction, on any registers, page tables and extended state. The instruction is
+// executed, raises an exception, or is not known. An executed one must move RIP, by at most the
+// size of the longest instruction.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -74,7 +76,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         if (cpu.regs.rip - before.regs.rip > kMaxInstruction || cpu.regs.rip == before.regs.rip) {
             std::abort();
         }
-    } else if (const auto* exception = std::get_if<Exception>(&done.error()); exception == nullptr || !exception->after) {
+    } else if (const auto* exception = std::get_if<Exception>(&done.error());
+               exception == nullptr || !exception->after) {
         if (std::memcmp(&cpu.regs, &before.regs, sizeof cpu.regs) != 0) {
             std::abort();
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs a fuzz target over the files it is given (folders: all files in them), as libFuzzer's -runs=0 does. An empty corpus is an error:
-// a replay of nothing proves nothing.
+// Runs a fuzz target over the given files (or all files of given folders), as libFuzzer's -runs=0
+// does. An empty corpus is an error: a replay of no input proves nothing.
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -34,7 +34,7 @@ int main(int argc, char** argv) {
         }
         const std::string bytes{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
         std::fprintf(stderr, "%s\n", file.c_str());
-        // A copy of exactly that size on the heap, so that a sanitizer sees a read past its end.
+        // A heap copy of exactly that size lets a sanitizer see a read past the end.
         const std::vector<std::uint8_t> exact(bytes.begin(), bytes.end());
         LLVMFuzzerTestOneInput(exact.data(), exact.size());
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The reader against any bytes: restore, inspect, verify and the second use of an area by a writer. Checksums are put right first in half
-// of the inputs (by their last bit), so that the fuzzer gets behind them.
+// Any bytes as an area, for restore, inspect and verify. If the input's last byte has bit 0 set,
+// checksums are corrected first, so that the fuzzer gets past them.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -10,21 +10,23 @@
 #include <cstring>
 #include <vector>
 
-#include "snapshot/inspect.h"
-#include "snapshot/page_entry.h"
-#include "snapshot/restore.h"
-#include "snapshot/sections.h"
-#include "snapshot/superblock.h"
-#include "snapshot/verify.h"
+#include "snapshot/format/page_entry.h"
+#include "snapshot/format/sections.h"
+#include "snapshot/format/superblock.h"
+#include "snapshot/report/inspect.h"
+#include "snapshot/report/verify.h"
+#include "snapshot/restore/restore.h"
 #include "vmm/base/crc32c.h"
 
 namespace {
 
 using namespace snapvm;
 
-void put_crc(std::vector<std::byte>& area, std::size_t at, std::uint32_t crc) { std::memcpy(area.data() + at, &crc, sizeof crc); }
+void put_crc(std::vector<std::byte>& area, std::size_t at, std::uint32_t crc) {
+    std::memcpy(area.data() + at, &crc, sizeof crc);
+}
 
-// Sections first, then the table over them, then the header over that.
+// Signs the sections first, then the table over them, then the header over that.
 void sign(std::vector<std::byte>& area) {
     for (std::size_t base = 0; base + kSuperblockSize <= area.size() && base < kSlotsStart; base += kSuperblockSize) {
         const auto table = std::span(area).subspan(base + kSuperblockHeaderSize, kSectionTableSize);
@@ -37,15 +39,18 @@ void sign(std::vector<std::byte>& area) {
             std::memcpy(&length, table.data() + line + 24, sizeof length);
             const bool whole = offset <= area.size() && length <= area.size() - offset;
             if (kind != 0 && kind != static_cast<std::uint32_t>(SectionKind::data) && whole) {
-                put_crc(area, base + kSuperblockHeaderSize + line + 32, crc32c(std::span(area).subspan(offset, length)));
+                put_crc(area, base + kSuperblockHeaderSize + line + 32,
+                        crc32c(std::span(area).subspan(offset, length)));
             }
         }
         put_crc(area, base + 116, crc32c(table));
-        put_crc(area, base + kSuperblockHeaderSize - 4, crc32c(std::span(area).subspan(base, kSuperblockHeaderSize - 4)));
+        put_crc(area, base + kSuperblockHeaderSize - 4,
+                crc32c(std::span(area).subspan(base, kSuperblockHeaderSize - 4)));
     }
 }
 
-// Page entries stand far behind what a seed holds of an area. The bytes behind a seed's are taken for those of RAM.
+// Page entries are far behind the part of an area that a seed holds. The bytes after that part are
+// used as the entries of RAM.
 void place_entries(std::vector<std::byte>& area) {
     constexpr std::size_t kSeed = 20480;
     if (area.size() <= kSeed) {
@@ -84,18 +89,21 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     if (size > 0 && (data[size - 1] & 1) != 0) {
         sign(area);
     }
-    if (fd < 0 || ::ftruncate(fd, 0) != 0 || ::pwrite(fd, area.data(), area.size(), 0) != static_cast<ssize_t>(area.size())) {
+    if (fd < 0 || ::ftruncate(fd, 0) != 0 ||
+        ::pwrite(fd, area.data(), area.size(), 0) != static_cast<ssize_t>(area.size())) {
         std::abort();
     }
-    // Most inputs end within the first sections; the area goes on with zeros, as a sparse one does.
+    // Most inputs end within the first sections. The area is extended with zeros, as a sparse area
+    // is.
     if (size > 1 && (data[size - 1] & 2) != 0 && ::ftruncate(fd, 16 << 20) != 0) {
         std::abort();
     }
     const AreaPath path{"/proc/self/fd/" + std::to_string(fd), 0};
-    // Single pages are shared, too, so that entries of any kind make runs.
-    for (const RestoreOptions& options : {RestoreOptions{}, RestoreOptions{.share = true, .min_shared_bytes = kPageSize}}) {
+    // Single pages are shared too, so that entries of any kind make runs.
+    for (const RestoreOptions& options :
+         {RestoreOptions{}, RestoreOptions{.share = true, .min_shared_bytes = kPageSize}}) {
         if (const auto restored = open_snapshot(path, options)) {
-            // What was accepted must be usable.
+            // Memory that was accepted must be readable.
             for (const MemoryBlock& block : restored->memory.blocks()) {
                 for (std::uint64_t page = 0; page < std::min<std::uint64_t>(block.spec().pages(), 512); ++page) {
                     volatile std::byte first = block.page(page).front();

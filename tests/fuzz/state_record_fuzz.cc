@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every decoder of machine state on any bytes. The first byte chooses it: the number of a record's kind, or 0 for the configuration. What is
-// accepted must encode to the very same bytes, and a device built from it must stand accesses.
+// Any bytes for every decoder of machine state. The first byte chooses the decoder: the number of a
+// record's kind, or 0 for the configuration. An accepted input must encode to the same bytes, and a
+// device that has adopted it must survive accesses, and then adopt it again.
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -10,7 +11,7 @@
 #include <vector>
 
 #include "tests/conformance/fake_host.h"
-#include "vmm/machine/config.h"
+#include "vmm/config/machine_config.h"
 #include "vmm/vcpu/vcpu_state.h"
 
 namespace {
@@ -27,10 +28,13 @@ void try_device(const DeviceFactory& factory, const std::vector<std::byte>& byte
     static test::FakeHost host;
     host.log.clear();
     const StateRecord record{factory.kind, factory.state_version, 0, bytes};
-    auto attached = factory.build(host.host(), test::all_devices(), 0, &record);
-    if (!attached) {
+    auto attached = test::build_device(factory, host, test::all_devices());
+    require(attached.has_value());
+    const auto parsed = attached->device->parse(record);
+    if (!parsed) {
         return;
     }
+    attached->device->adopt(**parsed);
     require(attached->device->save() == record);
     require(attached->device->restored().has_value());
     for (const BusRange& range : attached->ranges) {
@@ -41,7 +45,9 @@ void try_device(const DeviceFactory& factory, const std::vector<std::byte>& byte
         }
     }
     const StateRecord after = attached->device->save();
-    require(factory.build(host.host(), test::all_devices(), 0, &after).has_value());
+    require(attached->device->parse(after).has_value());
+    attached->device->adopt(**parsed);
+    require(attached->device->save() == record);
 }
 
 }  // namespace

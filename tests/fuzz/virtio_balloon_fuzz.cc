@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A driver that does anything to the balloon. Whatever it is, all the device gives up is RAM.
+// A driver does anything to the balloon. The device must give up nothing but RAM.
 #include "devices/virtio/balloon/balloon.h"
 #include "tests/support/virtio_player.h"
 
@@ -10,7 +10,8 @@ using virtio::Balloon;
 
 class BalloonPlayer final : public test::VirtioPlayer {
 public:
-    explicit BalloonPlayer(std::span<const std::byte> moves) : VirtioPlayer(RecordKind::virtio_balloon, 5, 0x3F, moves) {}
+    explicit BalloonPlayer(std::span<const std::byte> moves)
+        : VirtioPlayer(RecordKind::virtio_balloon, 5, 0x3F, moves) {}
     void check() { test::require(!host().memory.blocks()[1].types().touched()); }
 
 private:

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A driver of the block device that does anything: the first byte chooses the disk and the features, then come steps that write rings,
-// descriptors, headers and registers. The disk is a real one, in memory.
+// A driver does anything to the block device. The first byte chooses the disk and the features;
+// then come steps that write rings, descriptors, headers and registers. The disk is a real one, in
+// memory.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -19,7 +20,7 @@ BlkRig make_rig(bool read_only) {
         const int made = ::memfd_create("disk", MFD_CLOEXEC);
         return ::ftruncate(made, 1 << 20) == 0 ? made : -1;
     }();
-    // One of them is never written, so both may have it: through files of their own.
+    // Each disk is opened through a file of its own. The read-only one is never written.
     DiskOptions options;
     options.read_only = read_only;
     const std::string path = read_only ? test::memory_disk() : "/proc/self/fd/" + std::to_string(fd);
@@ -34,7 +35,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     Decoder in(std::as_bytes(std::span(data, size)));
     const std::uint8_t choice = in.u8();
     BlkRig& rig = (choice & 2) != 0 ? read_only : writable;
-    const std::uint64_t features = (choice & 1) != 0 ? BlkRig::kAllFeatures : BlkRig::kAllFeatures & ~BlkRig::kEventIndex;
+    const std::uint64_t features =
+        (choice & 1) != 0 ? BlkRig::kAllFeatures : BlkRig::kAllFeatures & ~BlkRig::kEventIndex;
     rig.host.log.clear();
     std::memset(rig.host.memory.blocks()[0].host(), 0, 0x20000);
     rig.connect((choice & 4) != 0 ? 0 : features);
@@ -71,7 +73,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         }
     }
     rig.notify();
-    rig.host.loop->hold();  // all that was begun ends
-    rig.host.loop->release();
+    rig.host.loop->quiesce();  // waits for all requests in flight
+    rig.host.loop->thaw();
     return 0;
 }

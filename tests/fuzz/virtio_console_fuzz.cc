@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A driver that does anything to the console, while somebody types, resizes, and takes its output or does not.
+// A driver does anything to the console, while input, resizes, and output that is taken or not come
+// from the host.
 #include <array>
 
 #include "devices/virtio/console/console.h"

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A driver of the network device that does anything: the first byte chooses the features and the tap, then come steps that write rings,
-// descriptors, buffers and registers, while frames come and the tap fails. It must neither crash nor go on for ever.
+// A driver does anything to the network device. The first byte chooses the features and the tap;
+// then come steps that write rings, descriptors, buffers and registers, while frames come and the
+// tap fails. The device must neither crash nor work without end.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>

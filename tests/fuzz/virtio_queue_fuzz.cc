@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A driver that writes anything into its rings. The input: a byte of settings, a byte of data per ring byte from the descriptors on (zeros
-// behind its end), served a few times over. Whatever comes, chains are bounded and lie in memory.
+// A driver writes anything into its rings. The input is a byte of settings, then the bytes of the
+// rings from the descriptors on (zeros after its end). Chains must be bounded and within memory.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>

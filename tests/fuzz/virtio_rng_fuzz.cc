@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A driver that does anything to the entropy device.
+// A driver does anything to the entropy device.
 #include "tests/support/virtio_player.h"
 
 namespace {

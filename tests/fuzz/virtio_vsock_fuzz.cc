@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The vsock device under a driver that does as the input says: packets of any header, short chains, buffers of any size, and clients and
-// programs of the host's that come, write and go. It must neither crash nor go on for ever.
+// The vsock device under a driver that does as the input says: packets with any header, short
+// chains, buffers of any size, and host programs that connect, write and leave. The device must
+// neither crash nor work without end.
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -37,10 +38,11 @@ private:
     std::span<const std::uint8_t> rest_;
 };
 
-// Near to what is right, so that the fuzzer gets beyond the first check; `raw` packets have no such help.
+// Returns a header that is nearly right, so that the fuzzer gets past the first check. `send_raw`
+// packets are not helped.
 virtio::vsock::Header likely_header(Input& input) {
-    virtio::vsock::Header header =
-        test::VsockGuest::header(virtio::vsock::Op{input.byte()}, input.byte() % 3, input.byte() % 4 == 0 ? 1U << 30 : kPort);
+    virtio::vsock::Header header = test::VsockGuest::header(virtio::vsock::Op{input.byte()}, input.byte() % 3,
+                                                            input.byte() % 4 == 0 ? 1U << 30 : kPort);
     header.flags = input.byte();
     header.buf_alloc = input.byte() * 16U;
     header.fwd_cnt = input.byte();
@@ -83,7 +85,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
                 break;
             case 7: guest.restore(); break;
             case 8:
-                if (UniqueFd met(::accept4(listener->fd(), nullptr, nullptr, SOCK_CLOEXEC)); met.valid() && ends.size() < 20) {
+                if (UniqueFd met(::accept4(listener->fd(), nullptr, nullptr, SOCK_CLOEXEC));
+                    met.valid() && ends.size() < 20) {
                     ends.push_back(std::move(met));
                 }
                 break;

@@ -2,11 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs inside a host and carries out commands that come from outside, one at a time.
 
-agent.py FOLDER     Commands start in FOLDER. Requests and answers are lines of JSON on the virtio serial port.
+agent.py FOLDER     Commands start in FOLDER.
 
-Requests:  {"argv": [...], "limit": seconds, "tty": bool, "env": {...}}; while it runs {"input": base64} and {"input": null} (the end);
-           {"poweroff": true}
-Answers:   {"ready": kernel release} once; {"out": base64}, {"err": base64}; {"exit": code, "timed_out": bool, "seconds": s}
+Requests and answers are lines of JSON on the virtio serial port.
+
+Requests:  {"argv": [...], "limit": seconds, "terminal": [rows, columns] or null, "env": {...}};
+           while it runs {"input": base64} and {"input": null} (the end); {"poweroff": true}
+Answers:   {"ready": kernel release} once; {"out": base64}, {"err": base64};
+           {"exit": code, "timed_out": bool, "seconds": s}
 A command that outlives its limit is ended with everything in its session.
 """
 import base64
@@ -17,11 +20,12 @@ import glob
 import json
 import os
 import pty
-import selectors
+import select
 import signal
 import struct
 import subprocess
 import sys
+import termios
 import time
 
 KVM_CREATE_VM = 0xAE01
@@ -33,19 +37,24 @@ KVM_CAP_SPLIT_IRQCHIP = 121
 MSR_APIC_BASE = 0x1B
 APIC_BASE = 0xFEE00900
 APIC_ENABLED = 1 << 11
+PIECE = 65536  # bytes that are read at once
+INPUT_KEPT = 1 << 20  # bytes: no more input is taken from outside while the command has so much to read
+OUTPUT_AFTER_END = 2  # seconds: a command has ended, and what it left behind keeps its output open
 
 
 def keep_machines():
     """A VM of each kind that flips a static key of KVM, open for as long as the agent runs.
 
-    The kernel patches its own text when the first of a kind appears and the last one goes, and a vCPU of TCG has been seen to loop in such text.
+    The kernel patches its own text when the first of a kind appears and the last one goes, and a
+    vCPU of TCG has been seen to loop in such text.
     """
     kvm = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
     kept = []
     for kind in ("none", "full", "split", "disabled"):
         machine = fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
         if kind == "split":
-            fcntl.ioctl(machine, KVM_ENABLE_CAP, struct.pack("<II4Q", KVM_CAP_SPLIT_IRQCHIP, 0, 24, 0, 0, 0).ljust(104, b"\0"))
+            fcntl.ioctl(machine, KVM_ENABLE_CAP,
+                        struct.pack("<II4Q", KVM_CAP_SPLIT_IRQCHIP, 0, 24, 0, 0, 0).ljust(104, b"\0"))
         elif kind != "none":
             fcntl.ioctl(machine, KVM_CREATE_IRQCHIP, 0)
         cpu = fcntl.ioctl(machine, KVM_CREATE_VCPU, 0)
@@ -57,23 +66,142 @@ def keep_machines():
     return kept
 
 
+class Command:
+    """A command that runs in a session of its own, on pipes or on a terminal."""
+
+    def __init__(self, request, folder):
+        """Starts it. Fails with OSError."""
+        self.began = time.monotonic()
+        self.limit = self.began + request["limit"]
+        self.timed_out = False
+        self.ended = None  # when it was seen to have ended
+        self.unwritten = bytearray()  # of its input
+        self.input_ends = False
+        inner = self.open_terminal(*request["terminal"]) if request["terminal"] else self.open_pipes()
+        os.set_blocking(self.input, False)  # a command that does not read holds up its own input alone
+        try:
+            self.process = subprocess.Popen(request["argv"], cwd=folder, stdin=inner[0], stdout=inner[1],
+                                            stderr=inner[2], start_new_session=True,
+                                            env={**os.environ, **request["env"]},
+                                            preexec_fn=take_terminal if request["terminal"] else None)
+        except OSError:
+            self.close_ends()
+            raise
+        finally:
+            for fd in set(inner):
+                os.close(fd)
+        self.pidfd = os.pidfd_open(self.process.pid)
+
+    def open_terminal(self, rows, columns):
+        """A terminal, whose inner side is returned for stdin, stdout and stderr."""
+        self.input, inner = pty.openpty()
+        fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self.outputs = {os.dup(self.input): "out"}
+        return [inner] * 3
+
+    def open_pipes(self):
+        """Three pipes, whose inner ends are returned."""
+        inner_in, self.input = os.pipe()
+        outer_out, inner_out = os.pipe()
+        outer_err, inner_err = os.pipe()
+        self.outputs = {outer_out: "out", outer_err: "err"}
+        return [inner_in, inner_out, inner_err]
+
+    def takes_input(self):
+        return len(self.unwritten) < INPUT_KEPT
+
+    def add_input(self, data):
+        """Bytes for its input, or None, which ends it."""
+        if data is None:
+            self.input_ends = True
+        elif self.input is not None:
+            self.unwritten += data
+        self.write_input()
+
+    def write_input(self):
+        """As much as it takes."""
+        try:
+            while self.unwritten:
+                del self.unwritten[:os.write(self.input, self.unwritten)]
+        except BlockingIOError:
+            return
+        except OSError:  # it no longer reads
+            self.unwritten.clear()
+            self.input_ends = True
+        if self.input_ends and self.input is not None:
+            os.close(self.input)
+            self.input = None
+
+    def watched(self):
+        """What it waits for, as poll takes it."""
+        events = dict.fromkeys(self.outputs, select.POLLIN)
+        if self.unwritten:
+            events[self.input] = select.POLLOUT
+        if self.ended is None:
+            events[self.pidfd] = select.POLLIN
+        return events
+
+    def time_left(self):
+        """Seconds until its limit, or, once it has ended, until its output is no longer waited for.
+        None: it is being ended."""
+        if self.ended is not None:
+            return max(0, self.ended + OUTPUT_AFTER_END - time.monotonic())
+        return None if self.timed_out else max(0, self.limit - time.monotonic())
+
+    def is_over(self):
+        """Whether it has ended, and its output as well; what it left behind may keep that open, and
+        is not waited for."""
+        return self.ended is not None and (not self.outputs or self.time_left() == 0)
+
+    def keep_limit(self):
+        """Ends it, with everything in its session, if its time is up."""
+        if self.ended is None and self.time_left() == 0:
+            self.timed_out = True
+            end_session(self.process.pid)
+
+    def take_output(self, fd):
+        """(stream, bytes) of an output that is readable; no bytes at its end."""
+        stream = self.outputs[fd]
+        try:
+            chunk = os.read(fd, PIECE)
+        except OSError:  # a terminal whose other side is closed
+            chunk = b""
+        if not chunk:
+            os.close(fd)
+            del self.outputs[fd]
+        return stream, chunk
+
+    def finish(self):
+        """Closes what is open. Returns the exit code."""
+        self.close_ends()
+        os.close(self.pidfd)
+        code = self.process.wait()
+        return 128 - code if code < 0 else code
+
+    def close_ends(self):
+        for fd in (*self.outputs, self.input):
+            if fd is not None:
+                os.close(fd)
+
+
 class Agent:
     def __init__(self, port, folder):
         self.port = port
         self.folder = folder
         self.pending = b""
         self.requests = collections.deque()
-        self.unwritten = b""  # of the command's input
-        self.input_ends = False
 
     def say(self, **answer):
         data = json.dumps(answer).encode() + b"\n"
         while data:
             data = data[os.write(self.port, data):]
 
+    def say_output(self, stream, data):
+        self.say(**{stream: base64.b64encode(data).decode()})
+
     def receive(self):
         """Reads requests; blocks until there is something to read."""
-        chunk = os.read(self.port, 65536)
+        chunk = os.read(self.port, PIECE)
         if not chunk:  # nothing is connected yet
             time.sleep(0.05)
         *lines, self.pending = (self.pending + chunk).split(b"\n")
@@ -91,102 +219,47 @@ class Agent:
                 self.carry_out(request)
 
     def carry_out(self, request):
-        began = time.monotonic()
-        outer_in = outer_out = outer_err = None
-        self.unwritten = b""
-        self.input_ends = False
-        if request.get("tty"):
-            outer_in, inner = pty.openpty()
-            rows, columns = request.get("size", (25, 80))
-            fcntl.ioctl(inner, 0x5414, struct.pack("HHHH", rows, columns, 0, 0))  # TIOCSWINSZ
-            ends = [(inner, inner, inner)]
-            outer_out = os.dup(outer_in)
-        else:
-            inner_in, outer_in = os.pipe()
-            outer_out, inner_out = os.pipe()
-            outer_err, inner_err = os.pipe()
-            ends = [(inner_in, inner_out, inner_err)]
-        stdin, stdout, stderr = ends[0]
         try:
-            process = subprocess.Popen(request["argv"], cwd=self.folder, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True,
-                                       env={**os.environ, **request.get("env", {})},
-                                       preexec_fn=(lambda: fcntl.ioctl(0, 0x540E, 0)) if request.get("tty") else None)  # TIOCSCTTY
+            command = Command(request, self.folder)
         except OSError as error:
-            for fd in (outer_in, outer_out, outer_err):
-                if fd is not None:
-                    os.close(fd)
-            self.say(err=base64.b64encode(f"{request['argv'][0]}: {error.strerror}\n".encode()).decode())
+            self.say_output("err", f"{request['argv'][0]}: {error.strerror}\n".encode())
             self.say(exit=127, timed_out=False, seconds=0)
             return
-        finally:
-            for fd in {stdin, stdout, stderr}:
-                os.close(fd)
-        outputs = {outer_out: "out"} | ({outer_err: "err"} if outer_err is not None else {})
-        os.set_blocking(outer_in, False)  # a command that does not read holds up its own input alone
-        watched = selectors.DefaultSelector()
-        for fd in (*outputs, self.port):
-            watched.register(fd, selectors.EVENT_READ)
-        limit = began + request["limit"]
-        timed_out = False
-        ended = None  # when the command was seen to have ended; what it left behind may keep its output open
-        while outputs:
-            outer_in = self.pass_input(outer_in)
-            for key, _ in watched.select(0.2):
-                if key.fd == self.port:
-                    self.receive()
-                    continue
-                try:
-                    chunk = os.read(key.fd, 65536)
-                except OSError:  # a terminal whose other side is closed
-                    chunk = b""
-                if chunk:
-                    self.say(**{outputs[key.fd]: base64.b64encode(chunk).decode()})
-                else:
-                    watched.unregister(key.fd)
-                    os.close(key.fd)
-                    del outputs[key.fd]
-            now = time.monotonic()
-            if now > limit and not timed_out:
-                timed_out = True
-                end_session(process.pid)
-            if process.poll() is not None:
-                ended = ended or now
-                if now > ended + 2:
-                    break
-        for fd in outputs:
-            os.close(fd)
-        if outer_in is not None:
-            os.close(outer_in)
-        try:
-            code = process.wait(max(0.1, limit + 1 - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            timed_out = True
-            end_session(process.pid)
-            code = process.wait()
+        while not command.is_over():
+            self.pass_input(command)
+            watched = command.watched()
+            if command.takes_input():
+                watched[self.port] = select.POLLIN
+            ready = wait(watched, command.time_left())
+            if self.port in ready:
+                self.receive()
+            if command.input in ready:
+                command.write_input()
+            for fd in [fd for fd in command.outputs if fd in ready]:
+                self.say_output(*command.take_output(fd))
+            if command.pidfd in ready:
+                command.ended = time.monotonic()
+            command.keep_limit()
+        self.say(exit=command.finish(), timed_out=command.timed_out, seconds=round(time.monotonic() - command.began, 3))
         reap()
-        self.say(exit=128 - code if code < 0 else code, timed_out=timed_out, seconds=round(time.monotonic() - began, 3))
 
-    def pass_input(self, to):
-        """Hands on what came for the command's input, as far as it takes it. Returns the input, or None once it has ended."""
+    def pass_input(self, command):
         while self.requests and "input" in self.requests[0]:
             data = self.requests.popleft()["input"]
-            if data is None:
-                self.input_ends = True
-            else:
-                self.unwritten += base64.b64decode(data)
-        if to is None:
-            return None
-        try:
-            while self.unwritten:
-                self.unwritten = self.unwritten[os.write(to, self.unwritten):]
-        except BlockingIOError:
-            return to
-        except OSError:
-            self.unwritten = b""  # the command no longer reads
-        if self.input_ends:
-            os.close(to)
-            return None
-        return to
+            command.add_input(data if data is None else base64.b64decode(data))
+
+
+def wait(events, seconds):
+    """Waits until one of the descriptors is ready. Returns those that are."""
+    poll = select.poll()
+    for fd, mask in events.items():
+        poll.register(fd, mask)
+    return {fd for fd, _ in poll.poll(None if seconds is None else seconds * 1000 + 1)}
+
+
+def take_terminal():
+    """The terminal on stdin becomes the session's own."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def end_session(session):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tests that run on a host: which there are, which are left out and why, and how long each takes."""
+"""The tests that run on a host: which there are, which are left out and why, and how long each
+takes."""
 import fnmatch
 import os
 import re
@@ -10,11 +11,10 @@ from kvm_host import ROOT
 
 BUILD = os.path.join(ROOT, "build", "release")
 LISTS = os.path.join(ROOT, "tests", "hosts", "amd_v")
-# Programs and their tests: everything that needs a KVM, and what kills and starves the writer of a snapshot.
+# Programs and their tests: everything that needs a KVM, and what kills and starves the writer of a
+# snapshot.
 PROGRAMS = {"conformance": "*", "kvm": "*", "linux": "*", "unit": "*/Crash.*"}
 LIMIT = 600  # seconds for a test: five times what an ordinary host has
-LINUX_BOOT = "linux.LinuxBoot.GetsToAShell"  # boots the machine that the other Linux tests restore
-SMOKE = ["demo", LINUX_BOOT, "linux.LinuxDevices.AFileSystemIsOnTheDisk"]
 PARTS = 4  # of the slow tests; a run that a commit selects takes one
 
 
@@ -39,6 +39,14 @@ class Case:
         return not self.argv[0].endswith("_tests") or "[  PASSED  ] 1 test." in output
 
 
+def test_case(program, test, seconds=2, skip=""):
+    return Case(f"{program}.{test}", (f"build/release/tests/{program}_tests", f"--gtest_filter={test}"), seconds, skip)
+
+
+LINUX_BOOT = test_case("linux", "LinuxBoot.GetsToAShell")  # boots the machine that the other Linux tests restore
+SMOKE = ["demo", LINUX_BOOT.name, "linux.LinuxDevices.AFileSystemIsOnTheDisk"]
+
+
 def lines_of(name):
     """The lines of a list beside amd_v/init, less comments."""
     with open(os.path.join(LISTS, name), encoding="utf-8") as file:
@@ -46,7 +54,8 @@ def lines_of(name):
 
 
 def skips(kind):
-    """[(pattern, reason)] that hold on this kind of host. A line is `PATTERN [KERNEL|PAGING]: REASON`."""
+    """[(pattern, reason)] that hold on this kind of host. A line is
+    `PATTERN [KERNEL|PAGING]: REASON`."""
     found = []
     for line in lines_of("skips"):
         pattern, condition, reason = re.fullmatch(r"(\S+?)(?: \[(\w+|\d\.\d)\])?: (.+)", line).groups()
@@ -58,7 +67,8 @@ def skips(kind):
 def listed(program, tests):
     """The names of a program's tests."""
     path = os.path.join(BUILD, "tests", f"{program}_tests")
-    output = subprocess.run([path, "--gtest_list_tests", f"--gtest_filter={tests}"], capture_output=True, text=True, check=True).stdout
+    output = subprocess.run([path, "--gtest_list_tests", f"--gtest_filter={tests}"],
+                            capture_output=True, text=True, check=True).stdout
     suite, names = "", []
     for line in output.split("\n"):
         if line and not line.startswith(" "):
@@ -78,13 +88,13 @@ def all_cases(kind):
         for test in listed(program, tests):
             name = f"{program}.{test}"
             reason = next((reason for pattern, reason in left_out if fnmatch.fnmatchcase(name, pattern)), "")
-            cases.append(Case(name, (f"build/release/tests/{program}_tests", f"--gtest_filter={test}"), seconds.get(name, 2), reason))
+            cases.append(test_case(program, test, seconds.get(name, 2), reason))
     return cases
 
 
 def part_of(cases, number):
     """All quick tests, and one part of the slow ones; what Linux boots belongs to every part."""
-    slow = [case for case in cases if case.seconds >= 20 and case.name != LINUX_BOOT]
+    slow = [case for case in cases if case.seconds >= 20 and case.name != LINUX_BOOT.name]
     return [case for case in cases if case not in slow or slow.index(case) % PARTS == number % PARTS]
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A KVM host in QEMU: the outer machine's root file system, read-only, under a disk of its own, on a processor with AMD-V and a kernel of Debian's.
+"""A KVM host in QEMU: the outer machine's root file system, read-only, under a disk of its own, on
+a processor with AMD-V and a kernel of Debian's.
 
 What a command writes there is gone when the host ends. One thread at a time uses a host.
 """
@@ -8,12 +9,12 @@ import ctypes
 import json
 import mmap
 import os
-import queue
+import select
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass, field
 
@@ -65,12 +66,14 @@ def tsc_khz():
 
 def image(kernel):
     """Makes what a host with this kernel boots. Returns why it cannot be had here, or None."""
-    made = subprocess.run([os.path.join(ROOT, "tests/hosts/amd_v/image.sh"), kernel], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                          text=True, check=False)
+    made = subprocess.run([os.path.join(ROOT, "tests/hosts/amd_v/image.sh"), kernel],
+                          stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
     if made.returncode == 3:
         return made.stderr.strip()
     if made.returncode != 0:
         raise HostError(made.stderr.strip())
+    if made.stderr:  # an older image is used
+        print(made.stderr.strip(), file=sys.stderr)
     return None
 
 
@@ -78,7 +81,11 @@ class Host:
     """Starts on construction; `ready` waits for it. Ends with the process that made it."""
 
     def __init__(self, kind=Kind(), number=1, network=None):
-        """network: one end of a socket pair, whose other end is another host's; the address is 10.77.0.NUMBER. Fails with HostError."""
+        """network: one end of a socket pair, whose other end is another host's; the address is
+        10.77.0.NUMBER. Fails with HostError."""
+        self.taken = b""  # of the agent's answers
+        self.unsent = b""  # of a command's input
+        self.stdin = None
         if any(letter.isspace() for letter in ROOT):
             raise HostError(f"the checkout's path has a space, which a kernel's command line cannot hold: {ROOT}")
         try:
@@ -89,26 +96,28 @@ class Host:
     def _start(self, kind, number, network):
         self.kind = kind
         self.release = None
-        self.taken = b""
         os.makedirs(FOLDER, exist_ok=True)
         self.console = tempfile.TemporaryFile(dir=FOLDER)
         outer, inner = socket.socketpair()
         disk = tempfile.TemporaryFile(dir=FOLDER)
         disk.truncate(DISK_SIZE)
-        subprocess.run([shutil.which("mke2fs", path=os.environ["PATH"] + ":/usr/sbin:/sbin") or "mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-F",
-                        f"/proc/self/fd/{disk.fileno()}"], pass_fds=[disk.fileno()], check=True, stdin=subprocess.DEVNULL)
+        subprocess.run([shutil.which("mke2fs", path=os.environ["PATH"] + ":/usr/sbin:/sbin") or "mke2fs",
+                        "-q", "-t", "ext4", "-O", "^has_journal", "-F", f"/proc/self/fd/{disk.fileno()}"],
+                       pass_fds=[disk.fileno()], check=True, stdin=subprocess.DEVNULL)
         passed = [inner.fileno(), disk.fileno()]
         words = [
             "setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64",
-            # One thread, and one processor unless asked otherwise: see README.md, What TCG gets wrong.
+            # One thread, and one processor unless asked otherwise: see README.md, What TCG gets
+            # wrong.
             "-accel", "tcg,thread=single,tb-size=1024", "-machine", "q35",
             "-cpu", "EPYC-Rome,+svm,+npt,-xsaves", "-smp", str(kind.cpus), "-m", kind.memory,
             "-display", "none", "-monitor", "none", "-no-reboot", "-serial", "stdio", "-nic", "none",
             "-kernel", f"{FOLDER}/{kind.kernel}/vmlinuz", "-initrd", f"{FOLDER}/{kind.kernel}/initramfs.cpio",
             "-append", " ".join([
-                # A busy outer machine makes the kernel's own measurements go wrong: of the TSC (its clock would then run at another speed)
-                # and of the timer (it panics).
-                f"console=ttyS0 quiet mitigations=off panic=-1 nokaslr tsc=reliable tsc_early_khz={tsc_khz()} no_timer_check",
+                # A busy outer machine makes the kernel's own measurements go wrong: of the TSC (its
+                # clock would then run at another speed) and of the timer (it panics).
+                "console=ttyS0 quiet mitigations=off panic=-1 nokaslr "
+                f"tsc=reliable tsc_early_khz={tsc_khz()} no_timer_check",
                 f"snapvm.agent={ROOT}/tests/hosts/agent.py snapvm.checkout={ROOT} snapvm.number={number}",
                 f"snapvm.kvm=npt={1 if kind.paging == 'nested' else 0}"]),
             "-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap",
@@ -119,8 +128,10 @@ class Host:
         ]
         if network is not None:
             passed.append(network.fileno())
-            words += ["-netdev", f"socket,id=net,fd={network.fileno()}", "-device", f"virtio-net-pci,netdev=net,mac=52:54:00:77:00:{number:02x}"]
-        self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=self.console, stderr=self.console, pass_fds=passed)
+            words += ["-netdev", f"socket,id=net,fd={network.fileno()}",
+                      "-device", f"virtio-net-pci,netdev=net,mac=52:54:00:77:00:{number:02x}"]
+        self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=self.console, stderr=self.console,
+                                        pass_fds=passed)
         self.agent = outer
         inner.close()
         disk.close()
@@ -143,20 +154,23 @@ class Host:
         self.release = answer["ready"]
         return self
 
-    def run(self, argv, limit, on_output=None, keep=True, tty=None, inputs=None, env=None):
-        """Runs a command in the checkout, ended after `limit` seconds.
+    def run(self, argv, limit, on_output=None, keep=True, terminal=None, stdin=None):
+        """Runs a command in the checkout, with this process' SNAPVM_TEST_ variables, ended after
+        `limit` seconds.
 
-        on_output(stream, bytes) is called with what it says; keep: the result has it, too. tty: (rows, columns) of a terminal that it runs on.
-        inputs: a queue of bytes for its input; None is the end. Without it there is no input.
+        on_output(stream, bytes) is called with what it says; keep: the result has it, too.
+        terminal: (rows, columns) of one that it runs on.
+        stdin: a descriptor that its input is read from; without it there is none.
         """
-        self._say(argv=argv, limit=limit, tty=tty is not None, size=tty, env=env or {})
-        if inputs is None:
+        self._say(argv=argv, limit=limit, terminal=terminal, env=test_variables())
+        if stdin is None:
             self._say(input=None)
+        self.stdin = stdin
         deadline = time.monotonic() + limit + GRACE
         result = Result()
         while True:
             try:
-                answer = self._answer(deadline, inputs)
+                answer = self._answer(deadline)
             except HostError as error:
                 raise HostError(f"{error}\nwhat the command said:\n{result.text[-4000:]}") from None
             for stream in ("out", "err"):
@@ -183,33 +197,58 @@ class Host:
     def _say(self, **request):
         try:
             self.agent.settimeout(GRACE)
-            self.agent.sendall(json.dumps(request).encode() + b"\n")
+            self.agent.sendall(self.unsent + line_of(request))
+            self.unsent = b""
         except OSError as error:
             raise HostError(f"the host takes no command: {error}\n{self.log()[-4000:]}") from None
 
-    def _answer(self, deadline, inputs=None):
+    def _answer(self, deadline):
         while b"\n" not in self.taken:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise HostError(f"the host hangs\n{self.log()[-4000:]}")
-            while inputs is not None:
-                try:
-                    data = inputs.get_nowait()
-                except queue.Empty:
-                    break
-                self._say(input=data if data is None else base64.b64encode(data).decode())
             try:
-                self.agent.settimeout(min(left, 0.05 if inputs is not None else 1))
-                chunk = self.agent.recv(1 << 20)
-            except TimeoutError:
-                continue
+                self._exchange(left)
             except OSError as error:
                 raise HostError(f"the host is gone: {error}\n{self.log()[-4000:]}") from None
+        line, _, self.taken = self.taken.partition(b"\n")
+        return json.loads(line)
+
+    def _exchange(self, seconds):
+        """Waits until the agent has said something, or takes more of the command's input. Never for
+        one alone: the agent may wait for the other."""
+        poll = select.poll()
+        poll.register(self.agent, select.POLLIN | (select.POLLOUT if self.unsent else 0))
+        if self.stdin is not None and not self.unsent:
+            poll.register(self.stdin, select.POLLIN)
+        ready = dict(poll.poll(seconds * 1000))
+        socket_ready = ready.get(self.agent.fileno(), 0)
+        if self.stdin in ready:
+            try:
+                data = os.read(self.stdin, 65536)
+            except OSError:  # closed, or a terminal that is gone
+                data = b""
+            self.unsent = line_of({"input": base64.b64encode(data).decode() if data else None})
+            if not data:
+                self.stdin = None
+        elif socket_ready & select.POLLOUT:
+            self.unsent = self.unsent[self.agent.send(self.unsent):]
+        if socket_ready & ~select.POLLOUT:
+            chunk = self.agent.recv(1 << 20)
             if not chunk:
                 raise HostError(f"the host has ended\n{self.log()[-4000:]}")
             self.taken += chunk
-        line, _, self.taken = self.taken.partition(b"\n")
-        return json.loads(line)
+
+
+def test_variables():
+    """What tests are told by the environment, but for the kernel arguments: `init` knows those that
+    this kind of host needs."""
+    return {name: value for name, value in os.environ.items()
+            if name.startswith("SNAPVM_TEST_") and name != "SNAPVM_TEST_KERNEL_ARGUMENTS"}
+
+
+def line_of(request):
+    return json.dumps(request).encode() + b"\n"
 
 
 def pair(kind):
@@ -219,14 +258,3 @@ def pair(kind):
     one.close()
     two.close()
     return hosts
-
-
-def feed(stream, inputs):
-    """A thread that puts what a stream has into a queue of inputs."""
-    def copy():
-        while data := os.read(stream, 65536):
-            inputs.put(data)
-        inputs.put(None)
-    thread = threading.Thread(target=copy, daemon=True)
-    thread.start()
-    return thread

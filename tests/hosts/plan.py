@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs cases on hosts side by side; a host that hangs or ends is a failure of the test it was at, and another takes its place."""
+"""Runs cases on hosts side by side; a host that hangs or ends is a failure of the test it was at,
+and another takes its place."""
 import sys
 import threading
 import time
@@ -40,11 +41,11 @@ class Worker(threading.Thread):
     def outcome_of(self, case):
         if case.needs_linux_boot:
             if self.linux_boot is None:
-                self.linux_boot = self.carry_out(self.plan.linux_boot)
+                self.linux_boot = self.carry_out(cases.LINUX_BOOT)
             if self.linux_boot.status != "passed":
                 return Outcome(case.name, self.linux_boot.status, 0, self.linux_boot.output)
         outcome = self.carry_out(case)
-        if case.name == cases.LINUX_BOOT:
+        if case.name == cases.LINUX_BOOT.name:
             self.linux_boot = outcome
         return outcome
 
@@ -80,9 +81,8 @@ class Plan:
         self.lock = threading.Lock()
         self.log_path = log_path
         self.deadline = time.monotonic() + minutes * 60 if minutes is not None else None
-        self.linux_boot = next(c for c in cases.all_cases(kind) if c.name == cases.LINUX_BOOT)
         runs = [c for c in chosen if not c.skip for _ in range(repeat)]
-        self.left = sorted(runs, key=lambda c: (c.name != cases.LINUX_BOOT, -c.seconds))
+        self.left = sorted(runs, key=lambda c: (c.name != cases.LINUX_BOOT.name, -c.seconds))
         self.outcomes = [Outcome(c.name, "skipped", 0, f":0: Skipped\n{c.skip}\n[") for c in chosen if c.skip]
         self.total = len(runs) + len(self.outcomes)
         self.hosts_fail = False  # to start, twice in a row
@@ -90,7 +90,8 @@ class Plan:
             pass  # empty
 
     def start_host(self):
-        """A host that is ready, at the second try at most. Fails with HostError; at once where others have failed before."""
+        """A host that is ready, at the second try at most. Fails with HostError; at once where
+        others have failed before."""
         for last in (False, True):
             if self.hosts_fail:
                 raise kvm_host.HostError("hosts do not start here: no more are tried")
@@ -105,11 +106,13 @@ class Plan:
                     raise
 
     def next(self, takes_linux):
-        """The next case, or None. One worker takes all Linux tests, before others: they need the machine that one of them boots."""
+        """The next case, or None. One worker takes all Linux tests, before others: they need the
+        machine that one of them boots."""
         with self.lock:
             late = self.deadline is not None and time.monotonic() > self.deadline
             if late:
-                self.outcomes += [Outcome(c.name, "skipped", 0, ":0: Skipped\nno time was left (--minutes)\n[") for c in self.left]
+                self.outcomes += [Outcome(c.name, "skipped", 0, ":0: Skipped\nno time was left (--minutes)\n[")
+                                  for c in self.left]
                 self.left = []
             wanted = [c for c in self.left if c.on_linux] if takes_linux else []
             wanted = wanted or [c for c in self.left if not c.on_linux]

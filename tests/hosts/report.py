@@ -13,7 +13,8 @@ def write(path, outcomes):
     suite = ElementTree.Element("testsuite", name="amd-v")
     for outcome in outcomes:
         status = {"passed": "run", "failed": "fail", "skipped": "notrun"}[outcome.status]
-        case = ElementTree.SubElement(suite, "testcase", name=outcome.name, status=status, time=f"{outcome.seconds:.3f}")
+        case = ElementTree.SubElement(suite, "testcase", name=outcome.name, status=status,
+                                      time=f"{outcome.seconds:.3f}")
         if outcome.status == "failed":
             ElementTree.SubElement(case, "failure", message="failed")
         if outcome.status == "skipped":
@@ -25,4 +26,5 @@ def write(path, outcomes):
 
 def line(kind, outcomes, seconds):
     counts = {status: sum(o.status == status for o in outcomes) for status in ("passed", "failed", "skipped")}
-    return f"   amd-v host ({kind}): " + ", ".join(f"{n} {status}" for status, n in counts.items()) + f", {seconds:.0f} s"
+    return (f"   amd-v host ({kind}): " + ", ".join(f"{n} {status}" for status, n in counts.items()) +
+            f", {seconds:.0f} s")

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Runs tests, or a command, on a KVM host in QEMU (kvm_host.py). `./dev test --host amd-v` is the way to call it; README.md explains it."""
+"""Runs tests, or a command, on a KVM host in QEMU (kvm_host.py). `./dev test --host amd-v` is the
+way to call it; README.md explains it."""
 import argparse
 import dataclasses
 import hashlib
 import os
-import queue
 import sys
 import termios
 import time
@@ -33,29 +33,39 @@ def hosts_that_fit():
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="./dev test --host amd-v", description="Runs tests on an AMD-V host in QEMU, or one command there.")
-    parser.add_argument("--kernel", choices=["6.1", "backports"], default="6.1", help="Debian 12's kernel (default) or its backports' newest")
-    parser.add_argument("--paging", choices=["nested", "shadow"], default="nested", help="the paging of its KVM's guests")
-    parser.add_argument("--cpus", type=int, choices=[1, 2], default=1, help="its processors; with two, TCG delivers some interrupts twice (README.md)")
-    parser.add_argument("--hosts", type=int, choices=[1, 2], default=1, help="2: the tests of two hosts that see each other")
+    parser = argparse.ArgumentParser(prog="./dev test --host amd-v",
+                                     description="Runs tests on an AMD-V host in QEMU, or one command there.")
+    parser.add_argument("--kernel", choices=["6.1", "backports"], default="6.1",
+                        help="Debian 12's kernel (default) or its backports' newest")
+    parser.add_argument("--paging", choices=["nested", "shadow"], default="nested",
+                        help="the paging of its KVM's guests")
+    parser.add_argument("--cpus", type=int, choices=[1, 2], default=1,
+                        help="its processors; with two, TCG delivers some interrupts twice (README.md)")
+    parser.add_argument("--hosts", type=int, choices=[1, 2], default=1,
+                        help="2: the tests of two hosts that see each other")
     parser.add_argument("--only", metavar="REGEX", help="the tests whose name, PROGRAM.Suite.Name, matches")
     parser.add_argument("--repeat", type=positive, default=1, metavar="N", help="runs each test N times")
-    parser.add_argument("--jobs", type=positive, default=hosts_that_fit(), metavar="N", help="N hosts side by side (default here: %(default)s)")
+    parser.add_argument("--jobs", type=positive, default=hosts_that_fit(), metavar="N",
+                        help="N hosts side by side (default here: %(default)s)")
     parser.add_argument("--smoke", action="store_true", help="the few that every ./dev test runs")
-    parser.add_argument("--commit", metavar="HASH", help="kind of host and part of the slow tests are chosen by this commit")
+    parser.add_argument("--commit", metavar="HASH",
+                        help="kind of host and part of the slow tests are chosen by this commit")
     parser.add_argument("--minutes", type=float, metavar="M", help="no test starts later than this")
     parser.add_argument("--results", metavar="FILE", help="where the results go, as JUnit's XML")
-    parser.add_argument("command", nargs="*", metavar="-- COMMAND", help="one command, or a shell without words, in place of tests")
+    parser.add_argument("command", nargs="*", metavar="-- COMMAND",
+                        help="one command, or a shell without words, in place of tests")
     words = sys.argv[1:]
     asked = parser.parse_args(words)
     asked.is_command = "--" in words
     if asked.command and not asked.is_command:
-        parser.error(f"what is {asked.command[0]}? (--only REGEX chooses tests; a command stands behind --)")
+        parser.error(f"there is no argument {asked.command[0]}; "
+                     "--only REGEX chooses tests, and a command stands behind --")
     return asked
 
 
 def chosen_by(commit):
-    """(kind of host, number of the slow tests' part) of a commit: each value as often as any other."""
+    """(kind of host, number of the slow tests' part) of a commit: each value as often as any
+    other."""
     bits = int(hashlib.sha256(commit.encode()).hexdigest(), 16)
     return kvm_host.Kind("backports" if bits & 1 else "6.1", "shadow" if bits & 2 else "nested"), bits >> 2
 
@@ -70,10 +80,10 @@ def show(stream, data):
 
 
 def run_command(kind, words):
-    """One command with this process' input and output; a shell where there are no words. Returns its exit code."""
+    """One command with this process' input and output; a shell where there are no words. Returns
+    its exit code."""
     on_terminal = os.isatty(0) and os.isatty(1)
     words = words or ["bash", "-i"]
-    inputs = queue.SimpleQueue()
     with kvm_host.Host(kind) as host:
         print(f"amd-v host ({kind}) starts", file=sys.stderr)
         host.ready()
@@ -82,9 +92,8 @@ def run_command(kind, words):
         try:
             if on_terminal:
                 tty.setraw(0)
-            kvm_host.feed(0, inputs)
             result = host.run(words, 24 * 3600, on_output=show, keep=False,
-                              tty=(size.lines, size.columns) if size else None, inputs=inputs)
+                              terminal=(size.lines, size.columns) if size else None, stdin=0)
         finally:
             if before:
                 termios.tcsetattr(0, termios.TCSADRAIN, before)
@@ -108,7 +117,9 @@ def main():
         return run_command(kind, asked.command)
     began = time.monotonic()
     # A log for each file of results, so that one phase of a run keeps another's.
-    log_path = os.path.join(kvm_host.FOLDER, "log" if not asked.results else os.path.splitext(os.path.basename(asked.results))[0] + ".log")
+    log_path = os.path.join(
+        kvm_host.FOLDER,
+        "log" if not asked.results else os.path.splitext(os.path.basename(asked.results))[0] + ".log")
     if asked.hosts == 2:
         outcomes = two_hosts.run(kind, log_path)
     else:

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// What ACPI's devices do to a machine: a guest that panics ends the run, the power button ends a guest that listens to it, in time.
+// The ACPI devices' effects on a machine: a guest that panics ends the run, and the power button
+// ends a guest that listens to it in time.
 #include <fstream>
 #include <future>
 
 #include "tests/kvm/cli_fixture.h"
 #include "tests/kvm/rig.h"
-#include "vmm/api/machine_service.h"
+#include "vmm/control/machine_service.h"
 
 SNAPVM_TINY_CODE(panics, R"(
     mov $0x505, %edx
@@ -15,7 +16,7 @@ SNAPVM_TINY_CODE(panics, R"(
     out %al, %dx
 1:  jmp 1b
 )");
-// A crash kernel takes over, dumps, and powers off.
+// Reports like a guest whose crash kernel takes over, dumps and powers off.
 SNAPVM_TINY_CODE(dumps, R"(
     mov $0x505, %edx
     mov $2, %al
@@ -25,7 +26,7 @@ SNAPVM_TINY_CODE(dumps, R"(
 1:  jmp 1b
 )");
 
-// LAPIC on, the event device's pin 6 to vector 0x41, level; READY after that.
+// Enables the LAPIC, routes the event device's pin 6 to vector 0x41 (level), then sends READY.
 #define SNAPVM_LISTENS           \
     "mov $0xfee00000, %edi\n"    \
     "movl $0x1ff, 0xf0(%rdi)\n"  \
@@ -43,14 +44,14 @@ SNAPVM_TINY_CODE(dumps, R"(
     "pause\n"                    \
     "jmp 1b\n"
 SNAPVM_TINY_CODE(listens, SNAPVM_LISTENS);
-// First says MARK and waits until the test writes its data page.
+// Sends MARK first and waits until the test writes its data page.
 SNAPVM_TINY_CODE(listens_later, R"(
     mov $0x5f8, %edx
     out %eax, %dx
 2:  cmpq $0, 8(%rbx)
     je 2b
 )" SNAPVM_LISTENS);
-// Acknowledges, and powers off by ACPI's sleep control register.
+// Acknowledges the press, and powers off by ACPI's sleep control register.
 SNAPVM_TINY_CODE(powers_off, R"(
     mov $0x602, %edx
     in %dx, %al
@@ -61,8 +62,9 @@ SNAPVM_TINY_CODE(powers_off, R"(
     out %al, %dx
 1:  jmp 1b
 )");
-// Counts the presses that it finds, acknowledges them, and goes on. Not the interrupts: on hosts that emulate kernel mode the EOI of a
-// level-triggered one is reported at the first exit after its delivery, and so it comes once more while its pin is still high.
+// Counts the presses that it finds, acknowledges them, and goes on. It does not count interrupts:
+// on hosts that emulate kernel mode the EOI of a level-triggered interrupt is reported at the first
+// exit after its delivery, so the interrupt comes again if its pin is still high.
 SNAPVM_TINY_CODE(ignores, R"(
     push %rax
     push %rdx
@@ -78,7 +80,7 @@ SNAPVM_TINY_CODE(ignores, R"(
     pop %rax
     iretq
 )");
-// Without interrupts, for machines that only the command line makes: looks until it is pressed.
+// Polls for the press without interrupts, for machines that are made by the command line.
 SNAPVM_TINY_CODE(polls, R"(
     mov $0x603, %edx
     mov $1, %al
@@ -108,7 +110,7 @@ protected:
         return need(machine.memory().load<std::uint64_t>(tiny::kData + offset));
     }
     static Outcome stop(Machine& machine, std::chrono::milliseconds timeout, bool force = false) {
-        api::MachineService service(machine, "acpi");
+        MachineService service(machine, "acpi");
         return need(service.stop({.force = force, .timeout = timeout}));
     }
 };
@@ -147,7 +149,7 @@ TEST_F(AcpiEvents, PressedBeforeTheGuestListensItIsNotLost) {
     EXPECT_EQ(wait_end(*machine).kind, Outcome::Kind::power_off);
 }
 
-// Pressed, and saved before the guest could see to it.
+// The button is pressed and the machine saved before the guest can react.
 TEST_F(AcpiEvents, APressInFlightComesBackWithTheSnapshot) {
     const std::unique_ptr<Machine> machine = boot(kListens);
     need(machine->pause());
@@ -181,7 +183,7 @@ TEST_F(AcpiEvents, StopEndsAGuestThatDoesNotGoInTime) {
     EXPECT_EQ(data(*machine, 16), 1U) << "it was told, once";
 }
 
-// Patience would be over long after the test's.
+// The limit of an hour is longer than the test's own.
 TEST_F(AcpiEvents, StopWaitsForNobodyWhoCannotHear) {
     EXPECT_EQ(stop(*boot({.code = dumps}), 1h).kind, Outcome::Kind::stopped) << "does not listen";
     const std::unique_ptr<Machine> paused = boot(kListens);
@@ -191,7 +193,7 @@ TEST_F(AcpiEvents, StopWaitsForNobodyWhoCannotHear) {
 
 class AcpiCli : public Cli {
 protected:
-    /// A kernel's file.
+    /// Writes a kernel with this code and returns its path.
     std::string kernel(const TinyCode& code) {
         const std::vector<std::byte> elf = tiny_elf({.code = code, .user = false});
         std::ofstream(scratch_.file("kernel"), std::ios::binary)
@@ -201,7 +203,8 @@ protected:
 };
 
 TEST_F(AcpiCli, RunOfAGuestThatPanicsExitsWithThree) {
-    const CommandResult result = command({"run", "--kernel", kernel(panics), "--mem", "2M", "--name", "p", "--timeout", "30s"});
+    const CommandResult result =
+        command({"run", "--kernel", kernel(panics), "--mem", "2M", "--name", "p", "--timeout", "30s"});
     EXPECT_EQ(result.exit_code, 3);
     EXPECT_EQ(result.err, "snapvm: p: the guest's kernel has panicked\n");
     EXPECT_EQ(result.out, "");

@@ -5,11 +5,11 @@
 #include <future>
 
 #include "guest-images/ledger/image.h"
-#include "snapshot/restore.h"
+#include "snapshot/restore/restore.h"
 #include "tests/support/require_kvm.h"
-#include "tests/unit/api_fake_service.h"
-#include "tests/unit/api_schema_check.h"
-#include "vmm/api/machine_service.h"
+#include "tests/unit/vmm/api/fake_service.h"
+#include "tests/unit/vmm/api/schema_check.h"
+#include "vmm/control/machine_service.h"
 #include "vmm/machine/machine.h"
 
 namespace snapvm::api::test {
@@ -33,7 +33,8 @@ protected:
         config.kernel = "builtin:ledger";
         config.cmdline = "ws=1M " + options;
         config.machine_id = *Uuid::random();
-        const BootSource source{.kernel = ledger_image(), .initrds = {}, .cmdline = config.cmdline, .cpus = config.cpus};
+        const BootSource source{
+            .kernel = ledger_image(), .initrds = {}, .cmdline = config.cmdline, .cpus = config.cpus};
         auto made = Machine::create(*system, config, source);
         ASSERT_TRUE(made.has_value()) << made.error().message();
         machine = *std::move(made);
@@ -47,7 +48,8 @@ protected:
         ASSERT_TRUE(machine->resume().has_value());
         ask("GET", "/wait?for=ready&timeout_ms=60000", "", 200);
     }
-    /// The answer's JSON, checked against the document; the status must be as said.
+    /// Sends a request and returns the answer's JSON. The answer must match the document and have
+    /// this status.
     Json ask(const std::string& method, const std::string& target, const std::string& body, unsigned status) {
         auto client = ApiClient::connect(socket);
         EXPECT_TRUE(client.has_value());
@@ -61,7 +63,7 @@ protected:
     }
     void type(std::string_view keys) {
         const std::string text(keys);
-        machine->send_input({reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+        machine->serial().send({reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
     }
 
     const Json api = load_openapi();
@@ -76,7 +78,7 @@ protected:
 TEST_F(ApiMachine, SaysWhatItIs) {
     SNAPVM_REQUIRE_KVM();
     boot();
-    EXPECT_EQ(ask("GET", "/", "", 200)["state"], "Not started");
+    EXPECT_EQ(ask("GET", "/", "", 200)["state"], "Paused") << "it has not run yet";
     EXPECT_EQ(ask("GET", "/", "", 200)["id"], "api-test");
     EXPECT_EQ(ask("GET", "/machine-config", "", 200)["mem_size_mib"], 32);
     EXPECT_EQ(ask("GET", "/vm/config", "", 200)["boot-source"]["boot_args"], "ws=1M ");
@@ -88,6 +90,8 @@ TEST_F(ApiMachine, SaysWhatItIs) {
     EXPECT_EQ(stats["ready"], true);
     EXPECT_EQ(stats["state"], "Running");
     EXPECT_GT(stats["exits"], 0);
+    EXPECT_GT(stats["counters"]["vcpus"]["exits"], 0);
+    EXPECT_EQ(stats["counters"]["page-faults"]["answered"], 0);
     EXPECT_FALSE(stats.contains("snapshot"));
 }
 
@@ -107,11 +111,12 @@ TEST_F(ApiMachine, SnapshotsWhileItRunsAndRestores) {
     SNAPVM_REQUIRE_KVM();
     boot_until_ready();
     const std::string area = folder / "area";
-    const Json result = ask("PUT", "/snapshot/create", Json{{"snapshot_path", area}, {"metadata", {{"why", "test"}}}}.dump(), 200);
+    const Json result =
+        ask("PUT", "/snapshot/create", Json{{"snapshot_path", area}, {"metadata", {{"why", "test"}}}}.dump(), 200);
     EXPECT_GT(result["pages"]["common"], 0);
     EXPECT_EQ(ask("GET", "/", "", 200)["state"], "Running");
     EXPECT_EQ(ask("GET", "/stats", "", 200)["snapshot"], result);
-    // One that fails takes nothing away.
+    // A snapshot that fails changes nothing in the last one's report.
     ask("PUT", "/snapshot/create", Json{{"snapshot_path", "/nonexistent/folder/area"}}.dump(), 400);
     EXPECT_EQ(ask("GET", "/stats", "", 200)["snapshot"], result);
     type("v");
@@ -139,7 +144,7 @@ TEST_F(ApiMachine, ThenPauseAndThenStopRunNothingAfterTheSnapshot) {
     const std::string area = folder / "area";
     ask("PUT", "/snapshot/create", Json{{"snapshot_path", area}, {"then", "pause"}}.dump(), 200);
     EXPECT_EQ(ask("GET", "/", "", 200)["state"], "Paused");
-    // Paused before: it stays so, unless asked to run.
+    // A machine that was paused before stays paused unless the request says otherwise.
     ask("PUT", "/snapshot/create", Json{{"snapshot_path", area}, {"mem_file_path", area}}.dump(), 204);
     EXPECT_EQ(ask("GET", "/", "", 200)["state"], "Paused");
     ask("PUT", "/snapshot/create", Json{{"snapshot_path", area}, {"then", "run"}}.dump(), 200);
@@ -186,7 +191,8 @@ TEST_F(ApiMachine, ConsoleBothWaysUntilTheEnd) {
     ASSERT_EQ(::send(stream->fd.get(), "sq", 2, MSG_NOSIGNAL), 2);
     std::string all = stream->first;
     std::array<char, 4096> chunk;
-    for (ssize_t got = 0; (got = ::recv(stream->fd.get(), chunk.data(), chunk.size(), 0)) > 0 || (got < 0 && errno == EAGAIN);) {
+    for (ssize_t got = 0;
+         (got = ::recv(stream->fd.get(), chunk.data(), chunk.size(), 0)) > 0 || (got < 0 && errno == EAGAIN);) {
         if (got > 0) {
             all.append(chunk.data(), static_cast<std::size_t>(got));
         } else {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Boot forms: PVH and the Linux 64-bit entry, one to eight vCPUs by INIT and SIPI, command line and initrds handed over.
+// Boot forms: PVH and the Linux 64-bit entry, one to eight vCPUs by INIT and SIPI, command line and
+// initrds handed over.
 #include "guest-images/ledger/image.h"
 #include "tests/kvm/rig.h"
 #include "tests/support/bzimage_builder.h"
@@ -60,8 +61,8 @@ TEST_F(KvmTest, AKernelInABzImageBoots) {
         MachineConfig config;
         config.memory_bytes = 16ULL << 20;
         config.cmdline = "ws=1M rate=0";
-        const std::unique_ptr<Machine> machine =
-            need(Machine::create(system(), config, {.kernel = packed, .initrds = {}, .cmdline = config.cmdline, .cpus = 1}));
+        const std::unique_ptr<Machine> machine = need(
+            Machine::create(system(), config, {.kernel = packed, .initrds = {}, .cmdline = config.cmdline, .cpus = 1}));
         need(machine->resume());
         ASSERT_TRUE(machine->wait_ready(soon()));
         expect_sound_end(*machine);
@@ -89,7 +90,8 @@ TEST_F(KvmTest, PvhStartInfoListsModules) {
     MachineConfig config;
     config.memory_bytes = 16ULL << 20;
     config.cmdline = "ws=1M";
-    const BootSource source{.kernel = ledger_image(), .initrds = {initrd}, .cmdline = config.cmdline, .cpus = 1, .force_pvh = true};
+    const BootSource source{
+        .kernel = ledger_image(), .initrds = {initrd}, .cmdline = config.cmdline, .cpus = 1, .force_pvh = true};
     const std::unique_ptr<Machine> machine = need(Machine::create(system(), config, source));
     const GuestMemory& memory = machine->memory();
     // hvm_start_info: nr_modules at 12, modlist_paddr at 16; a module: address, size.

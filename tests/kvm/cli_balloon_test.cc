@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The balloon as its user sees it. The guest here has no driver of it, so nothing is taken: what is wanted is kept.
+// The balloon as its user sees it. This guest has no driver for it, so no memory is taken; the
+// target is kept.
 #include "tests/kvm/cli_fixture.h"
 
 namespace snapvm::test {
@@ -24,7 +25,7 @@ TEST_F(Cli, TheBalloonsSizeIsSetShownAndRestored) {
     EXPECT_EQ(json_of({"balloon", "b"})["target_mib"], 16);
 }
 
-// A guest whose driver is not there, and a machine without a balloon, are snapshotted at once and whole.
+// A machine without a balloon, or whose guest has no driver, is snapshotted at once and whole.
 TEST_F(Cli, NothingIsReleasedWhereNobodyCanBeAsked) {
     const CommandResult started = run_ledger("ws=4M", "", {"-d", "--name", "a", "--balloon", "size=0"});
     ASSERT_EQ(started.exit_code, 0) << started.err;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Devices as a user asks for them on the command line.
+// Devices that a user requests on the command line.
 #include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -29,7 +29,7 @@ TEST_F(CliDevices, AVsockIsThereWhileItsMachineIs) {
     EXPECT_TRUE(connect_unix(socket).has_value());
     const std::string area = scratch_.file("area");
     ASSERT_EQ(command({"snapshot", "a", area}).exit_code, 0);
-    // Beside the machine that it was taken of, it needs a socket of its own.
+    // The restored machine runs beside the first one, so it needs a socket of its own.
     const CommandResult twin = command({"restore", area, "-d", "--name", "b"});
     EXPECT_EQ(twin.exit_code, 1);
     EXPECT_NE(twin.err.find(socket), std::string::npos) << twin.err;
@@ -52,7 +52,8 @@ TEST_F(CliDevices, ClonesHaveDisksAndSocketsOfTheirOwn) {
     };
     make_disk(disk, 1 << 20);
     const auto started = run_ledger(
-        "ws=4M", "", {"-d", "--name", "a", "--disk", "id=root,path=" + disk, "--vsock", "cid=3,socket=" + scratch_.file("v")});
+        "ws=4M", "",
+        {"-d", "--name", "a", "--disk", "id=root,path=" + disk, "--vsock", "cid=3,socket=" + scratch_.file("v")});
     ASSERT_EQ(started.exit_code, 0) << started.err;
     const std::string area = scratch_.file("area");
     ASSERT_EQ(command({"snapshot", "a", area, "--then", "stop"}).exit_code, 0);
@@ -68,17 +69,18 @@ TEST_F(CliDevices, ClonesHaveDisksAndSocketsOfTheirOwn) {
     };
     const std::string disks = "disk.root.path=" + scratch_.file("disk{i}");
     const std::string sockets = "vsock.socket=" + scratch_.file("v{i}");
-    // Before the first of them runs.
+    // The refusal comes before the first machine runs.
     const CommandResult plain = restore({});
     expect_refused(plain, 2, "--set 'disk.root.path=COPY{i}'");
     EXPECT_EQ(plain.out, "");
     expect_refused(restore({"--set", sockets, "--set", "disk.root.path=" + scratch_.file("one")}), 2, "they write");
     expect_refused(restore({"--set", disks}), 2, "--set 'vsock.socket=PATH{i}'");
-    expect_refused(restore({"--set", "disk.boot.path=x{i}"}), 2, "its disks: root");
-    // A disk of another size is none that the guest knows.
+    expect_refused(restore({"--set", "disk.boot.path=x{i}"}), 2, "its disks are root");
+    // A disk of another size is not the disk that the guest knows.
     make_disk(scratch_.file("disk0"), 1 << 20);
     make_disk(scratch_.file("disk1"), 2 << 20);
-    expect_refused(restore({"--set", disks, "--set", sockets}), 1, "has 4096 sectors, and the saved machine's had 2048");
+    expect_refused(restore({"--set", disks, "--set", sockets}), 1,
+                   "has 4096 sectors, and the saved machine's disk had 2048");
     EXPECT_TRUE(machines().empty()) << "c0x, which ran already";
     make_disk(scratch_.file("disk1"), 1 << 20);
     const CommandResult restored = restore({"--set", disks, "--set", sockets});
@@ -86,10 +88,11 @@ TEST_F(CliDevices, ClonesHaveDisksAndSocketsOfTheirOwn) {
     EXPECT_EQ(machines(), (std::vector<std::string>{"c0x", "c1x"}));
     for (const char* number : {"0", "1"}) {
         EXPECT_TRUE(connect_unix(scratch_.file("v") + number).has_value()) << number;
-        const CommandResult taken = run_ledger("ws=4M", "", {"--disk", "id=root,path=" + scratch_.file("disk") + number});
+        const CommandResult taken =
+            run_ledger("ws=4M", "", {"--disk", "id=root,path=" + scratch_.file("disk") + number});
         EXPECT_NE(taken.err.find("another machine has it"), std::string::npos) << taken.err;
     }
-    // One alone is number 0.
+    // A single machine is number 0.
     ASSERT_EQ(command({"stop", "c0x", "--force"}).exit_code, 0);
     EXPECT_EQ(command({"restore", area, "-d", "--name", "d{i}", "--set", disks, "--set", sockets}).exit_code, 0);
     EXPECT_EQ(machines(), (std::vector<std::string>{"c1x", "d0"}));
@@ -100,14 +103,15 @@ TEST_F(CliDevices, ClonesHaveSocketsAndFilesOfTheirOwn) {
     const std::string area = scratch_.file("area");
     ASSERT_EQ(command({"snapshot", "a", area, "--then", "stop"}).exit_code, 0);
     const std::string socket = scratch_.file("api"), output = "file=" + scratch_.file("out");
-    for (const auto& [option, value] : {std::pair("--api-socket", socket), {"--serial", output}, {"--console", output}}) {
+    for (const auto& [option, value] :
+         {std::pair("--api-socket", socket), {"--serial", output}, {"--console", output}}) {
         const CommandResult shared = command({"restore", area, "-n", "2", "--name", "c", option, value});
         EXPECT_EQ(shared.exit_code, 2) << shared.err;
         EXPECT_NE(shared.err.find("2 machines cannot share " + std::string(option)), std::string::npos) << shared.err;
         EXPECT_TRUE(machines().empty());
     }
-    const CommandResult own =
-        command({"restore", area, "-n", "2", "--name", "c", "--api-socket", socket + "{i}", "--serial", output + "{i}"});
+    const CommandResult own = command(
+        {"restore", area, "-n", "2", "--name", "c", "--api-socket", socket + "{i}", "--serial", output + "{i}"});
     ASSERT_EQ(own.exit_code, 0) << own.err;
     for (const char* number : {"0", "1"}) {
         EXPECT_TRUE(connect_unix(socket + number).has_value()) << number;
@@ -119,7 +123,8 @@ TEST_F(CliDevices, ADiskThatNobodyWritesIsShared) {
     const std::string disk = scratch_.file("disk");
     std::ofstream(disk).flush();
     std::filesystem::resize_file(disk, 1 << 20);
-    ASSERT_EQ(run_ledger("ws=4M", "", {"-d", "--name", "a", "--disk", "id=root,path=" + disk + ",readonly=on"}).exit_code, 0);
+    ASSERT_EQ(
+        run_ledger("ws=4M", "", {"-d", "--name", "a", "--disk", "id=root,path=" + disk + ",readonly=on"}).exit_code, 0);
     const std::string area = scratch_.file("area");
     ASSERT_EQ(command({"snapshot", "a", area}).exit_code, 0);
     const CommandResult restored = command({"restore", area, "-n", "2", "--name", "c"});
@@ -137,8 +142,9 @@ TEST_F(CliDevices, AConsoleHasAPlaceForItsOutput) {
     const std::string area = scratch_.file("area");
     ASSERT_EQ(command({"snapshot", "a", area}).exit_code, 0);
     EXPECT_EQ(command({"restore", area, "-d", "--name", "b"}).exit_code, 0) << "nobody has to listen";
-    EXPECT_EQ(command({"restore", area, "-d", "--name", "c", "--console", "file=" + scratch_.file("other")}).exit_code, 0);
-    // One without the device has nothing to connect.
+    EXPECT_EQ(command({"restore", area, "-d", "--name", "c", "--console", "file=" + scratch_.file("other")}).exit_code,
+              0);
+    // A machine without the device has no console to connect.
     const std::string plain = scratch_.file("plain");
     (void)start("d");
     ASSERT_EQ(command({"snapshot", "d", plain}).exit_code, 0);
@@ -147,7 +153,7 @@ TEST_F(CliDevices, AConsoleHasAPlaceForItsOutput) {
     EXPECT_NE(refused.err.find("no virtio console"), std::string::npos) << refused.err;
 }
 
-// Typed to a console that no driver takes anything from.
+// The input goes to a console that no driver reads.
 TEST_F(CliDevices, ASignalEndsAMachineThatReadsNoInput) {
     CommandResult result;
     std::thread foreground(
@@ -158,7 +164,8 @@ TEST_F(CliDevices, ASignalEndsAMachineThatReadsNoInput) {
         const json machine = json::parse(command({"ps", "--json"}).out, nullptr, false);
         pid = machine.is_object() ? machine.value("pid", -1) : -1;
     }
-    std::this_thread::sleep_for(std::chrono::milliseconds(100));  // time to read its input: sooner, the test would only see less
+    // time for the machine to read its input; with less the test would see less
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
     if (pid > 0) {
         ::kill(pid, SIGTERM);
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Machines as a user has them: through the binary, in a run folder of the test's own.
+// Runs machines as a user does: through the binary, with a run folder for each test.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -29,7 +29,7 @@ protected:
         arguments.insert(arguments.end(), {"--run-dir", scratch_.file("run")});
         return snapvm_command(arguments, input);
     }
-    /// What a command said with --json; fails the test where it failed.
+    /// Returns the output of a command with --json. Fails the test if the command fails.
     json json_of(std::vector<std::string> arguments) {
         arguments.emplace_back("--json");
         const CommandResult result = command(arguments);

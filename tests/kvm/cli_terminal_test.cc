@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// `run` on a terminal: the guest has the keyboard and the screen, and the terminal is itself again afterwards.
+// `run` on a terminal: the guest has keyboard and screen, and afterwards the terminal has its old
+// settings.
 #include <signal.h>
 
 #include <fstream>
@@ -10,8 +11,10 @@
 #include "tests/kvm/tiny_guest.h"
 #include "tests/support/terminal_command.h"
 
-// A driver of the virtio console, alone on the bus. Prints the terminal's size as [RRRRCCCC], in hexadecimal, at the start and whenever it
-// changes; echoes what is typed. Queues at 0x90000 and 0x94000 with one buffer each, which is descriptor 0. ESI and EBP: how many were offered.
+// A driver of the virtio console, which is the only device. Prints the terminal's size as
+// [RRRRCCCC] in hexadecimal at the start and whenever it changes, and echoes input. The queues are
+// at 0x90000 and 0x94000 and have one buffer each, descriptor 0. ESI and EBP count the buffers
+// offered.
 SNAPVM_TINY_CODE(echoes_on_console, R"(
     mov $0xd0000000, %edi
     movl $1, 0x70(%rdi)
@@ -120,7 +123,7 @@ TEST_F(CliTerminal, TheVirtioConsoleHasKeysScreenAndSize) {
     EXPECT_TRUE(is_raw(command.settings()));
     command.type("hello|");
     ASSERT_TRUE(command.wait_for("hello|")) << command.screen();
-    // Ctrl-c and Ctrl-z are keys like others, and Ctrl-a twice is one.
+    // Ctrl-C and Ctrl-Z are ordinary keys, and Ctrl-A twice is one Ctrl-A.
     command.type("\x03\x1a\x01\x01|");
     ASSERT_TRUE(command.wait_for("\x03\x1a\x01|")) << command.screen();
     EXPECT_EQ(command.screen(), "") << "the guest's echo is the only one";
@@ -167,7 +170,7 @@ TEST_F(CliTerminal, TheSerialPortHasThemToo) {
     expect_as_before(command);
 }
 
-// Whoever kills it gets the terminal back, too.
+// A signal that ends the command restores the terminal too.
 TEST_F(CliTerminal, AKilledConsoleLeavesTheTerminalAsItWas) {
     TerminalCommand command = console_guest();
     ASSERT_TRUE(command.wait_for("[001e0064]")) << command.screen();

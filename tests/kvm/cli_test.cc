@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// End to end, as a user: the binary in pipes and in the background.
+// End to end, as a user: the binary is used with pipes and in the background.
 #include <signal.h>
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <thread>
 
 #include "tests/kvm/cli_fixture.h"
@@ -44,8 +45,8 @@ TEST_F(Cli, ABackgroundMachineIsSnapshottedStoppedAndRestored) {
     ASSERT_EQ(snapshot.exit_code, 0) << snapshot.err;
     const json report = json::parse(snapshot.out, nullptr, false);
     EXPECT_GE(report["pages"].value("common", 0), 1024);  // 4 MiB of ledger
-    for (const char* field :
-         {"pause_us", "total_us", "rounds", "area_bytes", "written_bytes", "staging_peak_bytes", "tracker", "type", "diverged"}) {
+    for (const char* field : {"pause_us", "total_us", "rounds", "area_bytes", "written_bytes", "staging_peak_bytes",
+                              "tracker", "type", "diverged"}) {
         EXPECT_TRUE(report.contains(field)) << field;
     }
     EXPECT_EQ(command({"pause", "a"}).exit_code, 0);
@@ -68,10 +69,11 @@ TEST_F(Cli, AreaForARunningMachineFitsIt) {
     ASSERT_EQ(command({"area", "create", small, "--mem", "32M"}).exit_code, 0);
     const CommandResult refused = command({"snapshot", "a", small});
     EXPECT_EQ(refused.exit_code, 1);
-    EXPECT_EQ(command({"stats", "a"}).exit_code, 0);  // and the machine lives
+    EXPECT_EQ(command({"stats", "a"}).exit_code, 0);  // the machine still runs
 }
 
-// By the clocks in the snapshots: kvmclock has gone on by no more than the time it ran, or by the time in between, too.
+// By the clocks in the snapshots, kvmclock has gone on by no more than the time that the machine
+// ran, or by the time in between too.
 TEST_F(Cli, TheClockResumesOrContinues) {
     constexpr std::chrono::nanoseconds kGap = 1s;
     const auto clock_in = [](const std::string& area) {
@@ -118,13 +120,13 @@ TEST_F(Cli, RestoresManyAtOnce) {
     ASSERT_TRUE(std::getline(lines, line));
     EXPECT_EQ(json::parse(line).value("n", 0), 3);
     EXPECT_EQ(machines().size(), 3U);
-    // While they map it, nobody may write into it.
+    // While machines map the area, no other machine may write into it.
     start("b");
     const CommandResult refused = command({"snapshot", "b", area});
     EXPECT_EQ(refused.exit_code, 1) << refused.out;
     EXPECT_NE(refused.err.find("c-"), std::string::npos) << "does not say who maps it: " << refused.err;
     EXPECT_NE(command({"area", "create", area, "--for", "b", "--force"}).err.find("c-"), std::string::npos);
-    // Until they let go of it.
+    // The area is free once they are detached.
     for (int i = 0; i < 3; ++i) {
         const CommandResult detached = command({"detach", "c-" + std::to_string(i), "--json"});
         ASSERT_EQ(detached.exit_code, 0) << detached.err;
@@ -161,7 +163,8 @@ TEST_F(Cli, SharesOneCopyOfPagesThatAreTheSame) {
     const CommandResult one = command({"restore", area, "--share", "--json"}, "q");
     EXPECT_EQ(one.exit_code, 0) << one.err;
     EXPECT_NE(one.out.find("LEDGER OK"), std::string::npos) << one.out;
-    // Of each 100 pages of the working set 10 are zero and 50 one and the same; those of the first 100 are what the others are mapped onto.
+    // Of each 100 pages of the working set 10 are zero and 50 identical. The identical pages of the
+    // first 100 are those onto which the others are mapped.
     const json here = json::parse(one.err);
     EXPECT_EQ(here.value("shared_runs", 0), 20) << one.err;
     EXPECT_EQ(here.value("shared_pages", 0), 19 * 50 + 38) << one.err;
@@ -169,7 +172,7 @@ TEST_F(Cli, SharesOneCopyOfPagesThatAreTheSame) {
     ASSERT_EQ(many.exit_code, 0) << many.err;
     EXPECT_EQ(json::parse(many.out.substr(0, many.out.find('\n')))["shared_pages"], here["shared_pages"]);
     EXPECT_FALSE(json::parse(command({"restore", area, "-d", "--name", "p", "--json"}).out).contains("shared_runs"));
-    // What they see is what comes back: from a snapshot of one of them, and from memory of its own once it is detached.
+    // Both a snapshot of one of them, and a detached one's own memory, must have the same contents.
     const std::string next = scratch_.file("next");
     ASSERT_EQ(command({"snapshot", "c-0", next}).exit_code, 0);
     EXPECT_EQ(command({"verify", next}).exit_code, 0);
@@ -190,29 +193,14 @@ TEST_F(Cli, RestoresAllOrNone) {
     EXPECT_EQ(machines(), std::vector<std::string>{"c-2"});
 }
 
-// Once would be luck: its process ends some milliseconds after the machine.
+// One attempt proves little: the process ends some milliseconds after the machine.
+// CliAnsweringMachine tests the commands with a process that is slower.
 TEST_F(Cli, AMachineThatACommandHasSeenEndIsGone) {
     for (int i = 0; i < 10; ++i) {
         start("a");
         ASSERT_EQ(command({"snapshot", "a", scratch_.file("area"), "--then", "stop"}).exit_code, 0);
         ASSERT_TRUE(machines().empty()) << "snapshot " << i;
     }
-    int seen = 0;
-    for (int tries = 0; tries < 50 && seen < 5; ++tries) {
-        start("a");
-        std::thread waiter([&] {
-            // It may come too late to see the machine at all.
-            if (const CommandResult waited = command({"wait", "a", "--for", "exit"}); waited.exit_code == 0) {
-                EXPECT_EQ(waited.out, "0\n");
-                EXPECT_TRUE(machines().empty()) << "wait " << seen;
-                ++seen;
-            }
-        });
-        std::this_thread::sleep_for(50ms);
-        EXPECT_EQ(command({"stop", "a", "--force"}).exit_code, 0);
-        waiter.join();
-    }
-    EXPECT_EQ(seen, 5);
 }
 
 TEST_F(Cli, ANameInUseIsRefusedAndFreeAgainAfterAKill) {
@@ -229,12 +217,27 @@ TEST_F(Cli, ANameInUseIsRefusedAndFreeAgainAfterAKill) {
     EXPECT_EQ(machines(), std::vector<std::string>{"a"});
 }
 
+TEST_F(Cli, WhatIsNoAreaIsNotRestored) {
+    std::ofstream(scratch_.file("empty")).flush();
+    std::ofstream(scratch_.file("text")) << "this is no area\n";
+    ASSERT_EQ(command({"area", "create", scratch_.file("new"), "--mem", "64M"}).exit_code, 0);
+    for (const std::string& area : {scratch_.file("missing"), scratch_.path(), scratch_.file("empty"),
+                                    scratch_.file("text"), scratch_.file("new")}) {
+        const CommandResult result = command({"restore", area});
+        EXPECT_EQ(result.exit_code, 1) << result.err;
+        EXPECT_EQ(result.out, "") << area;
+        EXPECT_EQ(std::ranges::count(result.err, '\n'), 1) << result.err;
+        EXPECT_NE(result.err.find(area), std::string::npos) << result.err;
+    }
+    EXPECT_EQ(machines(), std::vector<std::string>{});
+}
+
 TEST_F(Cli, ADetachedMachineThatCannotStartSaysWhy) {
     std::filesystem::create_directories(scratch_.file("run"));
     const CommandResult result = command({"run", "--kernel", scratch_.file("missing"), "-d"});
     EXPECT_EQ(result.exit_code, 1);
-    const CommandResult tight = command({"run", "--kernel", "builtin:ledger", "--mem", "2M", "--boot", "linux64", "--cmdline",
-                                         "ws=1M", "--initrd", snapvm_program(), "-d"});
+    const CommandResult tight = command({"run", "--kernel", "builtin:ledger", "--mem", "2M", "--boot", "linux64",
+                                         "--cmdline", "ws=1M", "--initrd", snapvm_program(), "-d"});
     EXPECT_EQ(tight.exit_code, 2) << tight.err;
     EXPECT_NE(tight.err.find("do not fit"), std::string::npos) << tight.err;
     EXPECT_TRUE(machines().empty());

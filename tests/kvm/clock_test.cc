@@ -28,7 +28,8 @@ SNAPVM_TINY_CODE(spin, R"(
 namespace snapvm::test {
 namespace {
 
-// The machine, saved and built anew on the memory it had: a snapshot and a restore without the area. Not started.
+// Saves the machine and builds it anew on the same memory, like a snapshot and a restore without an
+// area. The new machine is not started.
 std::unique_ptr<Machine> reborn(const kvm::System& system, std::unique_ptr<Machine> machine) {
     need(machine->freeze());
     const SavedMachine saved = need(machine->save());
@@ -37,11 +38,12 @@ std::unique_ptr<Machine> reborn(const kvm::System& system, std::unique_ptr<Machi
     return need(Machine::restore(system, saved, std::move(memory)));
 }
 
-// A shard's counters, which the guest writes while we look.
+// Reads a counter of a shard, which the guest may write meanwhile.
 std::uint64_t header_word(const GuestMemory& memory, std::uint32_t shard, std::size_t offset) {
     const auto root = need(memory.load<ledger::Root>(Gpa{ledger::kRootAddress}));
     const auto bytes = need(memory.span(Gpa{ledger::header_address(root, shard) + offset}, sizeof(std::uint64_t)));
-    return std::atomic_ref<std::uint64_t>(*reinterpret_cast<std::uint64_t*>(bytes.data())).load(std::memory_order_relaxed);
+    return std::atomic_ref<std::uint64_t>(*reinterpret_cast<std::uint64_t*>(bytes.data()))
+        .load(std::memory_order_relaxed);
 }
 std::uint64_t ticks_of(const GuestMemory& memory, std::uint32_t shard) {
     return header_word(memory, shard, offsetof(ledger::ShardHeader, ticks));
@@ -59,7 +61,8 @@ bool wait_for(const auto& condition) {
 
 class Ticks : public KvmTest, public ::testing::WithParamInterface<std::uint32_t> {};
 
-// A tick that is lost never comes again: each handler arms the next. So every restore must show every vCPU ticking on.
+// A lost tick stops all later ones, because each handler arms the next. So every restore must show
+// that every vCPU goes on ticking.
 TEST_P(Ticks, GoOnAfterHundredsOfRestoresAtRandomMoments) {
     const int restores = 160 / static_cast<int>(GetParam());
     std::unique_ptr<Machine> machine =
@@ -86,7 +89,8 @@ INSTANTIATE_TEST_SUITE_P(Cpus, Ticks, ::testing::Values(1, 2, 4));
 
 // The same through an area.
 TEST_F(KvmTest, TicksGoOnThroughAnArea) {
-    std::unique_ptr<Machine> machine = boot_ledger({.cpus = 2, .cmdline = "ws=256K hz=500", .memory_bytes = 16ULL << 20});
+    std::unique_ptr<Machine> machine =
+        boot_ledger({.cpus = 2, .cmdline = "ws=256K hz=500", .memory_bytes = 16ULL << 20});
     WriteOptions stop;
     stop.keep_frozen = true;
     std::uint64_t ticks = 0;
@@ -102,13 +106,15 @@ TEST_F(KvmTest, TicksGoOnThroughAnArea) {
     }
 }
 
-// kvmclock goes on from where it was saved: not by the time the snapshot lay around, and never backwards.
+// After a restore kvmclock goes on from its saved value. It does not count the time in between, and
+// never goes back.
 TEST_F(KvmTest, KvmclockDoesNotJumpOverARestore) {
     const auto clock_of = [](const SavedMachine& saved) {
         return need(decode_clock(*std::ranges::find(saved.records, RecordKind::clock, &StateRecord::kind))).clock;
     };
     constexpr std::size_t kReading = offsetof(ledger::ShardHeader, kvmclock_ns);
-    const std::unique_ptr<Machine> machine = boot_ledger({.cpus = 2, .cmdline = "ws=256K", .memory_bytes = 16ULL << 20});
+    const std::unique_ptr<Machine> machine =
+        boot_ledger({.cpus = 2, .cmdline = "ws=256K", .memory_bytes = 16ULL << 20});
     for (std::uint32_t shard = 0; shard < 2; ++shard) {
         if (!wait_for([&] { return header_word(machine->memory(), shard, kReading) != 0; })) {
             GTEST_SKIP() << "this guest sees no kvmclock";
@@ -131,7 +137,8 @@ TEST_F(KvmTest, KvmclockDoesNotJumpOverARestore) {
         const std::uint64_t now = header_word(restored->memory(), shard, kReading);
         const auto ran = std::chrono::duration_cast<std::chrono::nanoseconds>(SteadyClock::now() - resumed);
         EXPECT_GE(now, last[shard]);
-        // The guest's clock cannot have run for longer than the guest; a millisecond for two clocks that are not the same one.
+        // The guest's clock cannot run longer than the guest. The millisecond allows for two
+        // different clocks.
         EXPECT_LE(now, saved + static_cast<std::uint64_t>(ran.count()) + 1000000);
     }
     const LedgerLine line = verify_ledger(*restored);
@@ -139,7 +146,8 @@ TEST_F(KvmTest, KvmclockDoesNotJumpOverARestore) {
     expect_sound_end(*restored);
 }
 
-// What a snapshot says of time, edited: as if it were older, or from a host that had been up for longer.
+// Edits the time in a saved machine, as if the snapshot were older, or from a host that had been up
+// longer.
 SavedMachine edited(SavedMachine saved, const auto& edit_clock, const auto& edit_vcpu) {
     for (StateRecord& record : saved.records) {
         if (record.kind == RecordKind::clock) {
@@ -163,20 +171,22 @@ __u64& msr_of(VcpuStateV1& state, std::uint32_t index) {
     return found->data;
 }
 
-// The guest's own clock reads an hour more, or no more than the guest has run; and in both it ticks.
+// The guest's clock reads an hour more, or no more than the guest has run. It ticks in both cases.
 TEST_F(KvmTest, ClockContinuesOrResumesAsAsked) {
     constexpr std::uint64_t kHour = 3'600'000'000'000;
     constexpr std::size_t kReading = offsetof(ledger::ShardHeader, kvmclock_ns);
-    const std::unique_ptr<Machine> machine = boot_ledger({.cpus = 2, .cmdline = "ws=256K", .memory_bytes = 16ULL << 20});
+    const std::unique_ptr<Machine> machine =
+        boot_ledger({.cpus = 2, .cmdline = "ws=256K", .memory_bytes = 16ULL << 20});
     if (!wait_for([&] { return header_word(machine->memory(), 1, kReading) != 0; })) {
         GTEST_SKIP() << "this guest sees no kvmclock";
     }
     snapshot(*machine, area());
     for (const GapMode gap : {GapMode::hidden, GapMode::seen}) {
         RestoredSnapshot opened = need(open_snapshot(area()));
-        const SavedMachine saved =
-            edited(std::move(opened.saved), [](kvm_clock_data& clock) { clock.realtime -= kHour; }, [](VcpuStateV1&) {});
-        const std::unique_ptr<Machine> restored = need(Machine::restore(system(), saved, std::move(opened.memory), {.gap = gap}));
+        const SavedMachine saved = edited(
+            std::move(opened.saved), [](kvm_clock_data& clock) { clock.realtime -= kHour; }, [](VcpuStateV1&) {});
+        const std::unique_ptr<Machine> restored =
+            need(Machine::restore(system(), saved, std::move(opened.memory), {.gap = gap}));
         EXPECT_FALSE(restored->tsc_was_set().has_value());
         std::array<std::uint64_t, 2> before{};
         std::array<std::uint64_t, 2> ticks{};
@@ -204,12 +214,13 @@ TEST_F(KvmTest, ClockContinuesOrResumesAsAsked) {
     }
 }
 
-// As from another host: its TSC was this far ahead, or behind. Longer than a test waits.
+// The distance to another host's TSC, which is this far ahead or behind. It is longer than a test
+// waits.
 constexpr std::uint64_t kApart = 1ULL << 38;
 constexpr std::array<std::uint64_t, 2> kOtherHosts = {kApart, 0 - kApart};
 static_assert(kApart / 4'000'000'000 > std::uint64_t{kPatience / 1s});
 
-// The interrupt that comes of the deadline is not let in.
+// Interrupts are off, so that the deadline's interrupt is not delivered.
 TEST_F(KvmTest, ADeadlineKeepsTheTimeItHasLeft) {
     constexpr std::uint64_t kLeft = kApart / 2;
     for (const std::uint64_t apart : kOtherHosts) {
@@ -244,9 +255,10 @@ TEST_F(KvmTest, ADeadlineKeepsTheTimeItHasLeft) {
     }
 }
 
-// Our guest works a deadline out from the one before, which it has in its memory.
+// The ledger guest computes a deadline from the last one, which is in its memory.
 TEST_F(KvmTest, TicksGoOnWithAnotherHostsTsc) {
-    const std::unique_ptr<Machine> machine = boot_ledger({.cpus = 2, .cmdline = "ws=256K hz=20", .memory_bytes = 16ULL << 20});
+    const std::unique_ptr<Machine> machine =
+        boot_ledger({.cpus = 2, .cmdline = "ws=256K hz=20", .memory_bytes = 16ULL << 20});
     ASSERT_TRUE(wait_for([&] { return ticks_of(machine->memory(), 1) > 0; }));
     snapshot(*machine, area());
     for (const std::uint64_t apart : kOtherHosts) {
@@ -270,7 +282,8 @@ TEST_F(KvmTest, TicksGoOnWithAnotherHostsTsc) {
         }
         need(restored->resume());
         for (std::uint32_t shard = 0; shard < 2; ++shard) {
-            ASSERT_TRUE(wait_for([&] { return ticks_of(restored->memory(), shard) > before[shard] + 2; })) << "vCPU " << shard;
+            ASSERT_TRUE(wait_for([&] { return ticks_of(restored->memory(), shard) > before[shard] + 2; }))
+                << "vCPU " << shard;
         }
         const LedgerLine line = verify_ledger(*restored);
         EXPECT_TRUE(line.ok) << line.text;

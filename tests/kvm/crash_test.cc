@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Guests that crash, and the reports of it: of the machine, and as a user gets them.
+// Guests that crash, and the reports of it by the machine and by the command.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 #include "tests/support/terminal_command.h"
 #include "vmm/crash/report.h"
 
-// Says "bye\n", and faults without an IDT in the third of three functions.
+// Prints "bye\n", then faults without an IDT in the third of three functions.
 SNAPVM_TINY_CODE(triple_faults, R"(
     xor %ebp, %ebp
     call 1f
@@ -42,7 +42,8 @@ SNAPVM_TINY_CODE(triple_faults, R"(
     movabs $0x123456789abcdef0, %r12
     ud2
 )");
-// No KVM's emulator has x87 loads, and what touches a device's memory goes through the emulator on every host.
+// No KVM's emulator has x87 loads, and accesses to a device's memory go through the emulator on
+// every host.
 SNAPVM_TINY_CODE(cannot_be_emulated, R"(
     mov $0xd0000000, %edi
     fldl (%rdi)
@@ -83,7 +84,7 @@ TEST_F(CrashedMachines, ATripleFaultIsReportedWithItsCodeFramesAndLastLines) {
     ASSERT_NE(current, report.code.end()) << text;
     EXPECT_EQ(current->text, "ud2");
     EXPECT_EQ((current - 1)->text, "movabs r12, 0x123456789abcdef0");
-    // The functions' callers, each before a hlt, from the innermost out.
+    // The return addresses are each before a hlt; the innermost comes first.
     ASSERT_EQ(report.backtrace.size(), 4U) << report.backtrace_end;
     EXPECT_EQ(report.backtrace[0].rip, report.regs->rip);
     for (std::size_t i = 1; i < 4; ++i) {
@@ -132,7 +133,7 @@ TEST_F(CrashedMachines, ARunThatDoesNotFailHasNoReport) {
 
 class CliCrash : public Cli {
 protected:
-    /// `run` of the guest that says "bye" and triple-faults.
+    /// Returns the words of `run` for a guest that prints "bye" and triple-faults.
     std::vector<std::string> run_crashing(std::vector<std::string> more) {
         const std::vector<std::byte> elf = tiny_elf({.code = triple_faults, .user = false});
         const std::string kernel = scratch_.file("kernel");
@@ -147,7 +148,8 @@ protected:
     }
     static void expect_report(const std::string& text) {
         EXPECT_NE(text.find("snapvm: c: the guest shut itself down by a triple fault"), std::string::npos) << text;
-        for (const char* part : {"vCPU 0: KVM_EXIT_SHUTDOWN (8)", "  RAX ", "Last lines of the serial port:", "  bye"}) {
+        for (const char* part :
+             {"vCPU 0: KVM_EXIT_SHUTDOWN (8)", "  RAX ", "Last lines of the serial port:", "  bye"}) {
             EXPECT_NE(text.find(part), std::string::npos) << part << " in\n" << text;
         }
     }
@@ -181,7 +183,7 @@ TEST_F(CliCrash, AsJsonItIsOneLineWhereTheGuestIsNot) {
 TEST_F(CliCrash, ADetachedMachinesIsInItsLogUntilTheNextOfThatName) {
     EXPECT_EQ(command(run_crashing({"-d"})).exit_code, 0);
     const std::string log = scratch_.file("run") + "/c/log";
-    // Its process ends by itself.
+    // The machine's process ends by itself.
     for (const auto until = soon(); !machines().empty();) {
         ASSERT_LT(SteadyClock::now(), until);
         std::this_thread::sleep_for(1ms);
@@ -202,7 +204,7 @@ TEST_F(CliCrash, OnATerminalItIsShownWhenTheTerminalIsItselfAgain) {
     arguments.insert(arguments.end(), {"--run-dir", scratch_.file("run")});
     TerminalCommand terminal(arguments, 120, 50);
     EXPECT_TRUE(terminal.wait_for("KVM_EXIT_SHUTDOWN (8)")) << terminal.screen();
-    // In raw mode a line's end is no carriage return.
+    // In raw mode a newline alone would not return to the first column.
     EXPECT_TRUE(terminal.wait_for("Last lines of the serial port:\r\n  bye\r\n")) << terminal.screen();
     EXPECT_EQ(terminal.exit_code(), 4);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The doctor on this very host: what it claims is held against what the test can find out for itself.
+// The doctor on this host. Its claims are compared with what the test finds out by itself.
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>

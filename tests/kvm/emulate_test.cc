@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Instructions of kernel mode that a KVM without hardware virtualisation lacks (hosts.md, 2 and 4): guests that use them run as they would on
-// any other host, where these tests pass without vmm/emulate.
+// Kernel-mode instructions that a KVM without hardware virtualisation lacks. Guests that use them
+// must run as on any other host, on which these tests pass without vmm/emulate.
 #include <array>
 
 #include "tests/kvm/rig.h"
 #include "vmm/platform/platform.h"
 #include "vmm/vcpu/guest_debug.h"
 
-// All at CPL 0. RBX: the counters.
+// All of this runs at CPL 0. RBX points to the counters.
 SNAPVM_TINY_CODE(kernel_instructions, R"(
     fninit
     fwait
@@ -91,7 +91,7 @@ SNAPVM_TINY_CODE(kernel_software_interrupt, LOAD_TABLES R"(
     mov $9, %eax
     out %eax, %dx
 )");
-// Keeps the RIP that was pushed.
+// Stores the RIP that was pushed.
 SNAPVM_TINY_CODE(keeps_rip, R"(
     push %rax
     mov 8(%rsp), %rax
@@ -107,7 +107,7 @@ SNAPVM_TINY_CODE(kernel_page_fault, LOAD_TABLES R"(
     mov $9, %eax
     out %eax, %dx
 )");
-// Counts, keeps error code and address, and goes on behind the instruction of five bytes.
+// Counts, stores error code and address, and skips the faulting instruction of five bytes.
 SNAPVM_TINY_CODE(skips_five, R"(
     push %rax
     incq (%rbx)
@@ -121,8 +121,9 @@ SNAPVM_TINY_CODE(skips_five, R"(
     iretq
 )");
 
-// At CPL 3: system calls, then a page fault at a supervisor's page that is none. The port makes an exit, at which the gate of page faults is
-// found: no kernel starts a program before it has had thousands.
+// Makes system calls at CPL 3, then faults on an unmapped supervisor page. The port access makes an
+// exit at which the gate of page faults is found. A real kernel has had thousands of exits before
+// it starts a program.
 SNAPVM_TINY_CODE(user_system_calls, R"(
     mov $0x700, %edx
     in %dx, %al
@@ -145,7 +146,7 @@ SNAPVM_TINY_CODE(user_system_calls_for_ever, R"(
 1:  syscall
     jmp 1b
 )");
-// Where LSTAR leads.
+// The code at LSTAR.
 SNAPVM_TINY_CODE(system_call_entry, R"(
     incq (%rbx)
     mov %cs, %r8
@@ -157,7 +158,7 @@ SNAPVM_TINY_CODE(system_call_entry, R"(
     inc %rax
     sysretq
 )");
-// Page faults at CPL 3, by an instruction of four bytes.
+// Handles page faults at CPL 3 by an instruction of four bytes.
 #define COUNT_PAGE_FAULT     \
     "push %rax\n"            \
     "incq 0x30(%rbx)\n"      \
@@ -170,9 +171,9 @@ SNAPVM_TINY_CODE(system_call_entry, R"(
     "addq $4, (%rsp)\n"      \
     "iretq\n"
 SNAPVM_TINY_CODE(counts_page_faults, "cld\n" COUNT_PAGE_FAULT);
-// Starts with what is not stepped over by emulation, so that the vCPU is single-stepped.
+// Starts with code that emulation does not step over, so that the vCPU is single-stepped.
 SNAPVM_TINY_CODE(counts_page_faults_pushing_first, COUNT_PAGE_FAULT);
-// A program steps itself, twice, and then says INT1.
+// The program steps itself twice and then executes INT1.
 SNAPVM_TINY_CODE(user_steps, R"(
     mov $0x700, %edx
     in %dx, %al
@@ -193,8 +194,9 @@ SNAPVM_TINY_CODE(user_int1, R"(
     mov $9, %eax
     out %eax, %dx
 )");
-// Counts; after the second one there is no more stepping. Some KVMs (seen on an AMD EPYC without AMD-V) leave INT1 itself as the return
-// address of its trap, which would then come for ever: the handler steps over it and counts that apart.
+// Counts; after the second trap single-stepping ends. Some KVMs (seen on an AMD EPYC without AMD-V)
+// leave INT1 itself as the return address of its trap, which would then repeat for ever. The
+// handler skips it and counts that separately.
 SNAPVM_TINY_CODE(counts_debug_traps, R"(
     incq (%rbx)
     mov (%rsp), %rax
@@ -226,7 +228,8 @@ protected:
     }
     static void expect_end(Machine& machine) {
         const Outcome outcome = wait_end(machine);
-        EXPECT_EQ(outcome.kind, Outcome::Kind::guest_exit) << outcome.name() << (outcome.error ? outcome.error->message() : "");
+        EXPECT_EQ(outcome.kind, Outcome::Kind::guest_exit)
+            << outcome.name() << (outcome.error ? outcome.error->message() : "");
         EXPECT_EQ(outcome.exit_code(), 9);
     }
     static std::unique_ptr<Machine> ended(const TinyGuest& guest) {
@@ -261,7 +264,8 @@ TEST_F(KernelMode, ExtendedStateSurvivesMemory) {
 TEST_F(KernelMode, TrapsReturnBehindTheInstruction) {
     const auto breakpoint = ended({.code = kernel_breakpoint, .user = false, .vector = 3, .handler = &keeps_rip});
     EXPECT_EQ(counter(*breakpoint, 0), counter(*breakpoint, 1));
-    const auto interrupt = ended({.code = kernel_software_interrupt, .user = false, .vector = 0x40, .handler = &keeps_rip});
+    const auto interrupt =
+        ended({.code = kernel_software_interrupt, .user = false, .vector = 0x40, .handler = &keeps_rip});
     EXPECT_EQ(counter(*interrupt, 0), counter(*interrupt, 1));
 }
 
@@ -272,7 +276,8 @@ TEST_F(KernelMode, PageFaultOfSuchAnInstructionIsTheGuests) {
     EXPECT_EQ(counter(*machine, 2), 0x7000'0000'0010U);
 }
 
-// System calls of a program whose kernel lies at an address of its own, closed to programs.
+// System calls of a program whose kernel has an address space of its own, which programs cannot
+// access.
 class SystemCalls : public KernelMode {
 protected:
     static constexpr Gpa kEntry = tiny::kHandlers + 0x1000;
@@ -284,7 +289,8 @@ protected:
         need(memory.store(platform::kPageTables + 256 * 8, kDirectoryPointers.value | kPresentWritable));
         need(memory.store(kDirectoryPointers, kDirectory.value | kPresentWritable));
         need(memory.store(kDirectory, kPresentWritable | kLarge));
-        // SYSRET goes to the selectors behind this one: its stack's must be open to programs for a later IRET.
+        // SYSRET loads the selectors after this one. Its stack segment must be accessible to
+        // programs for a later IRET.
         need(memory.store(tiny::kGdt + 0x18, std::uint64_t{0x00CF'F300'0000'FFFF}));
         need(memory.write(kEntry, system_call_entry.bytes()));
         auto sregs = need(vcpu.get<kvm_sregs>(KVM_GET_SREGS, "KVM_GET_SREGS"));
@@ -301,7 +307,8 @@ protected:
         Rig rig(system(), {.code = user_system_calls, .user = true, .vector = 14, .handler = &handler});
         prepare(rig.memory(), rig.vcpus().vcpus().front());
         need(rig.vcpus().start());
-        EXPECT_TRUE(eventually([&] { return rig.counter(9) != 0 || !rig.trouble().empty(); })) << "it does not come to the end";
+        EXPECT_TRUE(eventually([&] { return rig.counter(9) != 0 || !rig.trouble().empty(); }))
+            << "it does not come to the end";
         rig.vcpus().pause();
         EXPECT_EQ(rig.trouble(), "");
         EXPECT_EQ(rig.counter(0), 3U);
@@ -311,14 +318,18 @@ protected:
         EXPECT_EQ(rig.counter(4), 0x1113U);
         EXPECT_NE(rig.counter(5) & 0x200, 0U) << "and on again in the program";
         EXPECT_EQ(rig.counter(6), 1U);
-        EXPECT_EQ(rig.counter(7) & 0x14, 4U);  // a program's, no fetch; some hosts say now and then that nothing was there
+        // A program's access that is no fetch. Some hosts sometimes report that the page was not
+        // present.
+        EXPECT_EQ(rig.counter(7) & 0x14, 4U);
         EXPECT_EQ(rig.counter(8), kKernelHalf + 8);
     }
 };
 
 TEST_F(SystemCalls, ReachTheKernelAndPageFaultsDoToo) { expect_calls_and_a_fault(counts_page_faults); }
 
-TEST_F(SystemCalls, WhateverThePageFaultHandlerStartsWith) { expect_calls_and_a_fault(counts_page_faults_pushing_first); }
+TEST_F(SystemCalls, WhateverThePageFaultHandlerStartsWith) {
+    expect_calls_and_a_fault(counts_page_faults_pushing_first);
+}
 
 TEST_F(SystemCalls, GoOnInAnotherMachine) {
     Rig rig(system(), {.code = user_system_calls_for_ever, .user = true, .vector = 14, .handler = &counts_page_faults});
@@ -335,12 +346,14 @@ TEST_F(SystemCalls, GoOnInAnotherMachine) {
     EXPECT_EQ(rig.counter(6), 0U);
 }
 
-// While the repair has its breakpoint, KVM hands it the guest's own debug traps, too.
+// While the repair has its breakpoint, KVM reports the guest's own debug traps to it too.
 class DebugTraps : public KernelMode {
 protected:
-    // A guest with a gate of page faults, so that there is a breakpoint, has run to its end.
+    // A guest with a gate of page faults, which makes the repair set its breakpoint, has run to its
+    // end.
     std::unique_ptr<Machine> run(const TinyCode& code) {
-        auto machine = tiny_machine(system(), {.code = code, .user = true, .vector = 1, .handler = &counts_debug_traps});
+        auto machine =
+            tiny_machine(system(), {.code = code, .user = true, .vector = 1, .handler = &counts_debug_traps});
         const auto gate = need(machine->memory().load<std::array<std::uint64_t, 2>>(tiny::kIdt + 1 * 16));
         need(machine->memory().store(tiny::kIdt + 14 * 16, gate));
         need(machine->resume());
@@ -357,7 +370,8 @@ TEST_F(DebugTraps, OfInt1AreTheGuests) {
     EXPECT_LE(counter(*machine, 1), 1U);
 }
 
-// A debugger's breakpoint beside the repair's: each is found by its address, and taken back alone.
+// A debugger's breakpoint exists beside the repair's. Each is found by its address and removed
+// separately.
 TEST_F(KernelMode, BreakpointsHaveOneOwnerEach) {
     Rig rig(system(), {.code = two_places, .user = false});
     kvm::VcpuFd& vcpu = rig.vcpus().vcpus().front();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How runs end, and what a guest says on its way: outcomes, exit codes, READY and MARK.
+// How runs end, and what a guest reports meanwhile: outcomes, exit codes, READY and MARK.
 #include "tests/kvm/rig.h"
 
 SNAPVM_TINY_CODE(reset_control, R"(
@@ -29,7 +29,7 @@ SNAPVM_TINY_CODE(marks, R"(
     mov %eax, (%rbx)
 1:  jmp 1b
 )");
-// Nobody's port and nobody's address read as all ones.
+// A port and an address without a device read as all ones.
 SNAPVM_TINY_CODE(nobody, R"(
     mov $0x1234, %edx
     in %dx, %eax
@@ -65,12 +65,12 @@ TEST_P(LedgerEndings, OutcomeAndExitCode) {
     EXPECT_FALSE(outcome.error.has_value());
 }
 
-INSTANTIATE_TEST_SUITE_P(Commands, LedgerEndings,
-                         ::testing::Values(Ending{"o", Outcome::Kind::power_off, 0}, Ending{"r", Outcome::Kind::reboot, 0},
-                                           Ending{"t", Outcome::Kind::triple_fault, 4},
-                                           Ending{"e", Outcome::Kind::guest_exit, 0x21}, Ending{"q", Outcome::Kind::guest_exit, 0},
-                                           Ending{"u", Outcome::Kind::guest_exit, 99}),
-                         [](const auto& test) { return test.param.command; });
+INSTANTIATE_TEST_SUITE_P(
+    Commands, LedgerEndings,
+    ::testing::Values(Ending{"o", Outcome::Kind::power_off, 0}, Ending{"r", Outcome::Kind::reboot, 0},
+                      Ending{"t", Outcome::Kind::triple_fault, 4}, Ending{"e", Outcome::Kind::guest_exit, 0x21},
+                      Ending{"q", Outcome::Kind::guest_exit, 0}, Ending{"u", Outcome::Kind::guest_exit, 99}),
+    [](const auto& test) { return test.param.command; });
 
 class Exits : public KvmTest {
 protected:

@@ -10,7 +10,7 @@
 #include <thread>
 
 #include "guest-images/ledger/image.h"
-#include "vmm/api/machine_source.h"
+#include "vmm/control/machine_source.h"
 
 namespace snapvm::test {
 namespace {
@@ -20,7 +20,7 @@ Result<kvm::System>& opened_system() {
     return system;
 }
 
-// The verifier's view of a memory that stands still.
+// Gives the verifier pages of a memory that does not change.
 class PageReader {
 public:
     explicit PageReader(const GuestMemory& memory) : memory_(memory) {}
@@ -45,7 +45,7 @@ const kvm::System& KvmTest::system() { return *opened_system(); }
 
 void KvmTest::SetUp() {
     if (!opened_system()) {
-        // As SNAPVM_REQUIRE_KVM (tests/support) has it: `./dev test` looks for the words.
+        // The words are those of SNAPVM_REQUIRE_KVM (tests/support), which `./dev test` looks for.
         GTEST_SKIP() << "needs /dev/kvm: " << opened_system().error().message();
     }
     std::string pattern = (parent_folder() / "snapvm-kvm-XXXXXX").string();
@@ -89,13 +89,14 @@ std::unique_ptr<Machine> KvmTest::boot_ledger(const LedgerOptions& options) {
     std::unique_ptr<Machine> machine = create_ledger(options);
     need(machine->resume());
     if (!machine->wait_ready(soon())) {
-        throw std::runtime_error("the ledger did not get READY: " + machine->console().read(0, SteadyClock::now()).bytes);
+        throw std::runtime_error("the ledger did not get READY: " +
+                                 machine->serial().output().read(0, SteadyClock::now()).bytes);
     }
     return machine;
 }
 
 SnapshotReport KvmTest::snapshot(Machine& machine, const AreaPath& path, const WriteOptions& options) {
-    api::MachineSnapshotSource source(machine);
+    MachineSnapshotSource source(machine);
     return need(write_snapshot(source, path, options));
 }
 
@@ -106,7 +107,7 @@ std::unique_ptr<Machine> KvmTest::restore(const AreaPath& path, const HostSetup&
 
 void send(Machine& machine, std::string_view bytes) {
     const std::span all(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
-    EXPECT_EQ(machine.send_input(all, soon()), bytes.size());
+    EXPECT_EQ(machine.serial().send(all, soon()), bytes.size());
 }
 
 std::optional<std::string> wait_line(Machine& machine, std::string_view part, std::uint64_t& position) {
@@ -122,7 +123,7 @@ std::optional<std::string> wait_line(Machine& machine, std::string_view part, st
                 return line;
             }
         }
-        const Console::Chunk chunk = machine.console().read(next, deadline);
+        const Console::Chunk chunk = machine.serial().output().read(next, deadline);
         if (chunk.bytes.empty()) {
             return std::nullopt;
         }
@@ -132,9 +133,9 @@ std::optional<std::string> wait_line(Machine& machine, std::string_view part, st
 }
 
 LedgerLine verify_ledger(Machine& machine) {
-    std::uint64_t position = machine.console().end();
+    std::uint64_t position = machine.serial().output().end();
     send(machine, "v");
-    // "LEDGER OK" and "LEDGER BAD" alike; the READY line may still be under way.
+    // The answer is "LEDGER OK" or "LEDGER BAD". The READY line may still come before it.
     std::optional<std::string> line;
     do {
         line = wait_line(machine, "LEDGER ", position);
@@ -167,7 +168,7 @@ void expect_sound_end(Machine& machine) {
     const Outcome outcome = wait_end(machine);
     EXPECT_EQ(outcome.kind, Outcome::Kind::guest_exit) << outcome.name();
     EXPECT_EQ(outcome.exit_code(), 0) << (outcome.error ? outcome.error->message()
-                                                        : machine.console().read(0, SteadyClock::now()).bytes);
+                                                        : machine.serial().output().read(0, SteadyClock::now()).bytes);
 }
 
 std::string check_ledger(const GuestMemory& memory) {
@@ -176,9 +177,9 @@ std::string check_ledger(const GuestMemory& memory) {
         return {};
     }
     std::array<char, 160> text;
-    std::snprintf(text.data(), text.size(), "%s, shard %u, page %llu, expected %llx, found %llx", ledger::name(finding.fault),
-                  finding.shard, static_cast<unsigned long long>(finding.page), static_cast<unsigned long long>(finding.expected),
-                  static_cast<unsigned long long>(finding.found));
+    std::snprintf(text.data(), text.size(), "%s, shard %u, page %llu, expected %llx, found %llx",
+                  ledger::name(finding.fault), finding.shard, static_cast<unsigned long long>(finding.page),
+                  static_cast<unsigned long long>(finding.expected), static_cast<unsigned long long>(finding.found));
     return text.data();
 }
 

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Trap: I/O exit not completed before the state is read. A device counts its accesses, a guest counts along; between, the guest is
-// paused and its state moves to new vCPUs, again and again. An access that ran twice or never puts the two out of step.
+// Trap: an I/O exit is not completed before the state is read. A device counts its accesses, and a
+// guest counts too. Between accesses the guest is paused and its state moves to new vCPUs,
+// repeatedly. An access that ran twice or never makes the counts differ.
 #include <thread>
 
 #include "tests/kvm/rig.h"
 
-// Counters: 0 accesses (or strings) done, 1 values that were not the expected one.
+// Counter 0 counts accesses (or strings) that are done, counter 1 values that were not expected.
 SNAPVM_TINY_CODE(port_reads, R"(
     xor %esi, %esi
     mov $0x700, %edx
@@ -85,7 +86,7 @@ namespace {
 struct Access {
     const char* name;
     const TinyCode* code;
-    std::uint32_t accesses;  ///< the guest does between two counts
+    std::uint32_t accesses;  ///< of the guest between two counts
     bool user;
 };
 
@@ -115,21 +116,24 @@ TEST_P(IoCompletion, NoAccessRunsTwiceOrNever) {
     EXPECT_GE(rig.counter(0), before + 2) << "the guest stands still";
     EXPECT_EQ(rig.counter(1), 0U) << "reads that came twice or never";
     EXPECT_EQ(rig.device.wrong_writes.load(), 0U) << "writes that came twice or never";
-    // And in number: all but the ones after the guest's last count.
+    // The totals match too, except for accesses after the guest's last count.
     const std::uint64_t done = rig.counter(0) * access.accesses;
     const std::uint64_t seen = rig.device.reads + rig.device.writes;
     EXPECT_GE(seen, done);
     EXPECT_LE(seen, done + access.accesses);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Accesses, IoCompletion,
-    ::testing::Values(Access{"PortReads", &port_reads, 1, true}, Access{"PortReadsAtCpl0", &port_reads, 1, false},
-                      Access{"PortWrites", &port_writes, 1, true}, Access{"PortStringReads", &port_string_reads, 96, true},
-                      Access{"PortStringReadsAtCpl0", &port_string_reads, 96, false},
-                      Access{"PortStringWrites", &port_string_writes, 256, true}, Access{"MmioReads", &mmio_reads, 1, true},
-                      Access{"MmioReadsAtCpl0", &mmio_reads, 1, false}, Access{"MmioWrites", &mmio_writes, 1, true}),
-    [](const auto& test) { return test.param.name; });
+INSTANTIATE_TEST_SUITE_P(Accesses, IoCompletion,
+                         ::testing::Values(Access{"PortReads", &port_reads, 1, true},
+                                           Access{"PortReadsAtCpl0", &port_reads, 1, false},
+                                           Access{"PortWrites", &port_writes, 1, true},
+                                           Access{"PortStringReads", &port_string_reads, 96, true},
+                                           Access{"PortStringReadsAtCpl0", &port_string_reads, 96, false},
+                                           Access{"PortStringWrites", &port_string_writes, 256, true},
+                                           Access{"MmioReads", &mmio_reads, 1, true},
+                                           Access{"MmioReadsAtCpl0", &mmio_reads, 1, false},
+                                           Access{"MmioWrites", &mmio_writes, 1, true}),
+                         [](const auto& test) { return test.param.name; });
 
 }  // namespace
 }  // namespace snapvm::test

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// kill -9 of the VMM at random times of a snapshot: the area then holds the old one, the new one, or says that it is incomplete.
+// kill -9 of the VMM at random times of a snapshot. Afterwards the area has the old snapshot or the
+// new one, or says that it is incomplete.
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -9,7 +10,7 @@
 #include <cstdlib>
 #include <future>
 
-#include "snapshot/verify.h"
+#include "snapshot/report/verify.h"
 #include "tests/kvm/cli_fixture.h"
 #include "tests/kvm/harness.h"
 #include "tests/support/loop_device.h"
@@ -26,14 +27,17 @@ struct KilledCase {
 
 class Killed : public Cli, public testing::WithParamInterface<KilledCase> {
 protected:
-    // SNAPVM_TEST_POINTS: kills of each case.
+    // SNAPVM_TEST_POINTS is the number of kills in each case.
     static long points() {
         const char* count = std::getenv("SNAPVM_TEST_POINTS");
         return count != nullptr ? std::atol(count) : 16;
     }
-    std::uint64_t random(std::uint64_t below) { return std::uniform_int_distribution<std::uint64_t>(0, below - 1)(random_); }
+    std::uint64_t random(std::uint64_t below) {
+        return std::uniform_int_distribution<std::uint64_t>(0, below - 1)(random_);
+    }
 
-    // The area to be written over, in it what was written there before somebody made an area of it.
+    // Creates the area that is overwritten. On a device it still contains bytes from before it
+    // became an area.
     std::string make_target() {
         std::string target = scratch_.file("target");
         const CommandResult size = command({"size", "--mem", "64M", "--cpus", "2", "--slots", slots(), "--json"});
@@ -55,13 +59,15 @@ protected:
     }
     [[nodiscard]] std::string slots() const { return std::to_string(GetParam().slots); }
 
-    // A machine under full write load, in a process that nobody has told anything yet. Returns its pid.
+    // Restores a machine under full write load in a process that has had no command yet. Returns
+    // its pid.
     pid_t start_victim(const std::string& base, const std::string& name) {
         const char* dirty = random(2) == 0 ? "log" : "ring";
         return json_of({"restore", base, "-d", "--name", name, "--dirty", dirty}).value("pid", 0);
     }
 
-    // The id of the snapshot in an area, found to be whole; empty where it says that it is incomplete.
+    // Checks that the area's snapshot is whole and returns its id, or an empty text if the area
+    // says that it is incomplete.
     static std::string snapshot_in(const AreaPath& path) {
         const auto restored = open_snapshot(path);
         if (!restored) {
@@ -92,7 +98,8 @@ TEST_P(Killed, AtRandomPointsOfASnapshot) {
         GTEST_SKIP() << device_.reason();
     }
     const std::string base = scratch_.file("base");
-    ASSERT_EQ(run_ledger("ws=6M rate=0 zero=10 dup=10 stir=8M", "", {"-d", "--name", "first", "--cpus", "2"}).exit_code, 0);
+    ASSERT_EQ(run_ledger("ws=6M rate=0 zero=10 dup=10 stir=8M", "", {"-d", "--name", "first", "--cpus", "2"}).exit_code,
+              0);
     ASSERT_EQ(command({"wait", "first", "--for", "ready"}).exit_code, 0);
     ASSERT_EQ(command({"snapshot", "first", base, "--then", "stop"}).exit_code, 0);
 
@@ -103,7 +110,7 @@ TEST_P(Killed, AtRandomPointsOfASnapshot) {
         const std::string name = "v" + std::to_string(point);
         const pid_t pid = start_victim(base, name);
         ASSERT_GT(pid, 0);
-        // Over whatever the one before left there.
+        // The area may contain anything that the last kill left.
         std::vector<std::string> whole = {"snapshot", name, target};
         if (random(2) == 0) {
             whole.emplace_back("--track");
@@ -115,7 +122,8 @@ TEST_P(Killed, AtRandomPointsOfASnapshot) {
         const auto& way = ways[random(ways.size())];
         killed.insert(killed.end(), way.begin(), way.end());
         SCOPED_TRACE("point " + std::to_string(point) + ", " + (way.empty() ? "live" : way[0] + " " + way[1]));
-        // Somewhat longer than it takes: starting the client counts, too.
+        // The limit is somewhat longer than the snapshot, because starting the client takes time
+        // too.
         const std::uint64_t most = first.value("total_us", std::uint64_t{0}) * 5 / 4 + 5000;
         auto client = std::async(std::launch::async, [&] { return command(killed); });
         std::this_thread::sleep_for(std::chrono::microseconds(random(most)));

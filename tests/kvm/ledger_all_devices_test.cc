@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A ledger machine with every device there is, all of them at work, over live snapshots at any moment: memory and disk are of one, and each
-// device answers in each restored machine.
+// A ledger machine with every device, all of them at work, over live snapshots at any moment.
+// Memory and disk must be of one moment, and each device must answer in each restored machine.
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -65,11 +65,12 @@ protected:
         auto machine = boot_ledger(options);
         std::uint64_t position = 0;
         const auto line = wait_line(*machine, "LEDGER ECHO", position);
-        EXPECT_EQ(line.value_or("no echo"), std::string("LEDGER ECHO console=1 net=") + (host_ ? "1" : "0") + " vsock=1");
+        EXPECT_EQ(line.value_or("no echo"),
+                  std::string("LEDGER ECHO console=1 net=") + (host_ ? "1" : "0") + " vsock=1");
         return machine;
     }
 
-    /// A restored machine may have another CID.
+    /// Restores a machine with another CID.
     static std::unique_ptr<Machine> restore_with(const AreaPath& path, std::uint32_t cid) {
         RestoredSnapshot snapshot = need(open_snapshot(path));
         snapshot.saved.config.devices.vsock->cid = cid;
@@ -81,12 +82,12 @@ protected:
         need(write_all(stream_.get(), std::vector<std::byte>(kStreamed), "the stream"));
         send(machine, "nnn");
         type(machine, std::string(kTyped, '.'));
-        need(machine.set_balloon(random(kLentBytes / kPageSize + 1) * kPageSize));
+        need(machine.balloon().set_target(random(kLentBytes / kPageSize + 1) * kPageSize));
         for (int i = 0; host_ && i < 20; ++i) {
             EXPECT_TRUE(host_->send(frame(kGuestMac, kHostMac, std::to_string(i))));
         }
     }
-    /// Of the type for local experiments.
+    /// Returns a frame of the type for local experiments.
     static std::vector<std::byte> frame(const MacAddress& to, const MacAddress& from, std::string_view text) {
         std::vector<std::byte> frame(60);
         auto at = std::ranges::copy(std::as_bytes(std::span(to)), frame.begin()).out;
@@ -96,7 +97,7 @@ protected:
         std::ranges::copy(std::as_bytes(std::span(text)), at);
         return frame;
     }
-    /// The next frame from the guest that is as wanted; false: there is none.
+    /// Waits for a frame from the guest that `wanted` accepts. Returns false if none comes.
     [[nodiscard]] bool receives(const std::function<bool(const std::vector<std::byte>&)>& wanted) const {
         while (const auto frame = host_->receive()) {
             if (wanted(*frame)) {
@@ -108,36 +109,37 @@ protected:
 
     static void type(Machine& machine, std::string_view text) {
         const std::span bytes(reinterpret_cast<const std::uint8_t*>(text.data()), text.size());
-        EXPECT_EQ(machine.send_console_input(bytes, soon()), text.size());
+        EXPECT_EQ(machine.virtio_console().send(bytes, soon()), text.size());
     }
-    /// Something that nobody has said before.
+    /// Returns words that were not used before.
     std::string new_words() { return "word " + std::to_string(++words_) + "\n"; }
 
-    // What each of them does when it is asked, from the question to the answer.
+    // Each of the functions below requests something of one device and waits for the answer.
     static void expect_random_numbers(Machine& machine, std::set<std::string>& seen) {
         ASSERT_NO_FATAL_FAILURE(settle(machine));
         const RngLine line = draw(machine);
         ASSERT_EQ(line.bytes, 64U) << line.text;
         EXPECT_TRUE(seen.insert(line.value).second) << line.text;
     }
-    // What was on its way comes first, and all of it once.
+    // The output in flight comes first, and all of it once.
     void expect_the_console_answers(Machine& machine) {
         const std::string words = new_words();
         type(machine, words);
         std::string output;
         for (std::uint64_t at = 0; !output.ends_with(words);) {
-            const Console::Chunk chunk = machine.virtio_console().read(at, soon());
+            const Console::Chunk chunk = machine.virtio_console().output().read(at, soon());
             ASSERT_FALSE(chunk.bytes.empty()) << output;
             output += chunk.bytes;
             at = chunk.next;
         }
         EXPECT_EQ(output, std::string(console_owes_, '.') + words);
     }
-    // Over a new connection, which stays until the machine's end; the one before has ended with its own.
+    // Uses a new connection, which stays until the machine's end. The last one has ended with its
+    // machine.
     void expect_the_stream_answers() {
         stream_ = need(connect_unix(socket_path()));
         const timeval patience{.tv_sec = std::chrono::seconds(kPatience).count(), .tv_usec = 0};
-        ASSERT_EQ(::fcntl(stream_.get(), F_SETFL, 0), 0);  // it is to wait, though not for ever
+        ASSERT_EQ(::fcntl(stream_.get(), F_SETFL, 0), 0);  // reads block, with a limit
         ASSERT_EQ(::setsockopt(stream_.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience), 0);
         const std::string words = "CONNECT 7\n" + new_words();
         need(write_all(stream_.get(), std::as_bytes(std::span(words)), "the stream"));
@@ -148,7 +150,7 @@ protected:
         ASSERT_TRUE(answer.starts_with("OK ")) << answer;
         ASSERT_EQ(answer.substr(answer.find('\n') + 1), words.substr(words.find('\n') + 1));
     }
-    // What was on its way may come first, or be lost with its tap.
+    // Frames in flight may come first, or be lost with their tap.
     void expect_the_interface_answers() {
         const std::string words = new_words();
         ASSERT_TRUE(host_->send(frame(kGuestMac, kHostMac, words)));
@@ -162,9 +164,9 @@ protected:
     }
     void expect_the_balloon_follows(Machine& machine) {
         const std::uint64_t target = random(kLentBytes / kPageSize + 1) * kPageSize;
-        need(machine.set_balloon(target));
-        for (const auto until = soon(); need(machine.balloon()).actual_bytes != target;) {
-            ASSERT_LT(SteadyClock::now(), until) << need(machine.balloon()).actual_bytes << " for " << target;
+        need(machine.balloon().set_target(target));
+        for (const auto until = soon(); need(machine.balloon().status()).actual_bytes != target;) {
+            ASSERT_LT(SteadyClock::now(), until) << need(machine.balloon().status()).actual_bytes << " for " << target;
             std::this_thread::sleep_for(1ms);
         }
     }
@@ -183,10 +185,11 @@ protected:
 
     std::set<std::string> random_numbers_;
     TapNetwork network_;
-    std::optional<PacketSocket> host_;  ///< the other end of the guest's network interface, where it has one
+    std::optional<PacketSocket> host_;  ///< the other end of the guest's network interface, if there is one
     UniqueFd stream_;  ///< to the guest's echo port
     unsigned words_ = 0;
-    std::uint64_t console_owes_ = 0;  ///< of what was typed before the pause, what the machine had not sent back by then
+    /// number of bytes typed before the pause that the machine had not sent back by then
+    std::uint64_t console_owes_ = 0;
 };
 
 TEST_P(LedgerAllDevices, WorkOnOverSnapshotsAndRestores) {
@@ -194,14 +197,14 @@ TEST_P(LedgerAllDevices, WorkOnOverSnapshotsAndRestores) {
     ASSERT_NO_FATAL_FAILURE(expect_all_answer(*machine));
     for (int moment = 0; moment < 8; ++moment) {
         SCOPED_TRACE(moment);
-        const std::uint64_t said = machine->virtio_console().end();
+        const std::uint64_t said = machine->virtio_console().output().end();
         begin_work(*machine);
         run_a_while(3ms);
         const AreaPath path = area(moment % 2 == 0 ? "even" : "odd");
         WriteOptions options;
-        options.keep_frozen = true;  // the disk is to be as it was at the pause, and it is one machine's
+        options.keep_frozen = true;  // the disk must stay as it was at the pause, and only one machine may use it
         snapshot(*machine, path, options);
-        console_owes_ = kTyped - (machine->virtio_console().end() - said);
+        console_owes_ = kTyped - (machine->virtio_console().output().end() - said);
         machine.reset();
         {
             const RestoredSnapshot still = need(open_snapshot(path));
@@ -218,8 +221,11 @@ TEST_P(LedgerAllDevices, WorkOnOverSnapshotsAndRestores) {
     expect_sound_end(*machine);
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, LedgerAllDevices, ::testing::Values(Case{1, false}, Case{1, true}, Case{2, false}, Case{2, true}),
-                         [](const auto& test) { return std::to_string(test.param.cpus) + (test.param.plain ? "plain" : "full"); });
+INSTANTIATE_TEST_SUITE_P(Cases, LedgerAllDevices,
+                         ::testing::Values(Case{1, false}, Case{1, true}, Case{2, false}, Case{2, true}),
+                         [](const auto& test) {
+                             return std::to_string(test.param.cpus) + (test.param.plain ? "plain" : "full");
+                         });
 
 }  // namespace
 }  // namespace snapvm::test

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ledger guest's drivers, written from the virtio specification alone, on our devices: a second opinion on them, over snapshots too.
+// The ledger guest's drivers, which are written from the virtio specification alone, on our
+// devices. They test the devices independently, over snapshots too.
 #include <set>
 
 #include "guest-images/ledger/abi.h"
@@ -36,7 +37,8 @@ TEST_P(LedgerRng, DrawsAndIsInterrupted) {
         ASSERT_EQ(line.bytes, 64U) << line.text;
         values.insert(line.value);
         if (!GetParam().plain) {
-            // It asks for one at the last of its requests, and all were made with one notification.
+            // The driver requests an interrupt at the last of its requests, and makes all with one
+            // notification.
             EXPECT_EQ(line.interrupts, draws) << line.text;
             EXPECT_EQ(line.notifications, draws) << line.text;
         }
@@ -45,14 +47,15 @@ TEST_P(LedgerRng, DrawsAndIsInterrupted) {
     expect_sound_end(*machine);
 }
 
-// The driver's rings and the device's view of them come back together, at whatever moment; clones draw numbers of their own.
+// The driver's rings and the device's view of them come back together at any moment. Clones draw
+// different numbers.
 TEST_P(LedgerRng, GoesOnOverSnapshotsAndRestores) {
     std::unique_ptr<Machine> machine = boot();
     std::set<std::string> values;
     std::uint64_t draws = 0;
     for (int moment = 0; moment < 10; ++moment) {
         SCOPED_TRACE(moment);
-        // The first is taken before the driver knows of the device; later ones while it draws.
+        // The first snapshot is made before the driver knows the device, later ones while it draws.
         if (moment > 0) {
             send(*machine, "nnn");
         }
@@ -70,18 +73,21 @@ TEST_P(LedgerRng, GoesOnOverSnapshotsAndRestores) {
         ++draws;
         machine = std::move(clone);
     }
-    // No draw has been lost, and none was answered by two interrupts.
+    // No draw was lost, and none was answered by two interrupts.
     const RngLine line = draw(*machine);
     EXPECT_TRUE(GetParam().plain || line.interrupts == draws + 1) << line.text;
     expect_sound_end(*machine);
 }
 
-INSTANTIATE_TEST_SUITE_P(Rings, LedgerRng, ::testing::Values(Rings{1, false}, Rings{1, true}, Rings{4, false}, Rings{4, true}),
-                         [](const auto& test) { return std::to_string(test.param.cpus) + (test.param.plain ? "plain" : "full"); });
+INSTANTIATE_TEST_SUITE_P(Rings, LedgerRng,
+                         ::testing::Values(Rings{1, false}, Rings{1, true}, Rings{4, false}, Rings{4, true}),
+                         [](const auto& test) {
+                             return std::to_string(test.param.cpus) + (test.param.plain ? "plain" : "full");
+                         });
 
 TEST_F(KvmTest, ALedgerWithoutTheDeviceSaysSo) {
     const auto machine = boot_ledger({.cpus = 1, .cmdline = "ws=1M"});
-    std::uint64_t position = machine->console().end();
+    std::uint64_t position = machine->serial().output().end();
     send(*machine, "n");
     EXPECT_TRUE(wait_line(*machine, "LEDGER RNG none", position).has_value());
     expect_sound_end(*machine);

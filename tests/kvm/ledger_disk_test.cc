@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ledger across memory and disk: what comes back together belongs together, and a disk of another moment is found, by the guest and
-// from outside.
+// The ledger across memory and disk. Memory and disk that come back together must match, and a disk
+// of another moment must be found, by the guest and from outside.
 #include <algorithm>
 #include <cstddef>
 #include <stdexcept>
@@ -12,7 +12,7 @@ namespace snapvm::test {
 namespace {
 
 constexpr std::uint64_t kDiskBytes = 1ULL << 20;
-constexpr std::uint64_t kLookIn = 16ULL << 20;  // the guest's own image is in there
+constexpr std::uint64_t kLookIn = 16ULL << 20;  // the guest's image is below this address
 constexpr std::uint64_t kBlocks = kDiskBytes / ledger::kBlockBytes;
 
 class LedgerDisk : public KvmTest {
@@ -21,12 +21,13 @@ protected:
     [[nodiscard]] Bytes disk() const { return read_file(disk_path()); }
     void put_disk(const Bytes& bytes) const { write_file(disk_path(), bytes); }
     std::unique_ptr<Machine> boot(std::uint32_t cpus, const std::string& cmdline) {
-        put_disk(Bytes(kDiskBytes, 'x'));  // as a disk may be that others have used
+        put_disk(Bytes(kDiskBytes, 'x'));  // like a disk that was used before
         LedgerOptions options{.cpus = cpus, .cmdline = cmdline};
         options.devices.disks = {{.id = "ledger", .path = disk_path()}};
         return boot_ledger(options);
     }
-    /// The machine as it is now into an area, and its end: neither memory nor disk change after that.
+    /// Snapshots the machine into an area and ends it, so that neither memory nor disk change after
+    /// the snapshot.
     Bytes end_into(std::unique_ptr<Machine> machine, const AreaPath& path) const {
         WriteOptions options;
         options.keep_frozen = true;
@@ -34,20 +35,20 @@ protected:
         machine.reset();
         return disk();
     }
-    /// Its steps held, and all of its requests done.
+    /// Pauses the guest's steps, and waits until all of its requests are done.
     static void hold_steps(Machine& machine) {
         send(machine, "p");
         const LedgerLine line = verify_ledger(machine);
         EXPECT_TRUE(line.ok) << line.text;
     }
-    /// What the guest in an area says of a disk.
+    /// Returns what the guest in an area reports about a disk.
     LedgerLine verdict(const AreaPath& path, const Bytes& bytes) const {
         put_disk(bytes);
         const auto machine = restore(path);
         need(machine->resume());
         return verify_ledger(*machine);
     }
-    /// The guest's PerCpu, which is known by its own address in it.
+    /// Returns the address of the guest's PerCpu, which contains its own address.
     static Gpa first_cpu(const Machine& machine) {
         for (Gpa at{sizeof(guest::PerCpu)}; at.value < kLookIn; at = at + sizeof(guest::PerCpu)) {
             if (need(machine.memory().load<std::uint64_t>(at + PERCPU_SELF)) == at.value) {
@@ -68,7 +69,7 @@ struct DiskLoad {
 
 class LedgerDiskMoments : public LedgerDisk, public ::testing::WithParamInterface<DiskLoad> {};
 
-// Requests are on their way at most of these moments.
+// Requests are in flight at most of these moments.
 TEST_P(LedgerDiskMoments, MemoryAndDiskAreOfOne) {
     std::unique_ptr<Machine> machine = boot(GetParam().cpus, std::string("ws=1M seen=1 disk=1 ") + GetParam().cmdline);
     wait_for_records(*machine, 1);
@@ -86,7 +87,7 @@ TEST_P(LedgerDiskMoments, MemoryAndDiskAreOfOne) {
         ASSERT_TRUE(line.ok) << line.text;
         wait_for_records(*machine, records + 1);
     }
-    // Once more around the disk, so that records have been written over.
+    // Goes once more around the disk, so that records are overwritten.
     wait_for_records(*machine, kBlocks + 100);
     const LedgerLine line = verify_ledger(*machine);
     EXPECT_TRUE(line.ok) << line.text;
@@ -99,7 +100,7 @@ INSTANTIATE_TEST_SUITE_P(Loads, LedgerDiskMoments,
                                            DiskLoad{1, "hz=1000 rate=2000 diskevery=3"}, DiskLoad{4, "rate=0"},
                                            DiskLoad{2, "rate=0 virtio=plain diskevery=2"}));
 
-// The verifiers are no rubber stamp.
+// The verifiers must find faults, too.
 TEST_F(LedgerDisk, ADiskOfAnotherMomentIsFound) {
     std::unique_ptr<Machine> machine = boot(2, "ws=1M rate=0 seen=1 disk=1");
     wait_for_records(*machine, kBlocks + 10);
@@ -137,7 +138,7 @@ TEST_F(LedgerDisk, ADiskOfAnotherMomentIsFound) {
     }
 }
 
-// What the clocks say depends on the host: it is told of where there is nothing else.
+// What the clocks say depends on the host, so a clock fault is reported only if there is no other.
 TEST_F(LedgerDisk, AClockThatWentBackwardsHidesNoDiskOfAnotherMoment) {
     std::unique_ptr<Machine> machine = boot(1, "ws=1M rate=0 disk=1");
     wait_for_records(*machine, 20);
@@ -156,7 +157,7 @@ TEST_F(LedgerDisk, AClockThatWentBackwardsHidesNoDiskOfAnotherMoment) {
     }
 }
 
-// One block that missed its newest write, or got a wrong byte.
+// One block lacks its newest write, or has a wrong byte.
 TEST_F(LedgerDisk, ABlockOfAnotherMomentIsFound) {
     std::unique_ptr<Machine> machine = boot(1, "ws=1M rate=0 disk=1");
     wait_for_records(*machine, 20);
@@ -164,7 +165,7 @@ TEST_F(LedgerDisk, ABlockOfAnotherMomentIsFound) {
     machine = restore(area("early"));
     const std::uint64_t before = disk_header(machine->memory()).submitted;
     need(machine->resume());
-    wait_for_records(*machine, before + 2 * kBlocks);  // each block is written over, however far it had come
+    wait_for_records(*machine, before + 2 * kBlocks);  // every block is overwritten, wherever the records had come to
     hold_steps(*machine);
     const AreaPath path = area("late");
     Bytes late = end_into(std::move(machine), path);

@@ -38,14 +38,14 @@ std::string check_disk(const GuestMemory& memory, const Bytes& disk) {
         return (block + 1) * ledger::kBlockBytes <= disk.size() ? disk.data() + block * ledger::kBlockBytes : nullptr;
     };
     const ledger::Finding finding = ledger::verify_disk(read, read_block);
-    return finding ? std::string(ledger::name(finding.fault)) + " block " + std::to_string(finding.page) + " expected " +
-                         std::to_string(finding.expected) + " found " + std::to_string(finding.found)
+    return finding ? std::string(ledger::name(finding.fault)) + " block " + std::to_string(finding.page) +
+                         " expected " + std::to_string(finding.expected) + " found " + std::to_string(finding.found)
                    : std::string();
 }
 
 void wait_for_records(Machine& machine, std::uint64_t count) {
     for (const auto until = soon(); disk_header(machine.memory()).submitted < count;) {
-        ASSERT_LT(SteadyClock::now(), until) << machine.console().read(0, SteadyClock::now()).bytes;
+        ASSERT_LT(SteadyClock::now(), until) << machine.serial().output().read(0, SteadyClock::now()).bytes;
         std::this_thread::sleep_for(1ms);
     }
 }
@@ -61,11 +61,11 @@ void write_file(const std::string& path, const Bytes& bytes) {
 }
 
 RngLine draw(Machine& machine) {
-    std::uint64_t position = machine.console().end();
+    std::uint64_t position = machine.serial().output().end();
     send(machine, "n");
     const auto line = wait_line(machine, "LEDGER RNG", position);
     if (!line) {
-        return {.text = "no answer: " + machine.console().read(0, SteadyClock::now()).bytes, .value = {}};
+        return {.text = "no answer: " + machine.serial().output().read(0, SteadyClock::now()).bytes, .value = {}};
     }
     return {.text = *line,
             .bytes = number_of(*line, "bytes"),
@@ -75,9 +75,10 @@ RngLine draw(Machine& machine) {
 }
 
 void settle(Machine& machine) {
-    std::uint64_t position = machine.console().end();
+    std::uint64_t position = machine.serial().output().end();
     send(machine, "s");
-    ASSERT_TRUE(wait_line(machine, "LEDGER STEPS", position).has_value()) << machine.console().read(0, SteadyClock::now()).bytes;
+    ASSERT_TRUE(wait_line(machine, "LEDGER STEPS", position).has_value())
+        << machine.serial().output().read(0, SteadyClock::now()).bytes;
 }
 
 }  // namespace snapvm::test

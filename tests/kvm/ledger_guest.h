@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the tests of the ledger guest's devices share: its books on a disk, and its answers.
+// What the tests of the ledger guest's devices share: its records on a disk, and its answers.
 #pragma once
 
 #include <cstdint>
@@ -14,15 +14,16 @@ namespace snapvm::test {
 using Bytes = std::vector<char>;
 
 [[nodiscard]] ledger::DiskHeader disk_header(const GuestMemory& memory);
-/// A memory that stands still against a disk's bytes; "" when they are of one moment.
+/// Compares a memory that does not change with a disk's bytes. Returns "" if they are of one
+/// moment.
 [[nodiscard]] std::string check_disk(const GuestMemory& memory, const Bytes& disk);
-/// Returns when it has written so many records in all.
+/// Waits until the guest has submitted `count` records in all.
 void wait_for_records(Machine& machine, std::uint64_t count);
 
 [[nodiscard]] Bytes read_file(const std::string& path);
 void write_file(const std::string& path, const Bytes& bytes);
 
-/// What a "LEDGER RNG" line says.
+/// The contents of a "LEDGER RNG" line.
 struct RngLine {
     std::string text;
     std::uint64_t bytes = 0;
@@ -30,9 +31,9 @@ struct RngLine {
     std::uint64_t interrupts = 0;
     std::uint64_t notifications = 0;
 };
-/// Has the guest draw once (command `n`).
+/// Makes the guest draw once (command `n`).
 [[nodiscard]] RngLine draw(Machine& machine);
-/// Returns when it has done what it was sent before.
+/// Waits until the guest has carried out all commands sent before.
 void settle(Machine& machine);
 
 }  // namespace snapvm::test

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ledger guest's loads on disk, balloon and vsock: that they do what benchmarks take them to have done.
+// The ledger guest's loads on disk, balloon and vsock must do what benchmarks assume.
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -46,7 +46,7 @@ protected:
     static ledger::Load end(Machine& machine) {
         for (const auto until = soon(); load(machine).finished != load(machine).number;) {
             if (SteadyClock::now() > until) {
-                ADD_FAILURE() << "no end of it: " << machine.console().read(0, SteadyClock::now()).bytes;
+                ADD_FAILURE() << "no end of it: " << machine.serial().output().read(0, SteadyClock::now()).bytes;
                 break;
             }
             std::this_thread::sleep_for(1ms);
@@ -68,7 +68,8 @@ TEST_P(LedgerLoad, OfADisk) {
     devices.disks = {{.id = "load", .path = path}};
     const auto machine = boot(devices);
     const ledger::Load written = carry_out(
-        *machine, {.kind = ledger::LoadKind::disk_write, .size = kPageSize, .count = kPages, .depth = kDepth, .batch = 3});
+        *machine,
+        {.kind = ledger::LoadKind::disk_write, .size = kPageSize, .count = kPages, .depth = kDepth, .batch = 3});
     EXPECT_EQ(written.fault, ledger::LoadFault::none);
     EXPECT_EQ(written.done, kPages);
     EXPECT_GT(written.notifications, 0U);
@@ -85,45 +86,54 @@ TEST_P(LedgerLoad, OfADisk) {
         EXPECT_EQ(buffers.contains(word), page < kPages) << page;
     }
 
-    const ledger::Load read = carry_out(
-        *machine,
-        {.kind = ledger::LoadKind::disk_read, .random = 1, .size = kPageSize, .count = 1000, .depth = 64, .batch = 1, .seed = 5});
+    const ledger::Load read = carry_out(*machine, {.kind = ledger::LoadKind::disk_read,
+                                                   .random = 1,
+                                                   .size = kPageSize,
+                                                   .count = 1000,
+                                                   .depth = 64,
+                                                   .batch = 1,
+                                                   .seed = 5});
     EXPECT_EQ(read.fault, ledger::LoadFault::none);
     EXPECT_EQ(read.done, 1000U);
-    EXPECT_EQ(carry_out(*machine, {.kind = ledger::LoadKind::disk_read, .size = 100, .count = 1, .depth = 1, .batch = 1}).fault,
-              ledger::LoadFault::refused);
-    EXPECT_EQ(carry_out(*machine, {.kind = ledger::LoadKind::echo, .size = 100, .count = 1}).fault, ledger::LoadFault::no_device);
+    EXPECT_EQ(
+        carry_out(*machine, {.kind = ledger::LoadKind::disk_read, .size = 100, .count = 1, .depth = 1, .batch = 1})
+            .fault,
+        ledger::LoadFault::refused);
+    EXPECT_EQ(carry_out(*machine, {.kind = ledger::LoadKind::echo, .size = 100, .count = 1}).fault,
+              ledger::LoadFault::no_device);
     expect_sound_end(*machine);
 }
 
-// What is not in the balloon is hinted; the guest has written to all of it.
+// Pages outside of the balloon are hinted. The guest has written to all of them.
 TEST_P(LedgerLoad, OfABalloon) {
     DeviceConfig devices;
     devices.balloon = BalloonConfig{.bytes = kRegion / 4};
     const auto machine = boot(devices);
     const auto inflated_to = [&](std::uint64_t bytes) {
-        for (const auto until = soon(); need(machine->balloon()).actual_bytes != bytes && SteadyClock::now() < until;) {
+        for (const auto until = soon();
+             need(machine->balloon().status()).actual_bytes != bytes && SteadyClock::now() < until;) {
             std::this_thread::sleep_for(1ms);
         }
-        return need(machine->balloon()).actual_bytes;
+        return need(machine->balloon().status()).actual_bytes;
     };
-    // Hints have a deadline, which a busy host may miss: then once more.
+    // Hints have a deadline, which a busy host may miss. So the snapshot is repeated.
     const auto expect_pages = [&](const char* name, std::uint64_t balloon, std::uint64_t free) {
         const auto until = soon();
         SnapshotReport report;
         do {
             report = snapshot(*machine, area(name));
             EXPECT_EQ(report.pages[static_cast<std::size_t>(PageClass::balloon)], balloon / kPageSize) << name;
-        } while (report.pages[static_cast<std::size_t>(PageClass::free)] != free / kPageSize && SteadyClock::now() < until);
+        } while (report.pages[static_cast<std::size_t>(PageClass::free)] != free / kPageSize &&
+                 SteadyClock::now() < until);
         EXPECT_EQ(report.pages[static_cast<std::size_t>(PageClass::free)], free / kPageSize) << name;
     };
     EXPECT_EQ(inflated_to(kRegion / 4), kRegion / 4);
     expect_pages("quarter", kRegion / 4, kRegion / 4 * 3);
-    need(machine->set_balloon(kRegion / 2));
+    need(machine->balloon().set_target(kRegion / 2));
     EXPECT_EQ(inflated_to(kRegion / 2), kRegion / 2);
     EXPECT_EQ(carry_out(*machine, {.kind = ledger::LoadKind::dirty}).fault, ledger::LoadFault::refused);
     expect_pages("half", kRegion / 2, kRegion / 2);
-    need(machine->set_balloon(0));
+    need(machine->balloon().set_target(0));
     EXPECT_EQ(inflated_to(0), 0U);
     EXPECT_EQ(carry_out(*machine, {.kind = ledger::LoadKind::dirty, .seed = 2}).fault, ledger::LoadFault::none);
     expect_pages("none", 0, kRegion);
@@ -161,7 +171,7 @@ TEST_P(LedgerLoad, OfAStream) {
         ASSERT_TRUE(std::ranges::equal(std::span(bytes).subspan(i * kSize, kSize), message)) << i;
     }
 
-    // All of it at once, before the guest has asked: none is lost between two messages.
+    // All bytes are sent at once before the guest reads. None may be lost between two messages.
     begin(*machine, {.kind = ledger::LoadKind::stream_in, .size = kSize, .count = kCount});
     need(write_all(socket.get(), bytes, "the stream"));
     EXPECT_EQ(end(*machine).done, kCount);
@@ -175,7 +185,8 @@ TEST_P(LedgerLoad, OfAStream) {
     expect_sound_end(*machine);
 }
 
-// The stream of a restored machine ends with its snapshot: the guest is told so, and makes another one.
+// The stream of a restored machine ends with its snapshot. The guest is told so and opens another
+// one.
 TEST_P(LedgerLoad, OfAStreamOverARestore) {
     constexpr std::uint64_t kSize = 1000;
     const std::string socket_path = area("vsock").path;
@@ -189,7 +200,7 @@ TEST_P(LedgerLoad, OfAStreamOverARestore) {
         const UniqueFd socket(::accept4(listener.fd(), nullptr, nullptr, SOCK_CLOEXEC));
         ASSERT_TRUE(socket.valid());
         std::array<std::byte, kSize> bytes;
-        // The second is cut off by the snapshot, wherever it is.
+        // The snapshot interrupts the second order at any point.
         for (const bool whole : {true, false}) {
             begin(*machine, {.kind = ledger::LoadKind::echo, .size = kSize, .count = whole ? 5U : 1000U});
             for (int i = 0; i < 5; ++i) {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Snapshots at random moments under full write load: every one holds a single instant.
+// Snapshots at random moments under full write load. Each must hold a single instant.
 #include <algorithm>
 #include <fstream>
 #include <thread>
 
-#include "snapshot/inspect.h"
-#include "snapshot/verify.h"
+#include "snapshot/report/inspect.h"
+#include "snapshot/report/verify.h"
 #include "tests/kvm/harness.h"
 
 namespace snapvm::test {
@@ -20,7 +20,7 @@ class LedgerMoments : public KvmTest, public ::testing::WithParamInterface<Load>
 
 TEST_P(LedgerMoments, EverySnapshotHoldsOneInstant) {
     constexpr int kMoments = 6;
-    constexpr int kRestores = 2;  // of these: the guest itself verifies
+    constexpr int kRestores = 2;  // the guest itself verifies this many of them
     const std::string cmdline = std::string("ws=4M rate=0 seen=1 pattern=") + GetParam().pattern;
     const std::unique_ptr<Machine> machine = boot_ledger({.cpus = GetParam().cpus, .cmdline = cmdline});
     for (int moment = 0; moment < kMoments; ++moment) {
@@ -40,19 +40,19 @@ TEST_P(LedgerMoments, EverySnapshotHoldsOneInstant) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Loads, LedgerMoments,
-                         ::testing::Values(Load{1, "random"}, Load{1, "seq"}, Load{2, "random"}, Load{2, "hot"}, Load{4, "random"},
-                                           Load{4, "seq"}),
+                         ::testing::Values(Load{1, "random"}, Load{1, "seq"}, Load{2, "random"}, Load{2, "hot"},
+                                           Load{4, "random"}, Load{4, "seq"}),
                          [](const auto& test) { return std::to_string(test.param.cpus) + test.param.pattern; });
 
 class LedgerFaults : public KvmTest {
 protected:
-    // An area with a ledger of 2 MiB in it.
+    // Makes an area with a ledger of 2 MiB.
     void make_area() {
         const std::unique_ptr<Machine> machine = boot_ledger({.cpus = 2, .cmdline = "ws=2M rate=0"});
         std::this_thread::sleep_for(10ms);
         snapshot(*machine, area());
     }
-    // Turns a bit of guest memory over in the area's data section.
+    // Flips a bit of guest memory in the area's data section.
     void flip(Gpa at) {
         const AreaInfo info = need(inspect_area(area()));
         const Superblock& superblock = *info.superblocks[*info.chosen].valid;
@@ -74,13 +74,13 @@ TEST_F(LedgerFaults, FlippedPageByteIsFoundByVerifyAndByTheLedger) {
     const VerifyReport report = need(verify_area(area()));
     EXPECT_EQ(report.fault_count, 1U);
     EXPECT_NE(check_ledger(need(open_snapshot(area())).memory).find("page 77"), std::string::npos);
-    // Restoring reads no page checksum, so this runs: the guest finds it.
+    // Restoring reads no page checksum, so this machine runs, and the guest finds the fault.
     const std::unique_ptr<Machine> machine = restore(area());
     need(machine->memory().load<std::uint64_t>(page));
     EXPECT_NE(check_ledger(machine->memory()), "");
 }
 
-// The verifier is no rubber stamp: the guest, too, reports a page that was changed behind its back.
+// The guest's verifier must report a page that was changed from outside.
 TEST_F(LedgerFaults, GuestReportsAPageChangedBehindItsBack) {
     const std::unique_ptr<Machine> machine = boot_ledger({.cpus = 1, .cmdline = "ws=2M paused=1"});
     need(machine->pause());
@@ -94,7 +94,7 @@ TEST_F(LedgerFaults, GuestReportsAPageChangedBehindItsBack) {
     EXPECT_EQ(wait_end(*machine).exit_code(), 1);
 }
 
-// The stirred region, from the guest's first sweep to many: every instant is one count of writes.
+// The stirred region from the first sweep to many: every instant must match one count of writes.
 TEST_F(LedgerFaults, AStirredPageThatMissedItsNewestWriteIsFound) {
     const std::unique_ptr<Machine> machine = boot_ledger({.cpus = 2, .cmdline = "ws=1M stir=4M"});
     snapshot(*machine, area("early"));
@@ -113,7 +113,8 @@ TEST_F(LedgerFaults, AStirredPageThatMissedItsNewestWriteIsFound) {
     GuestMemory late = need(open_snapshot(area("late"))).memory;
     ASSERT_GE(count(late, 1), 3 * sweep);
     ASSERT_EQ(check_ledger(late), "");
-    // A page as it was one sweep before, all over the second vCPU's share. The newest write alone cannot be missed.
+    // Each page gets its word of one sweep before, over the second vCPU's share. Only at the newest
+    // write does that make another valid moment.
     unsigned found = 0;
     for (std::uint64_t page = 0; page < sweep; page += 16) {
         const Gpa at{root.stir + (ledger::stir_first(root, 1) + page) * kPageSize};
@@ -128,7 +129,7 @@ TEST_F(LedgerFaults, AStirredPageThatMissedItsNewestWriteIsFound) {
     expect_sound_end(*machine);
 }
 
-// A page of one instant among those of another, in every place it can come from: what a torn copy would look like.
+// A page of one instant among pages of another, at any place, as a torn copy would contain it.
 TEST_F(LedgerFaults, MixedInstantsAreFoundFromOutside) {
     const std::unique_ptr<Machine> machine = boot_ledger({.cpus = 2, .cmdline = "ws=1M rate=0 seen=1"});
     snapshot(*machine, area("early"));
@@ -146,7 +147,7 @@ TEST_F(LedgerFaults, MixedInstantsAreFoundFromOutside) {
             continue;
         }
         need(late.store(at, old_page));
-        // The one page of an update under way may be either.
+        // The one page of an update in progress may be of either instant.
         mixed += check_ledger(late).empty() ? 0 : 1;
         need(late.store(at, new_page));
     }

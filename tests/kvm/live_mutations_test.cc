@@ -1,25 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the tests of live snapshots are worth: with one page lost on purpose, whoever wrote it, they must fail.
+// Proves that the tests of live snapshots can fail: with one page lost on purpose, whatever wrote
+// it, they must fail.
 #include <sys/mman.h>
 
 #include <functional>
 #include <optional>
 
 #include "tests/kvm/harness.h"
-#include "vmm/api/machine_source.h"
 #include "vmm/base/try.h"
+#include "vmm/control/machine_source.h"
 
 namespace snapvm::test {
 namespace {
 
-/// The mutation switch. All are called on the snapshot's thread.
+/// What a mutation does. All functions are called on the snapshot's thread.
 struct Mutation {
-    std::function<void()> before_first_collect = [] {};  ///< every page has been copied once
-    std::function<void()> before_freeze = [] {};  ///< the last look at what the guest has written is over
+    std::function<void()> before_first_collect = [] {};  ///< called when every page has been copied once
+    std::function<void()> before_freeze = [] {};  ///< called after the last collect before the pause
     std::function<void(DirtySet& found, bool frozen)> lose = [](DirtySet&, bool) {};
 };
 
-/// What the machine's own feed reports (guest, VMM and discards), without what the mutation loses.
+/// Reports what the machine's own feed reports (guest, VMM and discards) without the pages that the
+/// mutation loses.
 class LossyTracker final : public DirtyTracker {
 public:
     LossyTracker(DirtyFeed& feed, const bool& frozen, Mutation mutation)
@@ -30,7 +32,9 @@ public:
         subscription_ = TRY(feed_.subscribe());
         return {};
     }
-    Status arm(std::size_t block, std::uint64_t first, std::uint64_t count) override { return feed_.arm(block, first, count); }
+    Status arm(std::size_t block, std::uint64_t first, std::uint64_t count) override {
+        return feed_.arm(block, first, count);
+    }
     Status collect(DirtySet& into) override {
         std::exchange(mutation_.before_first_collect, [] {})();
         TRY(feed_.collect());
@@ -57,7 +61,7 @@ public:
           feed_(machine.memory(), std::make_unique<LossyTracker>(*machine.dirty(), frozen_, std::move(mutation))) {}
 
     [[nodiscard]] const MachineConfig& config() const override { return inner_.config(); }
-    Status quiesce(const std::function<Status()>& go_on) override { return inner_.quiesce(go_on); }
+    Status quiesce(const std::function<Status()>& check_cancelled) override { return inner_.quiesce(check_cancelled); }
     void unquiesce() override { inner_.unquiesce(); }
     Result<SteadyClock::time_point> freeze() override {
         before_freeze_();
@@ -72,9 +76,17 @@ public:
     Result<SavedMachine> save() override { return inner_.save(); }
     [[nodiscard]] const GuestMemory& memory() const override { return inner_.memory(); }
     [[nodiscard]] DirtyFeed* dirty() override { return &feed_; }
+    // The guest is not asked for free pages, so that all pages count.
+    [[nodiscard]] bool can_tell_free_pages() const override { return false; }
+    void add_free_pages(DirtySet& /*into*/) override {}
+    Result<std::uint64_t> release_free(std::uint64_t max_bytes,
+                                       const std::function<Status()>& check_cancelled) override {
+        return inner_.release_free(max_bytes, check_cancelled);
+    }
+    void give_back() override { inner_.give_back(); }
 
 private:
-    api::MachineSnapshotSource inner_;
+    MachineSnapshotSource inner_;
     std::function<void()> before_freeze_;
     bool frozen_ = false;
     DirtyFeed feed_;
@@ -91,7 +103,7 @@ protected:
         }
         const kvm::Capabilities& caps = system().capabilities();
         if (GetParam() == DirtyTracking::ring ? caps.dirty_ring == 0 : caps.manual_dirty_log == 0) {
-            GTEST_SKIP() << "this KVM does not track so";
+            GTEST_SKIP() << "this KVM has no dirty " << (GetParam() == DirtyTracking::ring ? "ring" : "log");
         }
     }
     void boot(const std::string& cmdline = "ws=2M rate=0 stir=24M") {
@@ -107,13 +119,14 @@ protected:
         LossySource source(*machine_, std::move(mutation));
         return need(write_snapshot(source, area(), options_));
     }
-    /// Whether the ledger in the snapshot of a random moment contradicts itself.
+    /// Returns whether the ledger in a snapshot of a random moment contradicts itself.
     bool found_at_a_moment(const Mutation& mutation) {
         run_a_while(10ms);
         (void)take(mutation);
         return !check_ledger(need(open_snapshot(area())).memory).empty();
     }
-    /// Whether it does at some moment. A guest that gets little of a busy host's processors leaves nothing to lose at many of them.
+    /// Returns whether it does at some moment. On a busy host the guest may get so little time that
+    /// many moments have no page to lose.
     bool found(const Mutation& mutation) {
         for (const auto until = soon(); SteadyClock::now() < until;) {
             if (found_at_a_moment(mutation)) {
@@ -122,8 +135,8 @@ protected:
         }
         return false;
     }
-    /// Of the stirred pages in a set one in the middle: not the newest, since a last write that is missing is a moment that was, too
-    /// (ledger_format.h).
+    /// Returns a stirred page from the middle of a set. It is not the newest one: a snapshot
+    /// without the last write is a valid moment too (ledger_format.h).
     [[nodiscard]] std::optional<std::uint64_t> middle_stirred(const DirtySet& pages) const {
         std::vector<std::uint64_t> stirred;
         for (std::uint64_t page = stir_first_; page < stir_first_ + stir_pages_; ++page) {
@@ -134,7 +147,9 @@ protected:
         return stirred.size() > 2 ? std::optional(stirred[stirred.size() / 2]) : std::nullopt;
     }
     [[nodiscard]] Gpa own_page() const { return Gpa{own_page_ * kPageSize}; }
-    std::uint64_t own_value_in_snapshot() { return need(need(open_snapshot(area())).memory.load<std::uint64_t>(own_page())); }
+    std::uint64_t own_value_in_snapshot() {
+        return need(need(open_snapshot(area())).memory.load<std::uint64_t>(own_page()));
+    }
 
     std::unique_ptr<Machine> machine_;
     std::uint64_t stir_first_ = 0;
@@ -151,7 +166,7 @@ TEST_P(LiveMutations, WithoutOneEveryMomentIsWhole) {
     expect_sound_end(*machine_);
 }
 
-// From the moment on at which it would first be reported: it was copied before, and written since.
+// The page is lost from its first report on. It was copied before that and written since.
 TEST_P(LiveMutations, APageThatTheTrackerNeverReportsIsFound) {
     boot();
     std::optional<std::uint64_t> lost;
@@ -169,14 +184,16 @@ TEST_P(LiveMutations, APageThatTheTrackerNeverReportsIsFound) {
     expect_sound_end(*machine_);
 }
 
-// The hardest to see: one page, in one of the collects. It counts where the page had been copied before, and is written in the last moment:
-// of what is still to be copied by the last look before the pause, one look loses nothing. So this guest is held to a pace that rounds keep up
-// with under ThreadSanitizer too, which slows us and not it, and that a guest on an emulated processor keeps: 256 pages a tick.
+// The hardest case: one page is lost in one collect. That matters only if the page was copied
+// before and is written in the last moment; a page that the last collect before the pause still has
+// to copy is copied anyway. So the guest is held to 256 pages a tick. Rounds keep up with that
+// under ThreadSanitizer, which slows the VMM and not the guest, and an emulated processor reaches
+// it.
 TEST_P(LiveMutations, APageLostOnceInThePauseIsFound) {
     boot("ws=2M hz=20 stir=24M stirrate=5120");
-    options_.live.max_pause = 10s;  // never one more round
+    options_.live.max_pause = 10s;  // rounds always fit, so no further one is made
     Mutation mutation;
-    mutation.before_freeze = [] { std::this_thread::sleep_for(200ms); };  // some ticks, and each has its writes
+    mutation.before_freeze = [] { std::this_thread::sleep_for(200ms); };  // some ticks, each with its writes
     mutation.lose = [&](DirtySet& found, bool frozen) {
         if (const auto lost = middle_stirred(found); lost && frozen) {
             forget(found, *lost);

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Live snapshots of guests that write as fast as they can, through the dirty log and the dirty ring.
+// Live snapshots of guests that write as fast as they can, with the dirty log and the dirty ring.
 #include <future>
 #include <thread>
 
-#include "snapshot/detach.h"
-#include "snapshot/history.h"
-#include "snapshot/verify.h"
+#include "snapshot/report/verify.h"
+#include "snapshot/restore/detach.h"
+#include "snapshot/write/history.h"
 #include "tests/kvm/harness.h"
-#include "vmm/api/machine_service.h"
-#include "vmm/api/machine_source.h"
+#include "vmm/control/machine_service.h"
+#include "vmm/control/machine_source.h"
 
 namespace snapvm::test {
 namespace {
@@ -20,10 +20,10 @@ struct LiveCase {
     SnapshotMode mode = SnapshotMode::live;
     std::optional<std::uint64_t> staging = {};
     const char* cmdline = "ws=16M rate=0 seen=1 zero=10 dup=10";
-    std::optional<WhenDiverging> outrun = {};  ///< rounds cannot catch up, and this is done about it
+    std::optional<WhenDiverging> outrun = {};  ///< rounds cannot catch up; how the snapshot reacts
 };
 
-// Each page written as often as can be: a write that is not copied shows at once.
+// Each page is written very often, so that a write that is not copied is found at once.
 constexpr const char* kStirred = "ws=2M rate=0 seen=1 zero=10 dup=10 stir=24M";
 
 class LiveLedger : public KvmTest, public ::testing::WithParamInterface<LiveCase> {
@@ -39,9 +39,11 @@ TEST_P(LiveLedger, EveryMomentIsOne) {
     if (!host_tracks(c.dirty)) {
         GTEST_SKIP() << "this KVM has no dirty " << (c.dirty == DirtyTracking::ring ? "ring" : "log");
     }
-    const std::unique_ptr<Machine> machine = boot_ledger({.cpus = c.cpus, .cmdline = c.cmdline, .host = {.dirty = c.dirty}});
+    const std::unique_ptr<Machine> machine =
+        boot_ledger({.cpus = c.cpus, .cmdline = c.cmdline, .host = {.dirty = c.dirty}});
     int diverged = 0;
-    // A guest that gets little processor time outruns only a slower disk: it gets slower, until one was outrun.
+    // A guest with little processor time outruns only a slower disk. So the disk gets slower until
+    // a snapshot was outrun.
     const auto slow_disk = [](int moment) { return 1ms * (1 << std::min(moment, 6)); };
     const auto until = soon();
     for (int moment = 0; moment < 4 || (c.outrun && diverged == 0 && SteadyClock::now() < until); ++moment) {
@@ -56,7 +58,7 @@ TEST_P(LiveLedger, EveryMomentIsOne) {
                 if (event.step == IoStep::pages) {
                     std::this_thread::sleep_for(delay);
                 }
-                return IoFault{};
+                return io::Fault{};
             };
         }
         const SnapshotReport report = snapshot(*machine, area(), options);
@@ -79,25 +81,26 @@ TEST_P(LiveLedger, EveryMomentIsOne) {
 
 INSTANTIATE_TEST_SUITE_P(
     Cases, LiveLedger,
-    ::testing::Values(LiveCase{"Log1", DirtyTracking::log, 1}, LiveCase{"Log2", DirtyTracking::log, 2},
-                      LiveCase{"Log4", DirtyTracking::log, 4}, LiveCase{"Ring1", DirtyTracking::ring, 1},
-                      LiveCase{"Ring2", DirtyTracking::ring, 2}, LiveCase{"Ring4", DirtyTracking::ring, 4},
-                      LiveCase{"LogStirred", DirtyTracking::log, 2, SnapshotMode::live, {}, kStirred},
-                      LiveCase{"RingStirred", DirtyTracking::ring, 2, SnapshotMode::live, {}, kStirred},
-                      LiveCase{"LogPrecopy", DirtyTracking::log, 2, SnapshotMode::precopy},
-                      LiveCase{"RingPrecopy", DirtyTracking::ring, 2, SnapshotMode::precopy},
-                      LiveCase{"LogWithoutStaging", DirtyTracking::log, 2, SnapshotMode::live, 0},
-                      LiveCase{"LogWithLittleStaging", DirtyTracking::log, 2, SnapshotMode::live, 1ULL << 20},
-                      LiveCase{"LogProtected", DirtyTracking::log, 2, SnapshotMode::live, 0, kStirred, WhenDiverging::protect},
-                      LiveCase{"RingProtected", DirtyTracking::ring, 4, SnapshotMode::live, 0, kStirred, WhenDiverging::protect},
-                      LiveCase{"LogThrottled", DirtyTracking::log, 2, SnapshotMode::live, 0, kStirred, WhenDiverging::throttle},
-                      LiveCase{"RingThrottled", DirtyTracking::ring, 1, SnapshotMode::live, 0, kStirred, WhenDiverging::throttle},
-                      LiveCase{"LogStopped", DirtyTracking::log, 4, SnapshotMode::live, 0, kStirred, WhenDiverging::stop}),
+    ::testing::Values(
+        LiveCase{"Log1", DirtyTracking::log, 1}, LiveCase{"Log2", DirtyTracking::log, 2},
+        LiveCase{"Log4", DirtyTracking::log, 4}, LiveCase{"Ring1", DirtyTracking::ring, 1},
+        LiveCase{"Ring2", DirtyTracking::ring, 2}, LiveCase{"Ring4", DirtyTracking::ring, 4},
+        LiveCase{"LogStirred", DirtyTracking::log, 2, SnapshotMode::live, {}, kStirred},
+        LiveCase{"RingStirred", DirtyTracking::ring, 2, SnapshotMode::live, {}, kStirred},
+        LiveCase{"LogPrecopy", DirtyTracking::log, 2, SnapshotMode::precopy},
+        LiveCase{"RingPrecopy", DirtyTracking::ring, 2, SnapshotMode::precopy},
+        LiveCase{"LogWithoutStaging", DirtyTracking::log, 2, SnapshotMode::live, 0},
+        LiveCase{"LogWithLittleStaging", DirtyTracking::log, 2, SnapshotMode::live, 1ULL << 20},
+        LiveCase{"LogProtected", DirtyTracking::log, 2, SnapshotMode::live, 0, kStirred, WhenDiverging::protect},
+        LiveCase{"RingProtected", DirtyTracking::ring, 4, SnapshotMode::live, 0, kStirred, WhenDiverging::protect},
+        LiveCase{"LogThrottled", DirtyTracking::log, 2, SnapshotMode::live, 0, kStirred, WhenDiverging::throttle},
+        LiveCase{"RingThrottled", DirtyTracking::ring, 1, SnapshotMode::live, 0, kStirred, WhenDiverging::throttle},
+        LiveCase{"LogStopped", DirtyTracking::log, 4, SnapshotMode::live, 0, kStirred, WhenDiverging::stop}),
     [](const auto& test) { return test.param.name; });
 
 class LiveMachine : public KvmTest {};
 
-// Only what changed, again and again, by log and by ring, in one slot and two: each one is whole.
+// Repeated snapshots of changes only, by log and by ring, in one slot and two. Each must be whole.
 TEST_F(LiveMachine, AChainOfDiffsIsWholeAtEachLink) {
     for (const DirtyTracking dirty : {DirtyTracking::log, DirtyTracking::ring}) {
         if (dirty == DirtyTracking::ring && system().capabilities().dirty_ring == 0) {
@@ -107,7 +110,8 @@ TEST_F(LiveMachine, AChainOfDiffsIsWholeAtEachLink) {
             const std::unique_ptr<Machine> machine =
                 boot_ledger({.cpus = 2, .cmdline = "ws=8M rate=2000 seen=1 pattern=hot", .host = {.dirty = dirty}});
             SnapshotHistory history;
-            const AreaPath path = area("chain" + std::to_string(slots) + (dirty == DirtyTracking::log ? "log" : "ring"));
+            const AreaPath path =
+                area("chain" + std::to_string(slots) + (dirty == DirtyTracking::log ? "log" : "ring"));
             SCOPED_TRACE(path.path);
             for (unsigned link = 0; link < 8; ++link) {
                 WriteOptions options;
@@ -130,7 +134,8 @@ TEST_F(LiveMachine, AChainOfDiffsIsWholeAtEachLink) {
     }
 }
 
-// Under full write load, tracked or not: what it held, and what it wrote meanwhile, is there afterwards, and goes into its own area.
+// Detaches under full write load, tracked or not. What the machine held and what it wrote meanwhile
+// must be there afterwards, and must go into its own area.
 TEST_F(LiveMachine, DetachesUnderLoad) {
     for (const bool track : {false, true}) {
         const AreaPath path = area(track ? "tracked" : "plain");
@@ -147,7 +152,7 @@ TEST_F(LiveMachine, DetachesUnderLoad) {
         options.track = track;
         const AreaPath other = area(track ? "other-tracked" : "other");
         (void)snapshot(*machine, other, options);
-        api::MachineSnapshotSource source(*machine);
+        MachineSnapshotSource source(*machine);
         const DetachReport report = need(detach_snapshot(source, machine->memory()));
         EXPECT_TRUE(report.mapped);
         EXPECT_GT(report.freezes, 0U);
@@ -169,13 +174,13 @@ TEST_F(LiveMachine, ADetachIsSeenInTheStatusAndCalledOff) {
         (void)snapshot(*machine, area(), {});
     }
     bool called_off = false;
-    for (const auto until = soon(); !called_off && SteadyClock::now() < until;) {  // it may be over before it is seen
+    for (const auto until = soon(); !called_off && SteadyClock::now() < until;) {  // it may end before it is seen
         const std::unique_ptr<Machine> machine = restore(area());
         need(machine->resume());
-        api::MachineService service(*machine, "detaching");
+        MachineService service(*machine, "detaching");
         auto detached = std::async(std::launch::async, [&] { return service.detach(); });
         while (detached.wait_for(0s) != std::future_status::ready) {
-            if (const api::SnapshotStatus status = service.snapshot_status(); status.phase == SnapshotPhase::detaching) {
+            if (const SnapshotStatus status = service.snapshot_status(); status.phase == SnapshotPhase::detaching) {
                 EXPECT_LE(status.round_done, status.round_pages);
                 (void)service.cancel_snapshot();
             }
@@ -192,7 +197,7 @@ TEST_F(LiveMachine, ADetachIsSeenInTheStatusAndCalledOff) {
     EXPECT_TRUE(called_off);
 }
 
-// Trap: ring full. More pages than a ring has entries are dirtied before anybody collects.
+// Trap: the ring is full. More pages than a ring has entries are dirtied before a collect.
 TEST_F(LiveMachine, AFullRingLosesNothing) {
     if (system().capabilities().dirty_ring == 0) {
         GTEST_SKIP() << "this KVM has no dirty ring";
@@ -211,21 +216,22 @@ TEST_F(LiveMachine, AFullRingLosesNothing) {
 
 TEST_F(LiveMachine, ASnapshotInTheBackgroundIsCalledOffAndTheNextIsWhole) {
     const std::unique_ptr<Machine> machine = boot_ledger({.cpus = 1, .cmdline = "ws=16M rate=0"});
-    api::MachineService service(*machine, "live");
+    MachineService service(*machine, "live");
     EXPECT_EQ(need_error(service.cancel_snapshot()).kind(), ErrorKind::usage);
     EXPECT_FALSE(service.snapshot_status().phase.has_value());
-    api::SnapshotRequest request;
+    SnapshotRequest request;
     request.area = area();
     need(service.start_snapshot(request));
     const auto wait = [&] {
-        for (auto until = soon(); SteadyClock::now() < until && service.snapshot_status().phase != SnapshotPhase::done;) {
+        for (auto until = soon();
+             SteadyClock::now() < until && service.snapshot_status().phase != SnapshotPhase::done;) {
             std::this_thread::sleep_for(1ms);
         }
         return service.snapshot_status();
     };
-    // Whether it comes in time is the host's affair; either way it ends, and the machine goes on.
+    // The cancellation may come too late. In both cases the snapshot ends and the machine goes on.
     (void)service.cancel_snapshot();
-    const api::SnapshotStatus first = wait();
+    const SnapshotStatus first = wait();
     EXPECT_TRUE(first.report.has_value() || (first.error && first.error->kind() == ErrorKind::cancelled));
     need(service.start_snapshot(request));
     EXPECT_TRUE(wait().report.has_value());
@@ -233,15 +239,16 @@ TEST_F(LiveMachine, ASnapshotInTheBackgroundIsCalledOffAndTheNextIsWhole) {
     expect_sound_end(*machine);
 }
 
-// Several clients that want one in the background at the same moment: one at a time gets it, and each that got it comes to an end.
+// Several clients request a background snapshot at the same moment. One at a time gets it, and each
+// that starts must end.
 TEST_F(LiveMachine, ManyWhoAskAtOnceGetOneAtATime) {
     const std::unique_ptr<Machine> machine = boot_ledger({.cpus = 1, .cmdline = "ws=2M"});
     {
-        api::MachineService service(*machine, "asked");
+        MachineService service(*machine, "asked");
         std::atomic<unsigned> begun = 0;
         const auto ask = [&](const std::string& name) {
             for (unsigned i = 0; i < 20; ++i) {
-                api::SnapshotRequest request;
+                SnapshotRequest request;
                 request.area = area(name);
                 if (const Status started = service.start_snapshot(request)) {
                     ++begun;
@@ -258,11 +265,11 @@ TEST_F(LiveMachine, ManyWhoAskAtOnceGetOneAtATime) {
     expect_sound_end(*machine);
 }
 
-// Nobody waits for a snapshot that cannot come to its instant any more.
+// A snapshot whose instant can no longer come must end.
 TEST_F(LiveMachine, ARunThatEndsEndsItsSnapshot) {
     const std::unique_ptr<Machine> machine = boot_ledger({.cpus = 1, .cmdline = "ws=24M rate=0"});
-    api::MachineService service(*machine, "ending");
-    api::SnapshotRequest request;
+    MachineService service(*machine, "ending");
+    SnapshotRequest request;
     request.area = area();
     need(service.start_snapshot(request));
     machine->end({.kind = Outcome::Kind::stopped, .code = 0, .error = {}});
@@ -270,19 +277,20 @@ TEST_F(LiveMachine, ARunThatEndsEndsItsSnapshot) {
     for (auto until = soon(); SteadyClock::now() < until && service.snapshot_status().phase != SnapshotPhase::done;) {
         std::this_thread::sleep_for(1ms);
     }
-    const api::SnapshotStatus status = service.snapshot_status();
+    const SnapshotStatus status = service.snapshot_status();
     EXPECT_EQ(status.phase, SnapshotPhase::done);
-    if (!status.report) {  // else it was quicker
+    if (!status.report) {  // otherwise the snapshot was faster
         ASSERT_TRUE(status.error.has_value());
         EXPECT_NE(status.error->message().find("has ended"), std::string::npos) << status.error->message();
     }
 }
 
-// Live, the area says `writing` before the machine is stopped: what cannot be stopped any more must be refused before that.
+// A live snapshot writes `writing` into the area before the machine is stopped. A machine that
+// cannot be stopped any more must be refused before that.
 TEST_F(LiveMachine, AMachineThatHasEndedCostsNoSnapshot) {
     const std::unique_ptr<Machine> machine = boot_ledger({.cpus = 1, .cmdline = "ws=2M"});
-    api::MachineService service(*machine, "ended");
-    api::SnapshotRequest request;
+    MachineService service(*machine, "ended");
+    SnapshotRequest request;
     request.area = area();
     need(service.snapshot(request));
     machine->end({.kind = Outcome::Kind::stopped, .code = 0, .error = {}});

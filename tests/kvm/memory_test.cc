@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Traps about memory and areas, with real machines: VMM-written pages, "not resident", restored machines, overwriting, identities.
+// Traps of memory and areas with real machines: pages written by the VMM, "not resident", restored
+// machines, overwriting, identities.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -7,11 +8,11 @@
 #include <array>
 #include <thread>
 
-#include "devices/vmgenid/vmgenid.h"
-#include "snapshot/verify.h"
+#include "devices/platform/vmgenid/vmgenid.h"
+#include "snapshot/report/verify.h"
 #include "tests/kvm/harness.h"
-#include "vmm/api/machine_source.h"
 #include "vmm/base/fd.h"
+#include "vmm/control/machine_source.h"
 #include "vmm/platform/platform.h"
 
 namespace snapvm::test {
@@ -19,18 +20,23 @@ namespace {
 
 using GenerationId = std::array<std::byte, 16>;
 
-GenerationId generation_id(const Machine& machine) { return need(machine.memory().load<GenerationId>(platform::kVmGenIdBase)); }
+GenerationId generation_id(const Machine& machine) {
+    return need(machine.memory().load<GenerationId>(platform::kVmGenIdBase));
+}
 
 std::uint64_t generation_count(const Machine& machine) {
     const SavedMachine saved = need(machine.save());
-    return need(VmGenIdStateV1::decode(std::ranges::find(saved.records, RecordKind::vmgenid, &StateRecord::kind)->bytes))
+    return need(
+               VmGenIdStateV1::decode(std::ranges::find(saved.records, RecordKind::vmgenid, &StateRecord::kind)->bytes))
         .generation;
 }
 
 class MemoryTrap : public KvmTest {
 protected:
-    [[nodiscard]] std::filesystem::path parent_folder() const override { return std::filesystem::temp_directory_path(); }
-    // Throws the area's page cache away.
+    [[nodiscard]] std::filesystem::path parent_folder() const override {
+        return std::filesystem::temp_directory_path();
+    }
+    // Drops the area's page cache.
     void drop_cache(const AreaPath& path) {
         const UniqueFd fd = need(open_file(path.path, O_RDWR));
         ASSERT_EQ(::fsync(fd.get()), 0);
@@ -43,7 +49,8 @@ protected:
     }
 };
 
-// Trap: pages written by the VMM itself. None of these was written by a guest: nothing but the population scan finds them.
+// Trap: pages written by the VMM itself. No guest has written these, so only the population scan
+// finds them.
 TEST_F(MemoryTrap, PagesTheVmmWroteAreInTheSnapshot) {
     const std::unique_ptr<Machine> machine = create_ledger({.cpus = 2, .cmdline = "ws=1M hz=77"});
     snapshot(*machine, area());
@@ -57,7 +64,7 @@ TEST_F(MemoryTrap, PagesTheVmmWroteAreInTheSnapshot) {
     }
 }
 
-// Also while the machine runs and is restored: the id's page is the VMM's alone.
+// Only the VMM writes the page of the generation ID, also while the machine runs and is restored.
 TEST_F(MemoryTrap, GenerationIdChangesWhenARestoredMachineFirstRuns) {
     const std::unique_ptr<Machine> machine = boot_ledger({.cpus = 1});
     const GenerationId id = generation_id(*machine);
@@ -70,10 +77,10 @@ TEST_F(MemoryTrap, GenerationIdChangesWhenARestoredMachineFirstRuns) {
         need(restored->resume());
         EXPECT_NE(generation_id(*restored), id);
         clone = generation_id(*restored);
-        // The guest has noticed: it rebases its clocks, so that nothing looks wrong to it.
+        // The guest has noticed the new ID and rebased its clocks, so it reports no fault.
         const LedgerLine line = verify_ledger(*restored);
         EXPECT_TRUE(line.ok) << line.text;
-        // Once a restore, not once a resume.
+        // The ID changes once for each restore, not for each resume.
         need(restored->pause());
         need(restored->resume());
         EXPECT_EQ(generation_id(*restored), clone);
@@ -86,7 +93,7 @@ TEST_F(MemoryTrap, GenerationIdChangesWhenARestoredMachineFirstRuns) {
     EXPECT_EQ(generation_id(*machine), id);
 }
 
-// Trap: "not resident" read as "empty".
+// Trap: "not resident" is taken for "empty".
 TEST_F(MemoryTrap, DroppedPageCacheIsNotEmptyMemory) {
     {
         const std::unique_ptr<Machine> machine = boot_ledger({.cpus = 2, .cmdline = "ws=8M rate=0"});
@@ -98,7 +105,8 @@ TEST_F(MemoryTrap, DroppedPageCacheIsNotEmptyMemory) {
         snapshot(*restored, area("c"));
     }
     EXPECT_EQ(page_differences(area("a"), area("c")), std::vector<std::string>{});
-    // And with some pages written, some read, some neither, and the cache gone below it.
+    // The same must hold if some pages were written, some read and some neither, and the page cache
+    // is dropped.
     const std::unique_ptr<Machine> restored = restore(area("a"));
     need(restored->resume());
     run_a_while(20ms);
@@ -110,14 +118,14 @@ TEST_F(MemoryTrap, DroppedPageCacheIsNotEmptyMemory) {
     expect_sound_end(*restored);
 }
 
-// Trap: overwriting the file that backs a running clone.
+// Trap: the file that backs a running clone is overwritten.
 TEST_F(MemoryTrap, AreaBehindAMachineIsNotOverwritten) {
     const std::unique_ptr<Machine> machine = boot_ledger({.cpus = 1});
     snapshot(*machine, area());
     std::unique_ptr<Machine> restored = restore(area());
     need(restored->resume());
     for (Machine* writer : {machine.get(), restored.get()}) {
-        api::MachineSnapshotSource source(*writer);
+        MachineSnapshotSource source(*writer);
         const Error error = need_error(write_snapshot(source, area(), {}));
         EXPECT_EQ(error.kind(), ErrorKind::busy);
         EXPECT_NE(error.message().find(area().path), std::string::npos) << error.message();
@@ -126,15 +134,16 @@ TEST_F(MemoryTrap, AreaBehindAMachineIsNotOverwritten) {
     }
     EXPECT_EQ(need(verify_area(area())).fault_count, 0U);
     expect_sound_end(*restored);
-    // An ended machine still maps it; with its memory gone, the area is free.
-    api::MachineSnapshotSource source(*machine);
+    // An ended machine still maps the area. The area is free when the machine's memory is.
+    MachineSnapshotSource source(*machine);
     EXPECT_EQ(need_error(write_snapshot(source, area(), {})).kind(), ErrorKind::busy);
     restored.reset();
     need(write_snapshot(source, area(), {}));
     expect_sound_end(*machine);
 }
 
-// What a restored machine writes is its own: the area it maps stays as it is, and two machines on it do not meet.
+// A restored machine's writes are private: the area that it maps does not change, and two machines
+// on it do not see each other's writes.
 TEST_F(MemoryTrap, RestoredMachinesDoNotWriteIntoTheArea) {
     snapshot(*boot_ledger({.cpus = 1, .cmdline = "ws=2M rate=0"}), area());
     const std::unique_ptr<Machine> first = restore(area());

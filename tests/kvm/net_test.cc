@@ -1,28 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// Network interfaces of machines, on real taps: a guest of a few instructions that sends back what it gets, over snapshots and restores; and
-// as a user has them.
+// Network interfaces of machines on real taps. A guest of a few instructions sends back what it
+// gets, over snapshots and restores. Further tests use the command line.
 #include <cstring>
+#include <map>
 #include <thread>
 
 #include "tests/kvm/cli_fixture.h"
 #include "tests/kvm/harness.h"
-#include "tests/kvm/tiny_guest.h"
+#include "tests/kvm/rig.h"
+#include "tests/kvm/tiny_virtio.h"
 #include "tests/support/tap_network.h"
 #include "tests/support/virtio_driver.h"
 #include "vmm/platform/platform.h"
 
-// At 0x71000: pairs of a register's address and a value, until an address of 0. Then a buffer is offered, and when a frame is in it, sent: the
-// available rings' entries are zeros, so each is descriptor 0. Counter 0: frames sent.
-SNAPVM_TINY_CODE(send_back, R"(
-    mov $0x71000, %esi
-1:  mov (%rsi), %rdi
-    test %rdi, %rdi
-    jz 2f
-    mov 8(%rsi), %eax
-    mov %eax, (%rdi)
-    add $16, %rsi
-    jmp 1b
-2:  xor %ecx, %ecx
+// The guest offers a buffer, and sends the frame that comes into it. The available rings' entries
+// are zeros, so each is descriptor 0. Counter 0 counts frames sent.
+SNAPVM_TINY_CODE(send_back, SNAPVM_TINY_SET_UP_VIRTIO R"(
+    xor %ecx, %ecx
     mov $0xd0000050, %edi
 3:  inc %ecx
     mov %cx, 0x91002
@@ -69,34 +63,12 @@ protected:
         MachineConfig config;
         config.memory_bytes = tiny::kMemory;
         config.devices.nets = {{.id = "eth0", .tap = tap, .mac = {2, 0, 0, 0, 0, 1}}};
-        const TinyGuest guest{.code = send_back};
-        const std::vector<std::byte> elf = tiny_elf(guest);
-        auto machine = need(Machine::create(
-            system(), config, BootSource{.kernel = elf, .initrds = {}, .cmdline = {}, .cpus = 1, .force_linux64 = true}));
-        write_tiny_tables(machine->memory(), guest);
+        auto machine = tiny_machine(system(), {.code = send_back}, config);
         DriverQueue in(machine->memory(), Gpa{0x90000}, 8);
         DriverQueue out(machine->memory(), Gpa{0x93000}, 8);
         in.write_descriptor(0, kBuffer, 2048, DriverQueue::kWrite, 0);
         out.write_descriptor(0, kBuffer, kHeader + kFrame, 0, 0);
-        std::vector<std::pair<std::uint64_t, std::uint64_t>> registers = {{0x70, 0}, {0x70, 1}, {0x70, 3},
-                                                                          {0x24, 1}, {0x20, 1}, {0x70, 11}};
-        for (const auto& [number, queue] : {std::pair{0U, &in}, {1U, &out}}) {
-            registers.insert(registers.end(), {{0x30, number},
-                                               {0x38, 8},
-                                               {0x80, queue->descriptors().value},
-                                               {0x84, 0},
-                                               {0x90, queue->available().value},
-                                               {0x94, 0},
-                                               {0xA0, queue->used().value},
-                                               {0xA4, 0},
-                                               {0x44, 1}});
-        }
-        registers.emplace_back(0x70, 15);
-        Gpa at{0x71000};
-        for (const auto& [offset, value] : registers) {
-            need(machine->memory().store(at, std::array<std::uint64_t, 2>{platform::kVirtioBase.value + offset, value}));
-            at = at + 16;
-        }
+        tiny::write_registers(machine->memory(), platform::kVirtioBase, 0, {in, out});
         return machine;
     }
     static std::unique_ptr<Machine> restore_on(const AreaPath& path, const std::string& tap) {
@@ -117,7 +89,8 @@ protected:
     std::uint32_t number_ = 0;
 };
 
-// A frame may be anywhere at each of these moments: in the tap, in memory, sent and not seen to be. The machine itself loses none.
+// At each of these moments a frame may be in the tap, in memory, or sent and not noticed. The
+// machine itself loses none.
 TEST_F(NetMachine, FramesGoOnOverSnapshotsAndRestores) {
     network_.add("one");
     network_.add("two");
@@ -144,11 +117,15 @@ TEST_F(NetMachine, FramesGoOnOverSnapshotsAndRestores) {
     const NetworkStats stats = machine->stats().networks.at(0);
     EXPECT_EQ(stats.id, "eth0");
     EXPECT_TRUE(stats.link_up);
-    EXPECT_GE(stats.counters.received_frames, 16U);
-    EXPECT_EQ(stats.counters.received_dropped + stats.counters.transmitted_dropped, 0U);
+    std::map<std::string_view, std::uint64_t> counters;
+    for (const Counters::Value& counter : stats.counters) {
+        counters[counter.name] = counter.value;
+    }
+    EXPECT_GE(counters.at("received_frames"), 16U);
+    EXPECT_EQ(counters.at("received_dropped") + counters.at("transmitted_dropped"), 0U);
 }
 
-// What comes meanwhile waits in the tap.
+// Frames that come meanwhile wait in the tap.
 TEST_F(NetMachine, APausedMachineTakesNothing) {
     network_.add("one");
     const PacketSocket host("one");
@@ -193,16 +170,16 @@ TEST_F(CliNet, AMachineHasATapForItself) {
     EXPECT_NE(command({"stats", "a"}).out.find("network_interfaces.eth0.link_up"), std::string::npos);
     const auto second = run_ledger("ws=4M", "", {"--net", "id=eth0,tap=one"});
     EXPECT_EQ(second.exit_code, 1);
-    EXPECT_NE(second.err.find("(tap one) is another machine's"), std::string::npos) << second.err;
+    EXPECT_NE(second.err.find("(tap one) is in use: another machine has it"), std::string::npos) << second.err;
     const std::string area = scratch_.file("area");
     ASSERT_EQ(command({"snapshot", "a", area}).exit_code, 0);
-    // Beside the machine that it was taken of, it needs a tap of its own.
+    // The restored machine runs beside the first one, so it needs a tap of its own.
     EXPECT_EQ(command({"restore", area, "-d", "--name", "b"}).exit_code, 1);
     EXPECT_EQ(command({"restore", area, "--set", "net.eth1.tap=two"}).exit_code, 2);
     EXPECT_EQ(command({"restore", area, "--set", "net.eth0.mac=02:00:00:00:00:01"}).exit_code, 2);
     EXPECT_EQ(command({"restore", area, "-d", "--name", "b", "--set", "net.eth0.tap=two"}).exit_code, 0);
     EXPECT_EQ(json_of({"stats", "b"})["network_interfaces"][0]["link_up"], true);
-    // Several, each on its own.
+    // Several machines each need their own tap.
     const auto shared = command({"restore", area, "-n", "2", "--name", "c"});
     EXPECT_EQ(shared.exit_code, 2);
     EXPECT_NE(shared.err.find("net.eth0.tap=TAP{i}"), std::string::npos) << shared.err;
@@ -213,8 +190,9 @@ TEST_F(CliNet, AMachineHasATapForItself) {
 }
 
 TEST_F(CliNet, ATapThatCannotBeHadIsSaidInOneLine) {
-    for (const auto& [tap, what] :
-         {std::pair{"nosuch", "ip tuntap add dev nosuch mode tap"}, {"lo", "is no tap"}, {"tap%d", "no interface's name"}}) {
+    for (const auto& [tap, what] : {std::pair{"nosuch", "ip tuntap add dev nosuch mode tap"},
+                                    {"lo", "is not a tap"},
+                                    {"tap%d", "not the name of an interface"}}) {
         const auto refused = run_ledger("ws=4M", "", {"--net", std::string("id=eth0,tap=") + tap});
         EXPECT_NE(refused.exit_code, 0);
         EXPECT_NE(refused.err.find(what), std::string::npos) << refused.err;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kicks are not lost: a pause returns whatever the vCPUs do, thousands of times, from several threads; machines end and go in any state.
+// Kicks must not be lost: a pause returns whatever the vCPUs do, thousands of times, from several
+// threads. Machines end in any state.
 #include <sys/resource.h>
 
 #include <thread>
@@ -22,7 +23,7 @@ SNAPVM_TINY_CODE(port_loop, R"(
     incq (%rbx)
     jmp 1b
 )");
-// A while (the count at 8(%rbx)), then the end.
+// Counts down from the number at 8(%rbx), then ends the run.
 #define SNAPVM_TINY_WAIT "mov 8(%rbx), %rcx\n1: dec %rcx\njnz 1b\n"
 SNAPVM_TINY_CODE(wait_power_off, SNAPVM_TINY_WAIT "mov $0x600, %edx\nmov $0x34, %al\nout %al, %dx\n2: jmp 2b");
 SNAPVM_TINY_CODE(wait_exit, SNAPVM_TINY_WAIT "mov $0x5f4, %edx\nmov $7, %eax\nout %eax, %dx\n2: jmp 2b");
@@ -35,7 +36,7 @@ struct Kind {
     const char* name;
     const TinyCode* code;
     bool user;
-    bool counts;  ///< goes on counting
+    bool counts;  ///< the guest goes on counting
 };
 
 class Pauses : public KvmTest, public ::testing::WithParamInterface<Kind> {};
@@ -43,7 +44,8 @@ class Pauses : public KvmTest, public ::testing::WithParamInterface<Kind> {};
 // The second vCPU waits for a SIPI that never comes.
 TEST_P(Pauses, StormFromTwoThreadsLosesNoKick) {
     constexpr int kEach = 500;
-    const std::unique_ptr<Machine> machine = tiny_machine(system(), {.code = *GetParam().code, .user = GetParam().user}, 2);
+    const std::unique_ptr<Machine> machine =
+        tiny_machine(system(), {.code = *GetParam().code, .user = GetParam().user}, 2);
     need(machine->resume());
     const auto storm = [&] {
         for (int i = 0; i < kEach; ++i) {
@@ -62,7 +64,7 @@ TEST_P(Pauses, StormFromTwoThreadsLosesNoKick) {
         std::this_thread::sleep_for(1ms);
     }
     EXPECT_GE(count(), wanted) << "the guest stands still";
-    // Paused means paused.
+    // A paused guest does not count.
     need(machine->pause());
     const std::uint64_t paused = count();
     std::this_thread::sleep_for(2ms);
@@ -72,8 +74,9 @@ TEST_P(Pauses, StormFromTwoThreadsLosesNoKick) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Guests, Pauses,
-                         ::testing::Values(Kind{"SpinsAtCpl3", &spin, true, true}, Kind{"SpinsAtCpl0", &spin, false, true},
-                                           Kind{"Halts", &halt, false, false}, Kind{"PortLoop", &port_loop, true, true},
+                         ::testing::Values(Kind{"SpinsAtCpl3", &spin, true, true},
+                                           Kind{"SpinsAtCpl0", &spin, false, true}, Kind{"Halts", &halt, false, false},
+                                           Kind{"PortLoop", &port_loop, true, true},
                                            Kind{"PortLoopAtCpl0", &port_loop, false, true}),
                          [](const auto& test) { return test.param.name; });
 
@@ -102,7 +105,7 @@ TEST_F(KvmTest, FreezeIsIndependentOfPauseAndResume) {
     EXPECT_EQ(machine->state(), Machine::State::running);
 }
 
-// Real-time signals are refused then; those of other processes of the same user count, too.
+// A full queue refuses real-time signals. Signals of the user's other processes count too.
 TEST_F(KvmTest, AFullSignalQueueLosesNoKick) {
     const std::unique_ptr<Machine> machine = tiny_machine(system(), {.code = spin, .user = true}, 2);
     rlimit before{};
@@ -132,17 +135,17 @@ TEST_P(PausesAtTheEnd, EndWinsOverPauseResumeAndFreeze) {
         need(machine->memory().store(tiny::kData + 8, std::uint64_t{1 + random(100000)}));
         need(machine->resume());
         std::thread pauser([&] {
-            // Until it has ended: then resume is refused.
+            // Goes on until the run has ended and resume is refused.
             for (bool refused = false; !refused;) {
                 need(machine->pause());
                 refused = !machine->resume();
-                // Without a moment of its own, the guest can take minutes to come to its end.
+                // Without some time between pauses, the guest can take minutes to reach its end.
                 std::this_thread::sleep_for(std::chrono::microseconds(random(200)));
             }
         });
         while (!machine->wait_ended(SteadyClock::now() + 100us)) {
             if (machine->freeze()) {
-                // What is frozen has not ended: a snapshot of it would ask for its end in vain.
+                // A frozen machine must not have ended: a snapshot of it would lack its end.
                 EXPECT_FALSE(machine->wait_ended(SteadyClock::now()).has_value());
                 machine->thaw();
             }
@@ -162,7 +165,8 @@ INSTANTIATE_TEST_SUITE_P(Ends, PausesAtTheEnd,
                                            End{"TripleFault", &wait_triple_fault, Outcome::Kind::triple_fault}),
                          [](const auto& test) { return test.param.name; });
 
-// `end` from outside between a resume's look at the outcome and its opening of the gate must not leave an ended machine running.
+// `end` may come between a resume's check of the outcome and its opening of the gate. It must not
+// leave an ended machine running.
 TEST_F(KvmTest, EndedMachineStandsStill) {
     for (int i = 0; i < 60; ++i) {
         const std::unique_ptr<Machine> machine = tiny_machine(system(), {.code = spin});
@@ -192,8 +196,8 @@ TEST_F(KvmTest, VcpusDoNotResumeAfterTheEnd) {
     rig.vcpus().pause();
 }
 
-// The kick comes at every point between the gate and the inside of KVM_RUN. A guest that sleeps for good: a lost one would not be made
-// good by anything else.
+// The kick comes at every point between the gate and the inside of KVM_RUN. The guest sleeps for
+// ever, so no other event would hide a lost kick.
 TEST_F(KvmTest, PauseRightBehindResumeLosesNoKick) {
     constexpr int kRounds = 6000;
     constexpr int kStep = 50;  // ns
@@ -202,7 +206,8 @@ TEST_F(KvmTest, PauseRightBehindResumeLosesNoKick) {
     for (int i = 0; i < kRounds; ++i) {
         rig.vcpus().pause();
         rig.vcpus().resume();
-        for (const auto until = SteadyClock::now() + std::chrono::nanoseconds(i * kStep % 100000); SteadyClock::now() < until;) {
+        for (const auto until = SteadyClock::now() + std::chrono::nanoseconds(i * kStep % 100000);
+             SteadyClock::now() < until;) {
         }
     }
     rig.vcpus().pause();

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Pauses and snapshots of a machine whose disk does not answer yet, or never.
+// Pauses and snapshots of a machine whose disk answers late or never.
 #include <future>
 #include <thread>
 
+#include "tests/kvm/rig.h"
 #include "tests/kvm/tiny_virtio.h"
 #include "tests/support/blk_rig.h"
-#include "vmm/api/machine_service.h"
+#include "vmm/control/machine_service.h"
 #include "vmm/platform/platform.h"
 
-// Words: 0: requests answered; 1: how many it may make (the test's); 2: that it is alive; 3: whether it is to write to one of 1,024 pages after
-// the other while it waits for an answer (the test's); 4: how often it has.
+// Words in the data page: 0: requests answered; 1: requests allowed (set by the test); 2: a counter
+// that shows that the guest runs; 3: whether the guest writes to 1,024 pages in turn while it waits
+// for an answer (set by the test); 4: how often it has written.
 SNAPVM_TINY_CODE(drive_disk, SNAPVM_TINY_SET_UP_VIRTIO R"(
     xor %ecx, %ecx
     xor %edx, %edx
@@ -38,7 +40,7 @@ namespace snapvm::test {
 namespace {
 
 constexpr std::uint64_t kPages = 1024;
-constexpr std::uint64_t kFew = 64;  // beside those
+constexpr std::uint64_t kFew = 64;  // pages written besides those
 enum Word : std::uint64_t { kAnswered, kAllowed, kAlive, kWrite, kWrites };
 
 class QuiesceMachine : public KvmTest {
@@ -52,24 +54,20 @@ protected:
         config.devices.disks = {{.id = "slow", .path = "fake"}};
         HostSetup host;
         host.drain_limit = limit;
-        host.open_disk = [this](const DiskConfig&) -> Result<std::unique_ptr<Disk>> {
+        host.openers.disk = [this](const DiskConfig&) -> Result<std::unique_ptr<Disk>> {
             auto disk = std::make_unique<FakeDisk>(1 << 20);
             disk_ = disk.get();
             return disk;
         };
-        const TinyGuest guest{.code = drive_disk};
-        const std::vector<std::byte> elf = tiny_elf(guest);
-        machine_ = need(Machine::create(
-            system(), config, BootSource{.kernel = elf, .initrds = {}, .cmdline = {}, .cpus = 1, .force_linux64 = true}, host));
+        machine_ = tiny_machine(system(), {.code = drive_disk}, config, host);
         GuestMemory& memory = machine_->memory();
-        write_tiny_tables(memory, guest);
         DriverQueue queue(memory, Gpa{0x90000}, 8);
         // A read of sector 0: header, a page of data, the status.
         queue.write_descriptor(0, Gpa{0xA0000}, 16, DriverQueue::kNext, 1);
         queue.write_descriptor(1, Gpa{0xA1000}, kPageSize, DriverQueue::kNext | DriverQueue::kWrite, 2);
         queue.write_descriptor(2, Gpa{0xA2000}, 1, DriverQueue::kWrite, 0);
         tiny::write_registers(memory, platform::kVirtioBase, 0, {queue});
-        service_ = std::make_unique<api::MachineService>(*machine_, "slow");
+        service_ = std::make_unique<MachineService>(*machine_, "slow");
         need(machine_->resume());
         wait_for(kAlive, 1);
     }
@@ -84,7 +82,7 @@ protected:
             std::this_thread::sleep_for(100us);
         }
     }
-    /// The guest waits for its disk from here on, until `answer`.
+    /// Makes the guest wait for its disk from here on, until answer() is called.
     void begin_request() {
         set(kAllowed, ++requests_);
         for (const auto until = soon(); disk_->in_flight() == 0;) {
@@ -93,7 +91,7 @@ protected:
         }
     }
     void answer() { disk_->finish_one(); }
-    /// It was harmed by nothing: its requests are answered.
+    /// Expects that the machine still works: its requests are answered.
     void expect_goes_on() {
         for (int i = 0; i < 3; ++i) {
             ASSERT_NO_FATAL_FAILURE(begin_request());
@@ -111,18 +109,18 @@ protected:
             std::this_thread::sleep_for(1ms);
         }
     }
-    api::SnapshotRequest request(SnapshotMode mode) {
-        api::SnapshotRequest request;
+    SnapshotRequest request(SnapshotMode mode) {
+        SnapshotRequest request;
         request.area = area();
         request.mode = mode;
-        request.live.max_pause = 10us;  // time for a few pages
+        request.live.max_pause = 10us;  // allows a few pages
         return request;
     }
 
     std::uint64_t requests_ = 0;
     FakeDisk* disk_ = nullptr;
     std::unique_ptr<Machine> machine_;
-    std::unique_ptr<api::MachineService> service_;
+    std::unique_ptr<MachineService> service_;
 };
 
 class QuiesceMachineModes : public QuiesceMachine, public ::testing::WithParamInterface<SnapshotMode> {};
@@ -135,11 +133,11 @@ TEST_P(QuiesceMachineModes, ASnapshotWaitsForTheDiskWhileTheGuestRunsAndOthersAr
     set(kWrite, 1);
     ASSERT_NO_FATAL_FAILURE(wait_for(kWrites, 2 * kPages));
     EXPECT_EQ(machine_->state(), Machine::State::running);
-    EXPECT_EQ(service_->stats().state, api::ServiceState::running);
+    EXPECT_EQ(service_->stats().state, ServiceState::running);
     EXPECT_EQ(service_->snapshot_status().phase, SnapshotPhase::quiescing);
     answer();
     ASSERT_NO_FATAL_FAILURE(wait_for_phase(SnapshotPhase::done));
-    const api::SnapshotStatus status = service_->snapshot_status();
+    const SnapshotStatus status = service_->snapshot_status();
     ASSERT_TRUE(status.report.has_value()) << status.error->message();
     if (GetParam() != SnapshotMode::stop) {
         const auto& rounds = status.report->rounds;
@@ -157,7 +155,7 @@ TEST_P(QuiesceMachineModes, ASnapshotIsCalledOffWhileTheDiskIsSilent) {
     ASSERT_NO_FATAL_FAILURE(wait_for_phase(SnapshotPhase::quiescing));
     need(service_->cancel_snapshot());
     ASSERT_NO_FATAL_FAILURE(wait_for_phase(SnapshotPhase::done));
-    const api::SnapshotStatus status = service_->snapshot_status();
+    const SnapshotStatus status = service_->snapshot_status();
     ASSERT_TRUE(status.error.has_value());
     EXPECT_EQ(status.error->kind(), ErrorKind::cancelled);
     ASSERT_NO_FATAL_FAILURE(wait_for(kAlive, 1000));
@@ -214,7 +212,7 @@ TEST_F(QuiesceMachine, APauseGivesUpOnADeadDisk) {
     need(machine_->pause());
 }
 
-// Nobody waits any more for the disk of a machine that has ended.
+// A pause must not wait for the disk of a machine that has ended.
 TEST_F(QuiesceMachine, TheEndEndsAPauseThatWaits) {
     boot();
     begin_request();
@@ -226,19 +224,19 @@ TEST_F(QuiesceMachine, TheEndEndsAPauseThatWaits) {
     answer();
 }
 
-// Each who holds the devices holds them until he lets go, whatever others do meanwhile.
+// Each holder keeps the devices quiesced until it releases them, whatever the others do meanwhile.
 TEST_F(QuiesceMachine, DevicesAreHeldAsLongAsAnybodyHoldsThem) {
     boot();
-    const auto go_on = [] { return Status{}; };
-    need(machine_->quiesce(go_on));
+    const auto check_cancelled = [] { return Status{}; };
+    need(machine_->quiesce(check_cancelled));
     need(machine_->freeze());
     machine_->thaw();
     need(machine_->pause());
     need(machine_->resume());
-    need(machine_->quiesce(go_on));
+    need(machine_->quiesce(check_cancelled));
     machine_->unquiesce();
     set(kAllowed, ++requests_);
-    ASSERT_NO_FATAL_FAILURE(wait_for(kAlive, 1000));  // it has made its request, and waits
+    ASSERT_NO_FATAL_FAILURE(wait_for(kAlive, 1000));  // the guest has made its request and waits
     std::this_thread::sleep_for(10ms);
     EXPECT_EQ(disk_->in_flight(), 0U);
     machine_->unquiesce();

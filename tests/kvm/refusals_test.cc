@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a restore refuses: each with one line that says what is wrong, and nothing left behind.
+// What a restore refuses. Each refusal must have one line that says what is wrong, and leave
+// nothing behind.
 #include <algorithm>
 
 #include "tests/kvm/harness.h"
@@ -16,7 +17,8 @@ protected:
         if (IsSkipped()) {
             return;
         }
-        const std::unique_ptr<Machine> machine = create_ledger({.cpus = 2, .cmdline = "ws=1M", .memory_bytes = 8ULL << 20});
+        const std::unique_ptr<Machine> machine =
+            create_ledger({.cpus = 2, .cmdline = "ws=1M", .memory_bytes = 8ULL << 20});
         snapshot(*machine, area());
         saved_ = need(open_snapshot(area())).saved;
     }
@@ -55,7 +57,7 @@ TEST_F(Refusals, AnotherMemorySize) {
 }
 
 TEST_F(Refusals, CpuFeatureTheHostLacks) {
-    // Reserved bits, which no processor has.
+    // These bits are reserved on every processor.
     edit_vcpu(0, [](VcpuStateV1& state) {
         const auto leaf = std::ranges::find(state.cpuid, 0x80000001U, &kvm_cpuid_entry2::function);
         ASSERT_NE(leaf, state.cpuid.end());
@@ -65,18 +67,19 @@ TEST_F(Refusals, CpuFeatureTheHostLacks) {
 }
 
 TEST_F(Refusals, MsrThatKvmDoesNotTake) {
-    // Trap: KVM_SET_MSRS' short count ignored. In the middle, so that MSRs after it would be lost.
+    // Trap: KVM_SET_MSRS' short count is ignored. The MSR is in the middle, so that MSRs after it
+    // would be lost.
     edit_vcpu(1, [](VcpuStateV1& state) {
         state.msrs.insert(state.msrs.begin() + 3, kvm_msr_entry{.index = 0x12345678, .reserved = 0, .data = 5});
     });
-    expect_message("vCPU 1: MSR 0x12345678 does not take 0x5", ErrorKind::unsupported);
+    expect_message("vCPU 1: MSR 0x12345678 does not accept 0x5", ErrorKind::unsupported);
 }
 
 TEST_F(Refusals, AnotherTscFrequency) {
     std::uint32_t khz = 0;
     edit_vcpu(0, [&](VcpuStateV1& state) { khz = state.tsc_khz += state.tsc_khz / 100; });
     if (khz == 0) {
-        GTEST_SKIP() << "this KVM does not tell the TSC's frequency";
+        GTEST_SKIP() << "this KVM does not report the TSC's frequency";
     }
     if (system().capabilities().tsc_control != 0) {
         edit_vcpu(1, [&](VcpuStateV1& state) { state.tsc_khz = khz; });
@@ -87,7 +90,8 @@ TEST_F(Refusals, AnotherTscFrequency) {
         EXPECT_NEAR(need(VcpuStateV1::decode(vcpu->bytes)).tsc_khz, khz, khz / 4000.0) << "the TSC was not scaled";
         return;
     }
-    expect_message("the snapshot's TSC runs at " + std::to_string(khz) + " kHz, this host's at ", ErrorKind::unsupported);
+    expect_message("the snapshot's TSC runs at " + std::to_string(khz) + " kHz, this host's at ",
+                   ErrorKind::unsupported);
 }
 
 TEST_F(Refusals, GapOfASnapshotThatDoesNotSayWhenItWasTaken) {
@@ -96,7 +100,8 @@ TEST_F(Refusals, GapOfASnapshotThatDoesNotSayWhenItWasTaken) {
     clock.realtime = 0;
     record(RecordKind::clock) = encode_clock(clock);
     RestoredSnapshot restored = need(open_snapshot(area()));
-    const Error error = need_error(Machine::restore(system(), saved_, std::move(restored.memory), {.gap = GapMode::seen}));
+    const Error error =
+        need_error(Machine::restore(system(), saved_, std::move(restored.memory), {.gap = GapMode::seen}));
     EXPECT_NE(error.message().find("--clock resume"), std::string::npos) << error.message();
 }
 
@@ -112,19 +117,19 @@ TEST_F(Refusals, MissingRecord) {
 
 TEST_F(Refusals, UnknownRecord) {
     saved_.records.push_back({static_cast<RecordKind>(999), 1, 0, {}});
-    expect_message("belongs to nothing this program knows", ErrorKind::invalid);
+    expect_message("belongs to no part of this machine", ErrorKind::invalid);
 }
 
 TEST_F(Refusals, SecondInstanceOfADevice) {
     StateRecord second = record(RecordKind::serial);
     second.instance = 1;
     saved_.records.push_back(second);
-    expect_message("serial 1 belongs to nothing", ErrorKind::invalid);
+    expect_message("serial 1 belongs to no part", ErrorKind::invalid);
 }
 
 TEST_F(Refusals, DuplicateRecord) {
     saved_.records.push_back(record(RecordKind::vcpu, 1));
-    expect_message("vcpu 1 comes twice", ErrorKind::invalid);
+    expect_message("vcpu 1 is there twice", ErrorKind::invalid);
 }
 
 TEST_F(Refusals, RecordOfAnotherVersion) {
@@ -143,10 +148,10 @@ TEST_F(Refusals, FewerVcpusThanConfigured) {
 
 TEST_F(Refusals, MoreVcpusThanConfigured) {
     saved_.config.cpus = 1;
-    expect_message("vcpu 1 belongs to nothing", ErrorKind::invalid);
+    expect_message("vcpu 1 belongs to no part", ErrorKind::invalid);
 }
 
-// Truncated, and with a byte too many: every record's decoder must notice.
+// Every record's decoder must notice a record that is one byte too short or too long.
 TEST_F(Refusals, RecordsOfAnotherLength) {
     for (StateRecord& edited : saved_.records) {
         edited.bytes.push_back(std::byte{0});
@@ -157,12 +162,14 @@ TEST_F(Refusals, RecordsOfAnotherLength) {
     }
 }
 
-// Values no vCPU can have: KVM judges, or the guest fails when it runs; never we. (Bytes at random places.)
+// Random bytes make values that no vCPU can have. KVM refuses them, or the guest fails when it
+// runs; the VMM must not fail.
 TEST_F(Refusals, RandomVcpuStateCrashesNothing) {
     for (int i = 0; i < 60; ++i) {
         const StateRecord whole = record(RecordKind::vcpu);
         for (int flips = 0; flips < 3; ++flips) {
-            record(RecordKind::vcpu).bytes[random(whole.bytes.size())] ^= std::byte{static_cast<unsigned char>(1U << random(8))};
+            record(RecordKind::vcpu).bytes[random(whole.bytes.size())] ^=
+                std::byte{static_cast<unsigned char>(1U << random(8))};
         }
         RestoredSnapshot restored = need(open_snapshot(area()));
         auto machine = Machine::restore(system(), saved_, std::move(restored.memory));

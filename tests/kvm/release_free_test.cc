@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// A guest of a few instructions that drives a balloon: what it has free is in no snapshot, and its own again after it and after restores.
+// A guest of a few instructions drives a balloon. No snapshot contains its free memory, and the
+// guest gets that memory back after the snapshot and after restores.
 #include <thread>
 
+#include "tests/kvm/rig.h"
 #include "tests/kvm/tiny_virtio.h"
-#include "vmm/api/machine_service.h"
-#include "vmm/api/machine_source.h"
+#include "vmm/control/machine_service.h"
+#include "vmm/control/machine_source.h"
 #include "vmm/platform/platform.h"
 
-// Words: 0: that it is alive; 1: pages that its balloon holds, from 0x300 on. It looks at the configuration all the time, needs no interrupt,
-// and moves one page at a time; its statistics it always tells anew when asked.
+// Words in the data page: 0: a counter that shows that the guest runs; 1: pages that its balloon
+// holds, from page 0x300 on. The guest polls the configuration without interrupts, moves one page
+// at a time, and answers each request for statistics.
 SNAPVM_TINY_CODE(drive_balloon, SNAPVM_TINY_SET_UP_VIRTIO R"(
     xor %r8d, %r8d
     xor %r9d, %r9d
@@ -45,7 +48,8 @@ SNAPVM_TINY_CODE(drive_balloon, SNAPVM_TINY_SET_UP_VIRTIO R"(
 5:  cmp %r10w, 0x95002
     jne 5b
     dec %r8d
-6:  mov %r8d, 0x104(%rdi)
+6:  mov %r8, 8(%rbx)
+    mov %r8d, 0x104(%rdi)
     jmp 1b
 )");
 
@@ -53,7 +57,7 @@ namespace snapvm::test {
 namespace {
 
 constexpr std::uint64_t kMemory = 8ULL << 20;
-constexpr std::uint64_t kReserve = kMemory / 4 / kPageSize;  // of so small a guest
+constexpr std::uint64_t kReserve = kMemory / 4 / kPageSize;  // of a guest this small
 constexpr std::uint64_t kFree = 200;
 constexpr std::uint64_t kFirst = 0x300;
 constexpr std::uint32_t kFeatures = 7;  // MUST_TELL_HOST, STATS_VQ, DEFLATE_ON_OOM
@@ -67,12 +71,8 @@ protected:
         config.pages = PagePolicy::small_pages;
         config.machine_id = need(Uuid::random());
         config.devices.balloon.emplace();
-        const TinyGuest guest{.code = drive_balloon};
-        const std::vector<std::byte> elf = tiny_elf(guest);
-        machine_ = need(Machine::create(system(), config,
-                                        BootSource{.kernel = elf, .initrds = {}, .cmdline = {}, .cpus = 1, .force_linux64 = true}));
+        machine_ = tiny_machine(system(), {.code = drive_balloon}, config);
         GuestMemory& memory = machine_->memory();
-        write_tiny_tables(memory, guest);
         std::vector<DriverQueue> queues;
         for (std::uint64_t i = 0; i < 3; ++i) {
             queues.emplace_back(memory, Gpa{0x90000 + i * 0x3000}, 8);
@@ -84,8 +84,8 @@ protected:
         for (std::uint64_t page = kFirst; page < kFirst + kFree + kTarget; ++page) {
             need(memory.store(Gpa{page * kPageSize + 8}, page));
         }
-        service_ = std::make_unique<api::MachineService>(*machine_, "ballooned");
-        need(machine_->set_balloon(kTarget * kPageSize));
+        service_ = std::make_unique<MachineService>(*machine_, "ballooned");
+        need(machine_->balloon().set_target(kTarget * kPageSize));
         need(machine_->resume());
         wait_until_it_holds(*machine_, kTarget);
     }
@@ -98,8 +98,8 @@ protected:
             std::this_thread::sleep_for(1ms);
         }
     }
-    api::SnapshotRequest request(SnapshotMode mode = SnapshotMode::live) {
-        api::SnapshotRequest request;
+    SnapshotRequest request(SnapshotMode mode = SnapshotMode::live) {
+        SnapshotRequest request;
         request.area = area();
         request.mode = mode;
         request.release_free = 1ULL << 40;
@@ -110,9 +110,9 @@ protected:
         EXPECT_EQ(report.pages[static_cast<std::size_t>(PageClass::balloon)], kFree + kTarget);
     }
 
-    static constexpr std::uint64_t kTarget = 10;  // pages that the host has wanted before
+    static constexpr std::uint64_t kTarget = 10;  // pages that the host wanted before
     std::unique_ptr<Machine> machine_;
-    std::unique_ptr<api::MachineService> service_;
+    std::unique_ptr<MachineService> service_;
 };
 
 TEST_F(ReleaseFreeMachine, IsGivenBackAfterTheSnapshotAndAfterEveryRestore) {
@@ -123,7 +123,7 @@ TEST_F(ReleaseFreeMachine, IsGivenBackAfterTheSnapshotAndAfterEveryRestore) {
         for (int i = 0; i < 2; ++i) {
             const auto restored = restore(area());
             EXPECT_EQ(word(*restored, 1), kFree + kTarget);
-            const BalloonStatus balloon = need(restored->balloon());
+            const BalloonStatus balloon = need(restored->balloon().status());
             EXPECT_EQ(balloon.target_bytes, kTarget * kPageSize);
             EXPECT_EQ(balloon.actual_bytes, (kFree + kTarget) * kPageSize);
             need(restored->resume());
@@ -134,14 +134,14 @@ TEST_F(ReleaseFreeMachine, IsGivenBackAfterTheSnapshotAndAfterEveryRestore) {
 
 TEST_F(ReleaseFreeMachine, APausedOrStoppedOneGivesItBackWhenItRuns) {
     boot();
-    api::SnapshotRequest paused = request();
-    paused.then = api::AfterSnapshot::pause;
+    SnapshotRequest paused = request();
+    paused.then = AfterSnapshot::pause;
     expect_released(need(service_->snapshot(paused)));
     EXPECT_EQ(word(*machine_, 1), kFree + kTarget);
     need(machine_->resume());
     ASSERT_NO_FATAL_FAILURE(wait_until_it_holds(*machine_, kTarget));
-    api::SnapshotRequest stopped = request();
-    stopped.then = api::AfterSnapshot::stop;
+    SnapshotRequest stopped = request();
+    stopped.then = AfterSnapshot::stop;
     expect_released(need(service_->snapshot(stopped)));
     const auto restored = restore(area());
     need(restored->resume());
@@ -150,7 +150,7 @@ TEST_F(ReleaseFreeMachine, APausedOrStoppedOneGivesItBackWhenItRuns) {
 
 TEST_F(ReleaseFreeMachine, IsGivenBackWhereTheSnapshotFailsOrIsCalledOff) {
     boot();
-    api::MachineSnapshotSource source(*machine_);
+    MachineSnapshotSource source(*machine_);
     for (const bool cancel : {false, true}) {
         SnapshotMonitor monitor;
         WriteOptions options;
@@ -159,13 +159,13 @@ TEST_F(ReleaseFreeMachine, IsGivenBackWhereTheSnapshotFailsOrIsCalledOff) {
         std::uint64_t held = 0;
         options.hook = [&](const IoEvent& event) {
             if (event.step != IoStep::pages) {
-                return IoFault{};
+                return io::Fault{};
             }
             held = word(*machine_, 1);
             if (cancel) {
                 monitor.cancel();
             }
-            return IoFault{cancel ? 0 : ENOSPC, 0};
+            return io::Fault{cancel ? 0 : ENOSPC, 0};
         };
         const Error error = need_error(write_snapshot(source, area(), options));
         EXPECT_EQ(error.kind(), cancel ? ErrorKind::cancelled : ErrorKind::system);
@@ -175,10 +175,11 @@ TEST_F(ReleaseFreeMachine, IsGivenBackWhereTheSnapshotFailsOrIsCalledOff) {
     expect_released(need(service_->snapshot(request())));
 }
 
-// Only what changed: pages that were given up, and those that were taken back, among it.
+// Diffs contain changes only. Pages that were given up and pages that were taken back are among
+// them.
 TEST_F(ReleaseFreeMachine, DiffsKnowWhatWasGivenUpAndTakenBack) {
     boot();
-    api::SnapshotRequest tracked = request();
+    SnapshotRequest tracked = request();
     tracked.track = true;
     expect_released(need(service_->snapshot(tracked)));
     ASSERT_NO_FATAL_FAILURE(wait_until_it_holds(*machine_, kTarget));

@@ -63,16 +63,15 @@ void Rig::build(std::uint32_t cpus) {
     for (const MemoryBlock& block : memory_.blocks()) {
         need(vm_->add_slot(block.spec().base, block.host(), block.spec().size, name_of(block.spec().id)));
     }
-    std::vector<kvm::VcpuFd> vcpus;
     std::vector<std::unique_ptr<ExitRepair>> repairs;
     for (std::uint32_t index = 0; index < cpus; ++index) {
-        vcpus.push_back(need(vm_->create_vcpu(system_, index)));
+        vcpu_fds_.push_back(need(vm_->create_vcpu(system_, index)));
         if (emulate::kernel_mode_is_emulated()) {
             repairs.push_back(need(emulate::repair_kernel_mode(system_, memory_)));
         }
     }
     VcpuEvents& events = *this;
-    vcpus_ = std::make_unique<VcpuSet>(std::move(vcpus), ports_, mmio_, events, std::move(repairs));
+    vcpus_ = std::make_unique<VcpuSet>(vcpu_fds_, ports_, mmio_, events, std::move(repairs));
 }
 
 void Rig::move_to_new_vm() {
@@ -82,6 +81,7 @@ void Rig::move_to_new_vm() {
         states.push_back(need(VcpuStateV1::decode(state.encode())));
     }
     vcpus_.reset();
+    vcpu_fds_.clear();
     vm_.reset();
     build(static_cast<std::uint32_t>(states.size()));
     for (kvm::VcpuFd& vcpu : vcpus_->vcpus()) {
@@ -94,7 +94,9 @@ std::string Rig::trouble() const {
     return trouble_;
 }
 
-std::uint64_t Rig::counter(std::uint64_t index) const { return need(memory_.load<std::uint64_t>(tiny::kData + index * 8)); }
+std::uint64_t Rig::counter(std::uint64_t index) const {
+    return need(memory_.load<std::uint64_t>(tiny::kData + index * 8));
+}
 
 void Rig::triple_fault(const kvm::VcpuFd& vcpu) {
     const std::lock_guard lock(mutex_);
@@ -107,9 +109,14 @@ void Rig::failed(Error error) {
 }
 
 std::unique_ptr<Machine> tiny_machine(const kvm::System& system, const TinyGuest& guest, std::uint32_t cpus) {
+    return tiny_machine(system, guest, tiny_config(cpus));
+}
+
+std::unique_ptr<Machine> tiny_machine(const kvm::System& system, const TinyGuest& guest, const MachineConfig& config,
+                                      const HostSetup& host) {
     const std::vector<std::byte> elf = tiny_elf(guest);
-    const BootSource source{.kernel = elf, .initrds = {}, .cmdline = "", .cpus = cpus, .force_linux64 = true};
-    std::unique_ptr<Machine> machine = need(Machine::create(system, tiny_config(cpus), source));
+    const BootSource source{.kernel = elf, .initrds = {}, .cmdline = "", .cpus = config.cpus, .force_linux64 = true};
+    std::unique_ptr<Machine> machine = need(Machine::create(system, config, source, host));
     write_tiny_tables(machine->memory(), guest);
     return machine;
 }

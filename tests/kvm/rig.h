@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// vCPUs on a bus of the test's own: what a machine is made of, without the machine. For devices that count what is done to them.
+// vCPUs on a bus of the test, without a Machine around them. For devices that count accesses.
 #pragma once
 
 #include <atomic>
@@ -20,7 +20,8 @@ namespace snapvm::test {
 inline constexpr std::uint16_t kCounterPort = 0x700;
 inline constexpr Gpa kCounterMmio{0xD0000000};
 
-/// Every byte, word or doubleword read is one more than the last; what is written must be, too.
+/// Each read returns one more than the read before. Each write has to do the same; others are
+/// counted as wrong.
 class CountingDevice final : public BusDevice {
 public:
     void read(std::uint64_t offset, std::span<std::byte> data) override;
@@ -31,7 +32,8 @@ public:
     std::atomic<std::uint32_t> wrong_writes = 0;
 };
 
-/// A tiny guest on its vCPUs. `move_to_new_vm` is a snapshot and restore of all but memory, which stays.
+/// A tiny guest on its vCPUs. move_to_new_vm() does what a snapshot and a restore do, except that
+/// memory stays.
 class Rig final : private VcpuEvents {
 public:
     Rig(const kvm::System& system, const TinyGuest& guest, std::uint32_t cpus = 1);
@@ -39,11 +41,12 @@ public:
 
     [[nodiscard]] VcpuSet& vcpus() { return *vcpus_; }
     [[nodiscard]] GuestMemory& memory() { return memory_; }
-    /// The vCPUs must be paused. Their state is taken, they go, and new ones of a new VM get it; not started.
+    /// Saves the state of the paused vCPUs, destroys them, and gives the state to new vCPUs of a
+    /// new VM, which are not started.
     void move_to_new_vm();
-    /// Something the vCPU threads reported as the end; "" while they are well.
+    /// Returns what a vCPU thread reported as the end, "" if none has.
     [[nodiscard]] std::string trouble() const;
-    /// The guest's counter number `index` in its data page.
+    /// Returns the guest's counter number `index` in its data page.
     [[nodiscard]] std::uint64_t counter(std::uint64_t index) const;
 
     CountingDevice device;
@@ -64,12 +67,16 @@ private:
     std::string trouble_;
     std::vector<std::uint32_t> msr_indices_;
     std::optional<kvm::Vm> vm_;
+    std::vector<kvm::VcpuFd> vcpu_fds_;
     std::unique_ptr<VcpuSet> vcpus_;
 };
 
-/// A machine with a tiny guest in it, not started.
+/// Creates a machine with a tiny guest without starting it.
 std::unique_ptr<Machine> tiny_machine(const kvm::System& system, const TinyGuest& guest, std::uint32_t cpus = 1);
-/// One that runs, and whose guest has said READY.
+/// Creates one of this configuration.
+std::unique_ptr<Machine> tiny_machine(const kvm::System& system, const TinyGuest& guest, const MachineConfig& config,
+                                      const HostSetup& host = {});
+/// Creates one, starts it and waits for READY.
 std::unique_ptr<Machine> booted_tiny_machine(const kvm::System& system, const TinyGuest& guest);
 
 }  // namespace snapvm::test

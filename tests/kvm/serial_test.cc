@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Trap: serial byte or interrupt in flight at pause. A guest that echoes by interrupt; what goes in must come out, once, in order,
-// however often the machine is stopped, saved and brought back in between.
+// Trap: a serial byte or interrupt is in flight at a pause. The guest echoes by interrupt. Each
+// byte must come out once and in order, however often the machine is stopped, saved and restored
+// meanwhile.
 #include <algorithm>
 #include <array>
 #include <thread>
 
-#include "devices/serial/serial.h"
+#include "devices/platform/serial/serial.h"
 #include "tests/kvm/rig.h"
 
-// LAPIC on, IOAPIC pin 4 to vector 0x40 (edge or level), serial receive interrupt on; then spins.
+// Enables the LAPIC, routes IOAPIC pin 4 to vector 0x40 (edge or level), enables the serial receive
+// interrupt, and spins.
 #define SNAPVM_ECHO_SET_UP(route) \
     "mov $0xfee00000, %edi\n"     \
     "movl $0x1ff, 0xf0(%rdi)\n"   \
@@ -33,7 +35,7 @@
 SNAPVM_TINY_CODE(echo_edge, SNAPVM_ECHO_SET_UP("0x40"));
 SNAPVM_TINY_CODE(echo_level, SNAPVM_ECHO_SET_UP("0x8040"));
 
-// All that is there: out again when the transmitter is free.
+// Echoes all bytes that are there, each when the transmitter is free.
 SNAPVM_TINY_CODE(echo_all, R"(
     push %rax
     push %rdx
@@ -61,8 +63,9 @@ SNAPVM_TINY_CODE(echo_all, R"(
     pop %rax
     iretq
 )");
-// One byte an interrupt at most: the next only comes when the still high level fires again after the EOI. (One may come too many: some
-// hosts' LAPICs acknowledge when they deliver.)
+// Echoes at most one byte for each interrupt. The next interrupt comes only if the level, which is
+// still high, fires again after the EOI. (One interrupt too many may come, because some hosts'
+// LAPICs acknowledge at delivery.)
 SNAPVM_TINY_CODE(echo_one, R"(
     push %rax
     push %rdx
@@ -89,11 +92,11 @@ const TinyGuest kEchoGuest{.code = echo_edge, .user = true, .vector = 0x40, .han
 class SerialTrap : public KvmTest {
 protected:
     static std::unique_ptr<Machine> boot(const TinyGuest& guest) { return booted_tiny_machine(system(), guest); }
-    // Output until there are `count` bytes in all or patience ends.
+    // Returns the output once there are `count` bytes, or when kPatience ends.
     static std::string output(Machine& machine, std::size_t count) {
         std::string all;
         for (std::uint64_t next = 0; all.size() < count;) {
-            const Console::Chunk chunk = machine.console().read(next, soon());
+            const Console::Chunk chunk = machine.serial().output().read(next, soon());
             if (chunk.bytes.empty()) {
                 break;
             }
@@ -131,7 +134,8 @@ TEST_F(SerialTrap, BytesSentAroundFreezesArriveOnce) {
     EXPECT_EQ(output(*machine, text.size()), text);
 }
 
-// Stopped right behind the input, so that bytes are in the FIFO and the interrupt is in the LAPIC, or neither yet.
+// The machine is stopped right after the input, so that bytes are in the FIFO and the interrupt is
+// in the LAPIC, or neither is there yet.
 TEST_F(SerialTrap, BytesAndInterruptInFlightComeBackWithTheSnapshot) {
     std::unique_ptr<Machine> machine = boot(kEchoGuest);
     std::string sent;
@@ -144,7 +148,7 @@ TEST_F(SerialTrap, BytesAndInterruptInFlightComeBackWithTheSnapshot) {
         sent += chunk;
         run_a_while(100us);
         snapshot(*machine, area(std::to_string(i % 2)), stop);
-        seen += machine->console().read(0, SteadyClock::now()).bytes;
+        seen += machine->serial().output().read(0, SteadyClock::now()).bytes;
         machine = restore(area(std::to_string(i % 2)));
         need(machine->resume());
     }
@@ -152,11 +156,12 @@ TEST_F(SerialTrap, BytesAndInterruptInFlightComeBackWithTheSnapshot) {
     EXPECT_EQ(seen, sent);
 }
 
-// The reader of the output is a whole ring behind: the guest's byte waits in the transmitter, over pause, snapshot and restore.
+// The reader of the output is a whole ring behind. The guest's byte waits in the transmitter over
+// pause, snapshot and restore.
 TEST_F(SerialTrap, BlockedOutputSurvivesPauseAndRestore) {
     const std::unique_ptr<Machine> machine = boot(kEchoGuest);
-    Console& console = machine->console();
-    console.hold_for_reader([&machine = *machine] { machine.output_ready(); });
+    Console& console = machine->serial().output();
+    console.hold_for_reader([&machine = *machine] { machine.serial().output_ready(); });
     console.consumed(console.end() - Console::kCapacity);
     send(*machine, "xyz");
     const auto waits = [&] {
@@ -172,7 +177,8 @@ TEST_F(SerialTrap, BlockedOutputSurvivesPauseAndRestore) {
     snapshot(*machine, area());
     EXPECT_EQ(console.end(), 0U);
 
-    // Room again while frozen: nothing may change until the thaw (the interrupt would miss the LAPIC's saved state).
+    // The ring gets room while the machine is frozen. Nothing may change until the thaw: the
+    // LAPIC's saved state would lack the interrupt.
     need(machine->freeze());
     const SavedMachine before = need(machine->save());
     console.consumed(0);
@@ -186,7 +192,7 @@ TEST_F(SerialTrap, BlockedOutputSurvivesPauseAndRestore) {
     EXPECT_EQ(output(*machine, 3), "xyz");
 
     const std::unique_ptr<Machine> restored = restore(area());
-    EXPECT_EQ(restored->console().end(), 0U) << "a machine that never ran has written";
+    EXPECT_EQ(restored->serial().output().end(), 0U) << "a machine that never ran has written";
     need(restored->resume());
     EXPECT_EQ(output(*restored, 3), "xyz");
 }
@@ -195,21 +201,23 @@ TEST_F(SerialTrap, InputWaitsWhileFrozenAndEndsWhenToldTo) {
     const std::unique_ptr<Machine> machine = boot(kEchoGuest);
     need(machine->freeze());
     const std::array<std::uint8_t, 2> two = {'a', 'b'};
-    EXPECT_EQ(machine->send_input(two, SteadyClock::now() + 5ms), 0U);
-    std::thread typist([&] { EXPECT_EQ(machine->send_input(two), 2U); });
+    EXPECT_EQ(machine->serial().send(two, SteadyClock::now() + 5ms), 0U);
+    std::thread typist([&] { EXPECT_EQ(machine->serial().send(two), 2U); });
     machine->thaw();
     typist.join();
     EXPECT_EQ(output(*machine, 2), "ab");
     need(machine->freeze());
-    std::thread stopped([&] { EXPECT_EQ(machine->send_input(two), 0U); });
+    std::thread stopped([&] { EXPECT_EQ(machine->serial().send(two), 0U); });
     machine->stop_input();
     stopped.join();
     machine->thaw();
 }
 
-// The IOAPIC's level-triggered pins through the split irqchip: EOIs come back to us, and a line still high fires again.
+// Level-triggered IOAPIC pins work through the split irqchip: KVM reports EOIs to the VMM, and a
+// line that is still high fires again.
 TEST_F(SerialTrap, LevelTriggeredPinFiresUntilTheLineIsLow) {
-    const std::unique_ptr<Machine> machine = boot({.code = echo_level, .user = true, .vector = 0x40, .handler = &echo_one});
+    const std::unique_ptr<Machine> machine =
+        boot({.code = echo_level, .user = true, .vector = 0x40, .handler = &echo_one});
     const std::string text = bytes(200);
     send(*machine, text);
     EXPECT_EQ(output(*machine, text.size()), text);
@@ -227,7 +235,7 @@ TEST_F(SerialTrap, LevelTriggeredPinComesBackWithTheSnapshot) {
         sent += chunk;
         run_a_while(400us);
         snapshot(*machine, area(std::to_string(i % 2)), stop);
-        seen += machine->console().read(0, SteadyClock::now()).bytes;
+        seen += machine->serial().output().read(0, SteadyClock::now()).bytes;
         machine = restore(area(std::to_string(i % 2)));
         need(machine->resume());
     }

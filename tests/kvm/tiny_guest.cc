@@ -9,9 +9,10 @@
 #include "tests/kvm/harness.h"
 #include "vmm/platform/platform.h"
 
-// From CPL 0, as the loader leaves it, to the code at CPL 3. The addresses are those of tiny_guest.h. R15 holds the RFLAGS to go on with.
-// IOPL is 3, and the TSS has a bitmap besides: some hosts drop IOPL on iretq to CPL 3, others ignore the bitmap of a TSS that is busy, as each is
-// after a restore.
+// Leads from CPL 0, as the loader leaves it, to the code at CPL 3. The addresses are those of
+// tiny_guest.h. R15 has the RFLAGS of the code. IOPL is 3, and the TSS has a bitmap too: some hosts
+// drop IOPL on iretq to CPL 3, and others ignore the bitmap of a busy TSS, which every TSS is after
+// a restore.
 SNAPVM_TINY_CODE(prologue_off, R"(
     mov $0x3002, %r15d
 )");
@@ -59,7 +60,9 @@ constexpr std::uint64_t kUserBit = 4;
 constexpr std::uint64_t kTssBitmap = 0x68;
 constexpr std::uint64_t kTssSize = kTssBitmap + 8192 + 1;
 
-void append(std::vector<std::byte>& to, std::span<const std::byte> bytes) { to.insert(to.end(), bytes.begin(), bytes.end()); }
+void append(std::vector<std::byte>& to, std::span<const std::byte> bytes) {
+    to.insert(to.end(), bytes.begin(), bytes.end());
+}
 
 template <class T>
 void append_value(std::vector<std::byte>& to, const T& value) {
@@ -114,9 +117,11 @@ std::vector<std::byte> tiny_elf(const TinyGuest& guest) {
 }
 
 void write_tiny_tables(GuestMemory& memory, const TinyGuest& guest) {
-    // Selectors: 0x10, 0x18 as the loader has them, 0x20 and 0x28 for CPL 3, 0x30 the TSS (two entries).
+    // Selectors are 0x10 and 0x18 as in the loader's GDT, 0x20 and 0x28 for CPL 3, and 0x30 for the
+    // TSS (two entries).
     const std::uint64_t tss = tiny::kTss.value;
-    const std::uint64_t tss_low = ((kTssSize - 1) & 0xFFFF) | (tss & 0xFFFFFF) << 16 | 0x89ULL << 40 | (tss >> 24 & 0xFF) << 56;
+    const std::uint64_t tss_low =
+        ((kTssSize - 1) & 0xFFFF) | (tss & 0xFFFFFF) << 16 | 0x89ULL << 40 | (tss >> 24 & 0xFF) << 56;
     const std::array<std::uint64_t, 12> gdt = {0, 0, kCode64, kData, kUserCode64, kUserData, tss_low, tss >> 32};
     need(memory.store(tiny::kGdt, gdt));
     need(memory.store(tiny::kTss + 4, tiny::kKernelStack));
@@ -124,11 +129,11 @@ void write_tiny_tables(GuestMemory& memory, const TinyGuest& guest) {
     need(memory.store(tiny::kTss + (kTssSize - 1), std::uint8_t{0xFF}));
     if (guest.handler != nullptr) {
         const std::uint64_t at = tiny::kHandlers.value;
-        const std::array<std::uint64_t, 2> gate = {(at & 0xFFFF) | 0x10ULL << 16 | 0x8EULL << 40 | (at >> 16 & 0xFFFF) << 48,
-                                                   at >> 32};
+        const std::array<std::uint64_t, 2> gate = {
+            (at & 0xFFFF) | 0x10ULL << 16 | 0x8EULL << 40 | (at >> 16 & 0xFFFF) << 48, at >> 32};
         need(memory.store(tiny::kIdt + guest.vector * sizeof gate, gate));
     }
-    // The loader's page tables (one PML4, one PDPT, four directories) are for CPL 0.
+    // The loader's page tables (one PML4, one PDPT, four directories) allow CPL 0 only.
     for (std::uint64_t table = 0; table < 6; ++table) {
         const Gpa at = platform::kPageTables + table * kPageSize;
         auto entries = need(memory.load<std::array<std::uint64_t, 512>>(at));

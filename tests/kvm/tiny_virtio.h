@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A tiny guest's driver of a virtio device: it sets the device up from a table that the test has written, and goes on by itself.
+// A tiny guest's driver of a virtio device. It sets the device up from a table that the test has
+// written.
 #pragma once
 
 #include <array>
@@ -12,9 +13,9 @@
 
 namespace snapvm::test::tiny {
 
-inline constexpr Gpa kRegisters{0x71000};  ///< pairs of a register's address and a value, until an address of 0
+inline constexpr Gpa kRegisters{0x71000};  ///< pairs of a register's address and a value, up to an address of 0
 
-/// Assembly: writes all of the table's values. Changes RSI, RDI and RAX.
+/// Assembly that writes all values of the table. It changes RSI, RDI and RAX.
 #define SNAPVM_TINY_SET_UP_VIRTIO \
     "mov $0x71000, %esi\n"        \
     "1: mov (%rsi), %rdi\n"       \
@@ -26,8 +27,10 @@ inline constexpr Gpa kRegisters{0x71000};  ///< pairs of a register's address an
     "jmp 1b\n"                    \
     "2:\n"
 
-/// The table, for the device at `base`: features beside VERSION_1, and its queues in their order.
-inline void write_registers(GuestMemory& memory, Gpa base, std::uint32_t features, std::initializer_list<DriverQueue> queues) {
+/// Writes the table for the device at `base`: VERSION_1, more features, and the device's queues in
+/// their order.
+inline void write_registers(GuestMemory& memory, Gpa base, std::uint32_t features,
+                            std::initializer_list<DriverQueue> queues) {
     Gpa at = kRegisters;
     const auto put = [&](std::uint64_t offset, std::uint64_t value) {
         need(memory.store(at, std::array<std::uint64_t, 2>{base.value + offset, value}));

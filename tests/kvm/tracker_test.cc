@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The trackers against the truth: every byte of memory beside a copy that is kept up to date by what they report alone.
+// Compares the trackers with the truth: every byte of memory with a copy that is updated by their
+// reports alone.
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -22,7 +23,7 @@ struct TrackerCase {
 
 class Tracker : public KvmTest, public ::testing::WithParamInterface<TrackerCase> {};
 
-/// Guest memory as the tracker tells it.
+/// A copy of guest memory that is updated by the tracker's reports.
 class Mirror {
 public:
     explicit Mirror(std::span<const MemoryBlock> blocks) : blocks_(blocks) {
@@ -33,13 +34,14 @@ public:
     void update(DirtySet& pages) {
         for (std::size_t i = 0; i < blocks_.size(); ++i) {
             (void)for_each_run(pages.words(i), pages.pages(i), [&](std::uint64_t first, std::uint64_t count) {
-                std::memcpy(copies_[i].data() + first * kPageSize, blocks_[i].host() + first * kPageSize, count * kPageSize);
+                std::memcpy(copies_[i].data() + first * kPageSize, blocks_[i].host() + first * kPageSize,
+                            count * kPageSize);
                 return Status{};
             });
         }
         pages.clear();
     }
-    /// The first page that is not what was reported.
+    /// Returns the first page that differs from its copy.
     std::string difference() const {
         for (std::size_t i = 0; i < blocks_.size(); ++i) {
             for (std::uint64_t page = 0; page < blocks_[i].spec().pages(); ++page) {
@@ -89,14 +91,15 @@ TEST_P(Tracker, ReportsEveryWrite) {
     expect_sound_end(*machine);
 }
 
-// Trap: newer kernels leave KVM_RESET_DIRTY_RINGS when the process is stopped, and forget pages. Somebody stops it all the time.
+// Trap: newer kernels leave KVM_RESET_DIRTY_RINGS when the process is stopped, and forget pages.
+// Another process stops this one repeatedly.
 TEST_F(KvmTest, AProcessThatIsStoppedLosesNoPageOfTheRing) {
     if (system().capabilities().dirty_ring == 0) {
         GTEST_SKIP() << "this KVM has no dirty ring";
     }
     const std::unique_ptr<Machine> machine =
         boot_ledger({.cpus = 2, .cmdline = "ws=2M rate=0 stir=24M", .host = {.dirty = DirtyTracking::ring}});
-    std::array<int, 2> over{};  // a pipe: at its end, the stopper ends, in a moment at which this process runs
+    std::array<int, 2> over{};  // a pipe; at its end the stopper exits, at a moment at which this process runs
     ASSERT_EQ(::pipe2(over.data(), O_CLOEXEC | O_NONBLOCK), 0);
     const UniqueFd read_end(over[0]);
     UniqueFd write_end(over[1]);
@@ -137,12 +140,12 @@ TEST_F(KvmTest, AProcessThatIsStoppedLosesNoPageOfTheRing) {
     expect_sound_end(*machine);
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, Tracker,
-                         ::testing::Values(TrackerCase{"Log1", DirtyTracking::log, 1}, TrackerCase{"Log2", DirtyTracking::log, 2},
-                                           TrackerCase{"Log4", DirtyTracking::log, 4}, TrackerCase{"Ring1", DirtyTracking::ring, 1},
-                                           TrackerCase{"Ring2", DirtyTracking::ring, 2},
-                                           TrackerCase{"Ring4", DirtyTracking::ring, 4}),
-                         [](const auto& test) { return test.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Cases, Tracker,
+    ::testing::Values(TrackerCase{"Log1", DirtyTracking::log, 1}, TrackerCase{"Log2", DirtyTracking::log, 2},
+                      TrackerCase{"Log4", DirtyTracking::log, 4}, TrackerCase{"Ring1", DirtyTracking::ring, 1},
+                      TrackerCase{"Ring2", DirtyTracking::ring, 2}, TrackerCase{"Ring4", DirtyTracking::ring, 4}),
+    [](const auto& test) { return test.param.name; });
 
 }  // namespace
 }  // namespace snapvm::test

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The iretq frames by which the test guests come to CPL 3 have IOPL 3. It is looked for in memory, since some hosts drop it.
+// The iretq frames that lead test guests to CPL 3 have IOPL 3. The test reads them in memory,
+// because some hosts drop IOPL.
 #include <span>
 
 #include "guest-images/ledger/abi.h"
@@ -18,7 +19,7 @@ namespace {
 constexpr std::uint64_t kIopl3 = 0x3000;
 constexpr std::uint64_t kInterrupts = 0x200;
 
-// RIP, CS, RFLAGS, RSP, SS.
+// RIP, CS, RFLAGS, RSP and SS.
 using Frame = std::span<const std::uint64_t, 5>;
 
 std::span<const std::uint64_t> words_of(const Machine& machine) {
@@ -51,7 +52,7 @@ TEST_F(UserFrames, TheLedgersFurtherCpus) {
     need(machine->pause());
     const auto words = words_of(*machine);
     std::uint32_t found = 0;
-    // A PerCpu is known by its own address in it.
+    // A PerCpu contains its own address.
     for (std::uint64_t at = 0; at < kMemory; at += 1ULL << PERCPU_SHIFT) {
         const Frame frame = words.subspan((at + PERCPU_FRAME) / 8).first<5>();
         if (at != 0 && words[(at + PERCPU_SELF) / 8] == at && leads_to_user(frame)) {
@@ -62,7 +63,7 @@ TEST_F(UserFrames, TheLedgersFurtherCpus) {
     EXPECT_EQ(found, kCpus - 1);
 }
 
-// To where a trap is reported, and no other, with interrupts off.
+// The only such frame with interrupts off leads to the report of a trap.
 TEST_F(UserFrames, TheLedgersTraps) {
     const std::unique_ptr<Machine> machine = boot_ledger({.cpus = 1, .cmdline = "ws=1M", .memory_bytes = kMemory});
     send(*machine, "u");

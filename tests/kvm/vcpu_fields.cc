@@ -35,7 +35,8 @@ public:
     Lister(std::vector<Field>& out, std::string prefix) : out_(out), prefix_(std::move(prefix)) {}
 
     void number(const std::string& name, std::uint64_t value) { out_.emplace_back(prefix_ + name, hex(value)); }
-    // Structs without padding, or whose padding KVM zeroes: 8 bytes a field, which is enough to find one.
+    // Lists structs that have no padding, or whose padding KVM zeroes, in fields of 8 bytes. That
+    // suffices to find a difference.
     template <class T>
     void words(const std::string& name, const T& value) {
         bytes(name, std::as_bytes(std::span(&value, 1)));
@@ -101,7 +102,9 @@ std::vector<Field> fields_of(const std::vector<StateRecord>& records) {
     return out;
 }
 
-bool is_clock(std::string_view field) { return field.ends_with(" lapic irr of the timer") || field.ends_with(" lapic 0x390"); }
+bool is_clock(std::string_view field) {
+    return field.ends_with(" lapic irr of the timer") || field.ends_with(" lapic 0x390");
+}
 
 std::vector<std::string> differences(const std::vector<StateRecord>& a, const std::vector<StateRecord>& b) {
     const std::vector<Field> first = fields_of(a);

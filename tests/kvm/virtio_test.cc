@@ -1,30 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// A virtio device in a machine: a guest of a few instructions drives it, and is snapshotted and restored while requests are on their way.
+// A virtio device in a machine. A guest of a few instructions drives it, and is snapshotted and
+// restored while requests are in flight.
 #include <algorithm>
 #include <atomic>
 #include <thread>
 
 #include "tests/kvm/harness.h"
+#include "tests/kvm/tiny_rng.h"
 #include "tests/kvm/tiny_virtio.h"
 #include "vmm/platform/platform.h"
 #include "vmm/vcpu/vcpu_state.h"
 
-// One request after the other: the available ring's entries are zeros, so each is descriptor 0. Counter 0: requests answered.
-SNAPVM_TINY_CODE(drive_rng, SNAPVM_TINY_SET_UP_VIRTIO R"(
-    xor %ecx, %ecx
-    mov $0xd0000050, %edi
-3:  inc %ecx
-    mov %cx, 0x91002
-    movl $0, (%rdi)
-4:  cmp %cx, 0x92002
-    je 5f
-    pause
-    jmp 4b
-5:  incq (%rbx)
-    jmp 3b
-)");
-// The same registers, and the device's pin 8 to vector 0x42, edge. One request, and each further one by the handler of the last: a lost
-// interrupt is the end. Counter 2: interrupts.
+// Sets the device up as drive_rng does, and routes its pin 8 to vector 0x42 (edge). The code makes
+// one request; each further one is made by the handler of the last, so that a lost interrupt stops
+// all. Counter 2 counts interrupts.
 SNAPVM_TINY_CODE(interrupted_by_rng, R"(
     mov $0xfee00000, %edi
     movl $0x1ff, 0xf0(%rdi)
@@ -33,21 +22,15 @@ SNAPVM_TINY_CODE(interrupted_by_rng, R"(
     movl $0, 0x10(%rdi)
     movl $0x20, (%rdi)
     movl $0x42, 0x10(%rdi)
-    mov $0x71000, %esi
-1:  mov (%rsi), %rdi
-    test %rdi, %rdi
-    jz 2f
-    mov 8(%rsi), %eax
-    mov %eax, (%rdi)
-    add $16, %rsi
-    jmp 1b
-2:  movw $1, 0x91002
+)" SNAPVM_TINY_SET_UP_VIRTIO R"(
+    movw $1, 0x91002
     mov $0xd0000050, %edi
     movl $0, (%rdi)
 3:  pause
     jmp 3b
 )");
-// Acknowledges, makes the next request, and has the end of interrupt wait for the gate, counter 1.
+// Acknowledges, makes the next request, and waits for the gate (counter 1) before the end of
+// interrupt.
 SNAPVM_TINY_CODE(rng_handler, R"(
     push %rax
     push %rdi
@@ -71,23 +54,8 @@ SNAPVM_TINY_CODE(rng_handler, R"(
 namespace snapvm::test {
 namespace {
 
-constexpr Gpa kBuffer{0xA0000};
-
 class VirtioMachine : public KvmTest {
 protected:
-    static std::unique_ptr<Machine> create(const TinyGuest& guest = {.code = drive_rng}) {
-        MachineConfig config;
-        config.memory_bytes = tiny::kMemory;
-        config.devices.rng = true;
-        const std::vector<std::byte> elf = tiny_elf(guest);
-        auto machine = need(Machine::create(
-            system(), config, BootSource{.kernel = elf, .initrds = {}, .cmdline = {}, .cpus = 1, .force_linux64 = true}));
-        write_tiny_tables(machine->memory(), guest);
-        DriverQueue queue(machine->memory(), Gpa{0x90000}, 8);
-        queue.write_descriptor(0, kBuffer, 64, DriverQueue::kWrite, 0);
-        tiny::write_registers(machine->memory(), platform::kVirtioBase, 0, {queue});
-        return machine;
-    }
     static std::uint64_t answered(Machine& machine) { return need(machine.memory().load<std::uint64_t>(tiny::kData)); }
     static void wait_for_more(Machine& machine, std::uint64_t than) {
         for (const auto until = soon(); answered(machine) <= than + 20;) {
@@ -101,7 +69,7 @@ TEST_F(VirtioMachine, ANotificationDoesNotLeaveTheGuest) {
     if (system().capabilities().ioeventfd == 0) {
         GTEST_SKIP() << "this KVM has no ioeventfd";
     }
-    const auto machine = create();
+    const auto machine = rng_machine(system());
     need(machine->resume());
     wait_for_more(*machine, 0);
     need(machine->pause());
@@ -113,9 +81,10 @@ TEST_F(VirtioMachine, ANotificationDoesNotLeaveTheGuest) {
     EXPECT_LT(machine->stats().exits - exits, (answered(*machine) - requests) / 4);
 }
 
-// A request may be on its way at each of these moments: noticed by nobody yet, or answered and not seen.
+// At each of these moments a request may be in flight: not yet noticed by the device, or answered
+// and not yet seen by the guest.
 TEST_F(VirtioMachine, RequestsGoOnOverSnapshotsAndRestores) {
-    std::unique_ptr<Machine> machine = create();
+    std::unique_ptr<Machine> machine = rng_machine(system());
     need(machine->resume());
     wait_for_more(*machine, 0);
     for (int moment = 0; moment < 20; ++moment) {
@@ -134,24 +103,28 @@ TEST_F(VirtioMachine, RequestsGoOnOverSnapshotsAndRestores) {
     }
 }
 
-// Saved between the edge that the device raised and the guest's end of interrupt: the interrupt is in the LAPIC, and nowhere else.
+// The machine is saved between the edge that the device raised and the guest's end of interrupt.
+// The interrupt is in the LAPIC only.
 TEST_F(VirtioMachine, AnInterruptInFlightIsServedByTheRestoredGuest) {
     constexpr std::uint8_t kVector = 0x42;
-    const auto interrupts = [](Machine& machine) { return need(machine.memory().load<std::uint64_t>(tiny::kData + 16)); };
+    const auto interrupts = [](Machine& machine) {
+        return need(machine.memory().load<std::uint64_t>(tiny::kData + 16));
+    };
     const auto requested = [](const AreaPath& path) {
         const std::vector<StateRecord> records = need(open_snapshot(path)).saved.records;
         const auto vcpu = std::ranges::find(records, RecordKind::vcpu, &StateRecord::kind);
         const VcpuStateV1 state = need(VcpuStateV1::decode(vcpu->bytes));
-        // IRR: 32 vectors a register, 16 bytes apart.
+        // IRR has 32 vectors in a register; registers are 16 bytes apart.
         return (std::to_integer<unsigned>(
                     std::as_bytes(std::span(state.lapic.regs))[0x200 + kVector / 32 * 16 + kVector % 32 / 8]) >>
                     kVector % 8 &
                 1) != 0;
     };
     const std::unique_ptr<Machine> machine =
-        create({.code = interrupted_by_rng, .user = true, .vector = kVector, .handler = &rng_handler});
+        rng_machine(system(), {.code = interrupted_by_rng, .user = true, .vector = kVector, .handler = &rng_handler});
     need(machine->resume());
-    // The first handler stands at the gate; its request has been answered. The device writes this while it is looked at.
+    // The first handler waits at the gate, and its request has been answered. The device may write
+    // this word while the test reads it.
     const auto used = need(machine->memory().span(Gpa{0x92002}, sizeof(std::uint16_t)));
     const std::atomic_ref<std::uint16_t> used_index(*reinterpret_cast<std::uint16_t*>(used.data()));
     for (const auto until = soon(); used_index.load() != 2;) {
@@ -176,9 +149,9 @@ TEST_F(VirtioMachine, AnInterruptInFlightIsServedByTheRestoredGuest) {
     }
 }
 
-// Paused, nothing changes: no request is answered, and memory is still.
+// While the machine is paused, no request is answered and memory does not change.
 TEST_F(VirtioMachine, APausedMachineAnswersNothing) {
-    const auto machine = create();
+    const auto machine = rng_machine(system());
     need(machine->resume());
     wait_for_more(*machine, 0);
     for (int i = 0; i < 20; ++i) {

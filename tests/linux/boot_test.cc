@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// From nothing to a shell.
+// Linux boots from nothing to a shell.
 #include <filesystem>
 #include <fstream>
 
@@ -9,7 +9,7 @@
 namespace snapvm::test {
 namespace {
 
-// A little less than ctest gives it, so that the log is shown.
+// A little less than ctest's limit, so that the log is shown.
 constexpr std::chrono::seconds kBootPatience{SNAPVM_BOOT_TIMEOUT - 10};
 
 class LinuxBoot : public LinuxTest {
@@ -18,7 +18,8 @@ protected:
         std::filesystem::remove(disk);
         std::ofstream(disk).flush();
         std::filesystem::resize_file(disk, 32 << 20);
-        // All written here: the guest is not to do it behind the test's back.
+        // mkfs writes everything here. Otherwise the guest would do it later, unnoticed by the
+        // test.
         const CommandResult made =
             run_program({"mkfs.ext4", "-q", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0", disk});
         ASSERT_EQ(made.exit_code, 0) << made.err;
@@ -40,7 +41,7 @@ TEST_F(LinuxBoot, GetsToAShell) {
     EXPECT_EQ(report.type, "full");
 }
 
-// The same devices where no ACPI tells of them.
+// Linux finds the same devices if no ACPI table names them.
 TEST_F(LinuxBoot, FindsDevicesOnItsCommandLine) {
     make_file_system(places().disk);
     const unsigned devices = places().tap.empty() ? 5 : 6;
@@ -48,11 +49,12 @@ TEST_F(LinuxBoot, FindsDevicesOnItsCommandLine) {
     guest.wait_for_shell(kBootPatience);
     EXPECT_EQ(guest.output("ls /sys/bus/virtio/devices | wc -l"), std::to_string(devices));
     mount_disk(guest);
-    EXPECT_EQ(guest.output("echo kept > /mnt/file && umount /mnt && mount -t ext4 /dev/vda /mnt && cat /mnt/file"), "kept");
+    EXPECT_EQ(guest.output("echo kept > /mnt/file && umount /mnt && mount -t ext4 /dev/vda /mnt && cat /mnt/file"),
+              "kept");
     EXPECT_EQ(guest.trouble(), "");
 }
 
-// The first starts the others, and all go on after a restore.
+// The first processor starts the others, and all of them go on after a restore.
 TEST_F(LinuxBoot, StartsAllProcessors) {
     make_file_system(places().disk);
     LinuxGuest guest = LinuxGuest::boot(LinuxImage::find(), places(), {}, 2);

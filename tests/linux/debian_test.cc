@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A distribution as it comes: Debian with its own kernel and systemd, by the commands that a user types. It boots for itself, and where kernel
-// mode is emulated that takes long: there it is asked for with SNAPVM_TEST_DEBIAN=1.
+// An unchanged distribution: Debian with its own kernel and systemd, by the commands that a user
+// types. It boots in each test. If the host's KVM emulates kernel mode, that takes long, and the
+// test runs only with SNAPVM_TEST_DEBIAN=1.
 #include <algorithm>
 #include <array>
 #include <cstdlib>
@@ -20,14 +21,15 @@
 namespace snapvm::test {
 namespace {
 
-/// What the journal holds at priority err on any machine, and why.
+/// Messages at priority err that any machine's journal has, and why.
 constexpr std::array<const char*, 3> kHarmless = {
     "PCI: Fatal: No config space access function found",  // there is no PCI
-    "Failed to find module 'autofs4'",  // the disk has no kernel's modules
-    "pam_env(login:session): Unable to open env file: /etc/default/locale: No such file or directory",  // a minimal Debian has none
+    "Failed to find module 'autofs4'",  // the disk has no modules of a kernel
+    // A minimal Debian has no such file.
+    "pam_env(login:session): Unable to open env file: /etc/default/locale: No such file or directory",
 };
 
-/// Lines of them that say of a fault.
+/// Returns the journal's lines that report a fault.
 std::string harmful(const std::string& journal) {
     std::istringstream lines(journal);
     std::string found;
@@ -39,7 +41,8 @@ std::string harmful(const std::string& journal) {
     return found;
 }
 
-/// Seconds by which the guest's clock is ahead of the host's: between these two, for to ask takes time.
+/// Seconds by which the guest's clock is ahead of the host's. It is a range, because asking takes
+/// time.
 struct ClockLead {
     double least = 0;
     double most = 0;
@@ -47,7 +50,9 @@ struct ClockLead {
 constexpr double kRightTime = 5;
 constexpr double kDrift = 2;  // in a minute or two
 
-double host_time() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
+double host_time() {
+    return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
 
 class LinuxDebian : public LinuxTest {
 protected:
@@ -56,23 +61,25 @@ protected:
     void TearDown() override { (void)command({"stop", "debian", "--force"}); }
 
     CommandResult command(std::vector<std::string> words) const { return snapvm_command(in_run_dir(std::move(words))); }
-    /// A command that has the terminal until its machine ends.
+    /// Starts a command that has the terminal until its machine ends.
     void start(std::vector<std::string> words) {
         terminal_ = std::make_unique<TerminalCommand>(in_run_dir(std::move(words)), 80, 25);
     }
-    /// Waits for text on the terminal; what was before it.
+    /// Waits for text on the terminal, and returns what was before it.
     std::string said_before(const std::string& text) {
         const auto said = terminal_->take_until(text, patience_);
-        return said ? *said : throw std::runtime_error("\"" + text + "\" does not come. On the terminal: " + terminal_->screen());
+        return said ? *said
+                    : throw std::runtime_error("\"" + text +
+                                               "\" does not come. On the terminal: " + terminal_->screen());
     }
-    /// To its login prompt, and in as root, who has no password.
+    /// Boots to the login prompt and logs in as root, who has no password.
     void boot();
-    /// What a command says, without its last newline. It must end with 0.
+    /// Returns a command's output without its last newline. The command must end with 0.
     std::string output(const std::string& command);
-    /// Each kind of the work that the test has begun is done, once more, from now on.
+    /// Expects that each kind of work that the test has started goes on.
     void expect_work_goes_on();
     ClockLead clock_lead();
-    /// Of the machine that has the terminal.
+    /// Returns the exit code of the command that has the terminal.
     int exit_code() { return terminal_->exit_code(patience_); }
     [[nodiscard]] const std::string& screen() const { return terminal_->screen(); }
     void type(const std::string& text) { terminal_->type(text); }
@@ -98,18 +105,21 @@ void LinuxDebian::SetUp() {
         GTEST_SKIP() << "the image is not built (./dev linux --debian)";
     }
     if (slow_ && std::getenv("SNAPVM_TEST_DEBIAN") == nullptr) {
-        GTEST_SKIP() << "kernel mode is emulated here, and systemd takes long to start: SNAPVM_TEST_DEBIAN=1 runs it all the same";
+        GTEST_SKIP() << "kernel mode is emulated here, and systemd takes long to start: SNAPVM_TEST_DEBIAN=1 runs it "
+                        "all the same";
     }
     copy_disk(image_folder() + "/debian.ext4", disk());
 }
 
 void LinuxDebian::boot() {
-    start({"run", "--kernel", image_folder() + "/cloud-vmlinuz", "--initrd", image_folder() + "/debian-initramfs.cpio", "--cmdline",
-           "console=ttyS0 quiet" + host_arguments(), "--mem", "512M", "--disk", "id=root,path=" + disk(), "--name", "debian"});
+    start({"run", "--kernel", image_folder() + "/cloud-vmlinuz", "--initrd", image_folder() + "/debian-initramfs.cpio",
+           "--cmdline", "console=ttyS0 quiet" + host_arguments(), "--mem", "512M", "--disk", "id=root,path=" + disk(),
+           "--name", "debian"});
     (void)said_before("debian login: ");
     type("root\n");
     (void)said_before("root@debian:~# ");
-    // A shell that edits no lines, then one without a prompt: only what commands say is on the terminal.
+    // Starts a shell that edits no lines, then removes the prompt, so that only output of commands
+    // is on the terminal.
     type("exec sh\n");
     (void)said_before("# ");
     type("stty sane -echo; set +m; export SYSTEMD_COLORS=0; PS1=\n");
@@ -130,7 +140,7 @@ void LinuxDebian::expect_work_goes_on() {
 
 std::string LinuxDebian::output(const std::string& command) {
     const std::string number = std::to_string(++commands_);
-    // What is typed never looks like what is waited for.
+    // The typed line never contains the text that is waited for.
     type("echo 'BEGIN'-" + number + "; { " + command + "\n} 2>&1; echo 'END'-" + number + " $?.\n");
     (void)said_before("BEGIN-" + number);
     std::string said = said_before("END-" + number + " ");
@@ -142,13 +152,17 @@ std::string LinuxDebian::output(const std::string& command) {
 
 TEST_F(LinuxDebian, GoesOnAfterARestore) {
     boot();
-    // A process that writes files, one that computes, and a timer of systemd's (which starts a unit no more than 5 times in 10 seconds).
+    // The work is a process that writes files, one that computes, and a timer of systemd (which
+    // starts a unit at most 5 times in 10 seconds).
     (void)output("mkdir /srv/work; cd /srv/work");
     (void)output(
-        "(i=0; while sleep 0.1; do i=$((i+1)); head -c 100000 /dev/urandom >$i; sha256sum $i >>sums; sync; done) & writer=$!");
-    (void)output("(nice -n 10; i=0; while :; do i=$((i+1)); [ $((i % 1000)) != 0 ] || echo $i; done) >/run/loop & loop=$!");
+        "(i=0; while sleep 0.1; do i=$((i+1)); head -c 100000 /dev/urandom >$i; sha256sum $i >>sums; sync; done) & "
+        "writer=$!");
     (void)output(
-        "systemd-run --quiet --unit=tick --on-active=3 --on-unit-active=3 --timer-property=AccuracySec=100ms sh -c 'echo tick "
+        "(nice -n 10; i=0; while :; do i=$((i+1)); [ $((i % 1000)) != 0 ] || echo $i; done) >/run/loop & loop=$!");
+    (void)output(
+        "systemd-run --quiet --unit=tick --on-active=3 --on-unit-active=3 --timer-property=AccuracySec=100ms sh -c "
+        "'echo tick "
         ">>/run/ticks'");
     expect_work_goes_on();
     const ClockLead before = clock_lead();
@@ -162,7 +176,7 @@ TEST_F(LinuxDebian, GoesOnAfterARestore) {
     EXPECT_EQ(exit_code(), 0);
     const std::string disk_then = scratch_.file("disk-then");
     copy_disk(disk(), disk_then);
-    std::this_thread::sleep_for(3s);  // a clock that stood still meanwhile is seen
+    std::this_thread::sleep_for(3s);  // shows a clock that stood still meanwhile
 
     start({"restore", area, "--clock", "continue", "--set", "disk.root.path=" + disk_then, "--name", "debian"});
     const ClockLead after = clock_lead();

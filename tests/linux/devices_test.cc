@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Linux' own drivers on our devices.
+// Linux' own drivers use our devices.
 #include <future>
 #include <thread>
 
@@ -17,7 +17,7 @@ TEST_F(LinuxDevices, TheConsoleIsAShells) {
     const LinuxGuest::Answer answer = guest.run("echo some; echo more >&2; (exit 7)");
     EXPECT_EQ(answer.output, "some\nmore\n");
     EXPECT_EQ(answer.status, 7);
-    // Much at once.
+    // This command prints much at once.
     EXPECT_EQ(guest.output("seq 1000 1299").size(), 300U * 5 - 1);
     EXPECT_EQ(guest.trouble(), "");
 }
@@ -26,18 +26,20 @@ TEST_F(LinuxDevices, AFileSystemIsOnTheDisk) {
     LinuxGuest guest = restore_booted();
     mount_disk(guest);
     (void)guest.output(
-        "mkdir /mnt/folder && for i in 1 2 3 4 5; do echo line $i; done > /mnt/folder/file && head -c 300000 /bin/busybox > "
+        "mkdir /mnt/folder && for i in 1 2 3 4 5; do echo line $i; done > /mnt/folder/file && head -c 300000 "
+        "/bin/busybox > "
         "/mnt/part");
     (void)guest.output("sync");
     const std::string sum = guest.output("head -c 300000 /bin/busybox | md5sum");
-    // From the disk this time.
+    // After the remount the data comes from the disk.
     (void)guest.output("umount /mnt && mount -t ext4 /dev/vda /mnt");
     EXPECT_EQ(guest.output("md5sum < /mnt/part"), sum);
     (void)guest.output("umount /mnt");
     EXPECT_EQ(guest.trouble(), "");
     guest.machine().end({.kind = Outcome::Kind::stopped, .code = 0, .error = {}});
     EXPECT_EQ(file_system_faults(places().disk), "");
-    EXPECT_EQ(run_program({"debugfs", "-R", "cat /folder/file", places().disk}).out, "line 1\nline 2\nline 3\nline 4\nline 5\n");
+    EXPECT_EQ(run_program({"debugfs", "-R", "cat /folder/file", places().disk}).out,
+              "line 1\nline 2\nline 3\nline 4\nline 5\n");
 }
 
 TEST_F(LinuxDevices, TheNetworkCarriesPingsAndStreams) {
@@ -47,7 +49,7 @@ TEST_F(LinuxDevices, TheNetworkCarriesPingsAndStreams) {
     (void)guest.output(std::string("ping -c 3 -W 20 ") + kHostAddress);
     EXPECT_TRUE(ping(kGuestAddress));
 
-    // From the guest: what it says it has sent is what has come.
+    // From the guest: the guest's count and checksum match what has come.
     const HostDoor door = HostDoor::at_tcp(7000);
     auto received = std::async(std::launch::async, [&] { return door.accept().receive_all(); });
     const std::string said = guest.output(std::string("guest-tool tcp-send ") + kHostAddress + " 7000 600000");
@@ -97,7 +99,8 @@ TEST_F(LinuxDevices, RandomNumbersComeFromTheHost) {
     EXPECT_EQ(guest.output("cat /sys/class/misc/hw_random/rng_current"), "virtio_rng.0");
     const std::string first = guest.output("head -c 32 /dev/hwrng | md5sum");
     EXPECT_NE(guest.output("head -c 32 /dev/hwrng | md5sum"), first);
-    // Nothing but it has fed the pool of such a kernel at boot, or the seed that the boot parameters have.
+    // Besides the device, only the seed in the boot parameters can feed the pool of such a kernel
+    // at boot.
     EXPECT_EQ(guest.run("dmesg | grep 'crng init done'").status, 0);
     EXPECT_EQ(guest.trouble(), "");
 }
@@ -106,15 +109,16 @@ TEST_F(LinuxDevices, TheBalloonTakesMemoryAndGivesItBack) {
     constexpr std::uint64_t kSize = 16ULL << 20;
     LinuxGuest guest = restore_booted();
     const auto size_becomes = [&](std::uint64_t bytes) {
-        need(guest.machine().set_balloon(bytes));
-        return eventually([&] { return need(guest.machine().balloon()).actual_bytes == bytes; });
+        need(guest.machine().balloon().set_target(bytes));
+        return eventually([&] { return need(guest.machine().balloon().status()).actual_bytes == bytes; });
     };
     const auto free_memory = [&] {
-        return std::stoull(
-                   guest.output("while read -r name size unit; do case $name in MemFree:) echo $size;; esac; done < /proc/meminfo"))
+        return std::stoull(guest.output(
+                   "while read -r name size unit; do case $name in MemFree:) echo $size;; esac; done < /proc/meminfo"))
                << 10;
     };
-    // Right after the boot it reports what it has free, and for so long that is not counted.
+    // Right after the boot the guest reports its free pages, and does not count them as free
+    // meanwhile.
     std::uint64_t before = 0;
     ASSERT_TRUE(eventually([&] { return (before = free_memory()) > 4 * kSize; }));
     ASSERT_TRUE(size_becomes(kSize));

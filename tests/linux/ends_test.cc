@@ -10,7 +10,7 @@ namespace {
 
 class LinuxEnds : public LinuxTest {
 protected:
-    /// How it ends after that command, which has no end of its own.
+    /// Returns the outcome after a command that ends the machine.
     Outcome outcome_of(const std::string& command) {
         LinuxGuest guest = restore_booted();
         guest.type(command + "\n");
@@ -63,7 +63,7 @@ TEST_F(LinuxEnds, ThePowerButtonShutsItDown) {
     EXPECT_TRUE(guest.machine().press_power_button(soon()));
     EXPECT_EQ(guest.wait_end().name(), "power-off");
     EXPECT_EQ(guest.trouble(), "");
-    // It was not unmounted by hand, nor anything synced.
+    // The test neither unmounts nor syncs by hand.
     EXPECT_EQ(file_system_faults(places().disk), "");
     EXPECT_EQ(run_program({"debugfs", "-R", "cat /file", places().disk}).out, "kept\n");
 }

@@ -10,12 +10,14 @@
 #include <sys/un.h>
 #include <zlib.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <random>
 #include <stdexcept>
+#include <vector>
 
 #include "tests/support/need.h"
 
@@ -42,7 +44,7 @@ UniqueFd stream_socket(int family) {
     return fd;
 }
 
-// For connect, accept, and whatever comes in and goes out.
+// The limit holds for connect, accept, receive and send.
 void limit(int fd) {
     const timeval patience{.tv_sec = std::chrono::seconds(kPatience).count(), .tv_usec = 0};
     require(::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) == 0 &&
@@ -133,6 +135,16 @@ HostStream HostDoor::accept() const {
     UniqueFd fd(::accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC));
     require(fd.valid(), "accept");
     return HostStream(std::move(fd));
+}
+
+std::size_t HostDoor::wait_for_any(std::span<const HostDoor> doors) {
+    std::vector<pollfd> waiting;
+    for (const HostDoor& door : doors) {
+        waiting.push_back({.fd = door.fd_.get(), .events = POLLIN, .revents = 0});
+    }
+    require(::poll(waiting.data(), waiting.size(), std::chrono::milliseconds(kPatience).count()) > 0, "no stream");
+    const auto asked = std::ranges::find_if(waiting, [](const pollfd& door) { return door.revents != 0; });
+    return static_cast<std::size_t>(asked - waiting.begin());
 }
 
 bool ping(const std::string& address) {

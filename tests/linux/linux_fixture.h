@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The Linux tests boot once (the test LinuxBoot.GetsToAShell, a fixture to ctest) and restore for each case.
+// The Linux tests restore a guest for each case. The test LinuxBoot.GetsToAShell, a fixture to
+// ctest, boots it once. The other tests of LinuxBoot, and LinuxDebian, boot guests of their own.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -14,7 +15,8 @@
 
 namespace snapvm::test {
 
-/// Skips where there is no image or no KVM. What is restored has a folder, a disk, a network and a socket of this test's own.
+/// Skips the test if there is no image or no KVM. A restored guest has a folder, a disk, a network
+/// and a socket for this test alone.
 class LinuxTest : public testing::Test {
 protected:
     static constexpr const char* kTap = "tap0";
@@ -23,19 +25,21 @@ protected:
 
     void SetUp() override;
 
-    /// Where the booted guest's snapshot is, and its disk as it was at that moment: an empty ext4.
+    /// Return the place of the booted guest's snapshot, and of its disk at that moment, an empty
+    /// ext4.
     static AreaPath booted_area();
     static std::string booted_disk();
 
     LinuxGuest restore_booted(GapMode gap = GapMode::hidden);
     [[nodiscard]] GuestPlaces places() const;
-    /// Holes stay holes.
+    /// Copies a disk. Holes stay holes.
     static void copy_disk(const std::string& from, const std::string& to);
-    /// With an address for the guest; where there is none, the test is to be skipped for `network().reason()`.
+    /// Returns the network, in which the host has an address. If there is none, the test has to be
+    /// skipped for `network().reason()`.
     [[nodiscard]] const TapNetwork& network() const { return *network_; }
     static void give_address(LinuxGuest& guest);
     static void mount_disk(LinuxGuest& guest);
-    /// What `e2fsck -fn` finds on a disk whose machine has gone; empty: nothing.
+    /// Returns what `e2fsck -fn` finds on a disk whose machine has ended, or an empty text.
     static std::string file_system_faults(const std::string& disk);
 
     ScratchFolder scratch_;
@@ -44,7 +48,7 @@ private:
     std::optional<TapNetwork> network_;
 };
 
-/// Skips a test of the network where there is none. In the test's body only.
+/// Skips a test of the network if there is none. It works in the test's body only.
 #define SNAPVM_REQUIRE_NETWORK()            \
     if (!network().reason().empty()) {      \
         GTEST_SKIP() << network().reason(); \

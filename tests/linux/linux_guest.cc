@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/linux/linux_guest.h"
 
-#include <array>
 #include <cstddef>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <sstream>
 #include <stdexcept>
 #include <vector>
 
-#include "snapshot/restore.h"
+#include "snapshot/restore/restore.h"
+#include "tests/support/kernel_log.h"
 #include "tests/support/paths.h"
-#include "vmm/api/machine_service.h"
+#include "vmm/control/machine_service.h"
 #include "vmm/emulate/kernel_mode_repair.h"
 #include "vmm/kvm/system.h"
 
@@ -35,7 +34,8 @@ std::vector<std::byte> bytes_of(const std::string& path) {
     return bytes;
 }
 
-// The clock is KVM's: a TSC cannot be set everywhere, and would show the time that a restore is to hide.
+// The clock source is kvm-clock. A TSC cannot be set on every host, and would show the time that a
+// restore is to hide.
 std::string command_line() { return "console=ttyS0 clocksource=kvm-clock" + host_arguments(); }
 
 std::string without(std::string text, std::string_view part) {
@@ -67,7 +67,8 @@ LinuxImage LinuxImage::find() { return {image_folder() + "/vmlinux", image_folde
 
 bool LinuxImage::built() const { return std::filesystem::exists(kernel) && std::filesystem::exists(initramfs); }
 
-LinuxGuest LinuxGuest::boot(const LinuxImage& image, const GuestPlaces& places, const std::string& arguments, unsigned cpus) {
+LinuxGuest LinuxGuest::boot(const LinuxImage& image, const GuestPlaces& places, const std::string& arguments,
+                            unsigned cpus) {
     MachineConfig config;
     config.cpus = cpus;
     config.memory_bytes = 128ULL << 20;
@@ -86,8 +87,9 @@ LinuxGuest LinuxGuest::boot(const LinuxImage& image, const GuestPlaces& places, 
     need(config.validate());
     const std::vector<std::byte> kernel = bytes_of(image.kernel);
     const std::vector<std::byte> initramfs = bytes_of(image.initramfs);
-    LinuxGuest guest(need(Machine::create(
-        kvm_system(), config, {.kernel = kernel, .initrds = {initramfs}, .cmdline = config.cmdline, .cpus = config.cpus})));
+    LinuxGuest guest(need(
+        Machine::create(kvm_system(), config,
+                        {.kernel = kernel, .initrds = {initramfs}, .cmdline = config.cmdline, .cpus = config.cpus})));
     need(guest.machine_->resume());
     return guest;
 }
@@ -107,7 +109,7 @@ LinuxGuest LinuxGuest::restore(const AreaPath& area, const GuestPlaces& places, 
 
 void LinuxGuest::type(std::string_view text) {
     const std::span all(reinterpret_cast<const std::uint8_t*>(text.data()), text.size());
-    if (machine_->send_console_input(all, soon()) != text.size()) {
+    if (machine_->virtio_console().send(all, soon()) != text.size()) {
         give_up("the virtio console does not take \"" + std::string(text) + "\"", "");
     }
 }
@@ -117,10 +119,11 @@ LinuxGuest::Answer LinuxGuest::run(const std::string& command) {
     type(command + "\necho " + end + "$?\n");
     std::string seen;
     for (const auto deadline = soon();;) {
-        if (const std::size_t at = seen.find(end); at != std::string::npos && seen.find('\n', at) != std::string::npos) {
+        if (const std::size_t at = seen.find(end);
+            at != std::string::npos && seen.find('\n', at) != std::string::npos) {
             return {std::atoi(seen.c_str() + at + end.size()), without(without(seen.substr(0, at), "\r"), kPrompt)};
         }
-        const Console::Chunk chunk = machine_->virtio_console().read(position_, deadline);
+        const Console::Chunk chunk = machine_->virtio_console().output().read(position_, deadline);
         if (chunk.bytes.empty()) {
             give_up("no answer to \"" + command + "\"", seen);
         }
@@ -139,23 +142,28 @@ std::string LinuxGuest::output(const std::string& command) {
 }
 
 std::string LinuxGuest::start(const std::string& command, const std::string& file) {
-    // In a shell of its own, so that this one has no job to report the end of.
+    // A shell of its own runs the command, so that this shell reports no end of a job.
     return output("({ " + command + "; } > " + file + " 2>&1 < /dev/null & echo $!)");
 }
 
-void LinuxGuest::wait_for(const std::string& text, const std::string& file) { (void)output("wait_for '" + text + "' " + file); }
+void LinuxGuest::wait_for(const std::string& text, const std::string& file) {
+    (void)output("wait_for '" + text + "' " + file);
+}
 
-std::string LinuxGuest::log() const { return without(machine_->console().read(0, SteadyClock::now()).bytes, "\r"); }
+std::string LinuxGuest::log() const {
+    return without(machine_->serial().output().read(0, SteadyClock::now()).bytes, "\r");
+}
 
-void LinuxGuest::wait_for_log(std::string_view text) const { wait_in(machine_->console(), text, soon()); }
+void LinuxGuest::wait_for_log(std::string_view text) const { wait_in(machine_->serial().output(), text, soon()); }
 
 void LinuxGuest::wait_for_shell(std::chrono::seconds patience) {
     const auto deadline = SteadyClock::now() + patience;
-    wait_in(machine_->console(), "SNAPVM LINUX READY", deadline);
-    // Typed before, it would be echoed.
-    wait_in(machine_->virtio_console(), kPrompt, deadline);
-    position_ = machine_->virtio_console().end();
-    // For `wait_for`, without another program: to start one takes half a second where kernel mode is emulated. Nobody writes into the pipe.
+    wait_in(machine_->serial().output(), "SNAPVM LINUX READY", deadline);
+    // Input that is sent before the prompt would be echoed.
+    wait_in(machine_->virtio_console().output(), kPrompt, deadline);
+    position_ = machine_->virtio_console().output().end();
+    // Defines `wait_for` without another program: if KVM emulates kernel mode, starting one takes
+    // half a second. No process writes into the pipe, so that reading from it is a sleep.
     (void)output(
         "mkfifo /run/never\n"
         "has() { while read -r line; do case $line in *\"$1\"*) return 0;; esac; done < $2; return 1; }\n"
@@ -175,23 +183,7 @@ void LinuxGuest::wait_in(const Console& console, std::string_view text, SteadyCl
     }
 }
 
-std::string LinuxGuest::trouble() const {
-    constexpr std::array kSigns = {"BUG",       "WARNING",      "Oops",         "Call Trace", "rcu: INFO",
-                                   "rcu_sched", "soft lockup",  "hard LOCKUP",  "hung",       "blocked for",
-                                   "unstable",  "general prot", "Kernel panic", "I/O error",  "EXT4-fs err",
-                                   "JBD2",      "corrupt",      "Unable to",    "segfault",   "virtio_.*: fail"};
-    std::istringstream lines(log());
-    std::string found;
-    for (std::string line; std::getline(lines, line);) {
-        for (const std::string_view sign : kSigns) {
-            if (line.find(sign) != std::string::npos) {
-                found += line + "\n";
-                break;
-            }
-        }
-    }
-    return found;
-}
+std::string LinuxGuest::trouble() const { return trouble_in(log()); }
 
 Outcome LinuxGuest::wait_end() {
     const auto outcome = machine_->wait_ended(soon());
@@ -202,9 +194,9 @@ Outcome LinuxGuest::wait_end() {
 }
 
 SnapshotReport LinuxGuest::snapshot_and_stop(const AreaPath& area, SnapshotMode mode) {
-    api::MachineService service(*machine_, "linux");
+    MachineService service(*machine_, "linux");
     SnapshotReport report =
-        need(service.snapshot({.area = area, .then = api::AfterSnapshot::stop, .metadata = {}, .mode = mode, .live = {}}));
+        need(service.snapshot({.area = area, .then = AfterSnapshot::stop, .metadata = {}, .mode = mode, .live = {}}));
     machine_.reset();
     return report;
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A machine with Linux in it, and the talk with its shell.
+// A machine with Linux, and the conversation with its shell.
 #pragma once
 
 #include <chrono>
@@ -8,18 +8,20 @@
 #include <string>
 #include <string_view>
 
-#include "snapshot/area_path.h"
-#include "snapshot/writer.h"
+#include "snapshot/area/area_path.h"
+#include "snapshot/write/write_snapshot.h"
 #include "tests/support/need.h"
 #include "vmm/machine/machine.h"
 
 namespace snapvm::test {
 
-/// Where `./dev linux` puts what it makes: build/linux, or the folder that SNAPVM_LINUX_IMAGE names.
+/// Returns the folder in which `./dev linux` puts its output: build/linux, or what
+/// SNAPVM_LINUX_IMAGE names.
 [[nodiscard]] std::string image_folder();
 
-/// For the end of a kernel's command line: what guests need on this host. Where kernel mode is emulated, they leave out what costs instructions
-/// for nothing, and what the emulator lacks (guest-images/linux/README.md). SNAPVM_TEST_KERNEL_ARGUMENTS adds more (tests/hosts/amd_v/init).
+/// Returns arguments for the kernel's command line that guests need on this host. If KVM emulates
+/// kernel mode, they leave out what only costs instructions and what the emulator lacks
+/// (guest-images/linux/README.md). SNAPVM_TEST_KERNEL_ARGUMENTS adds more (tests/hosts/amd_v/init).
 [[nodiscard]] std::string host_arguments();
 
 struct LinuxImage {
@@ -30,19 +32,21 @@ struct LinuxImage {
     [[nodiscard]] bool built() const;
 };
 
-/// What of a machine is the host's, and each has for itself.
+/// Host resources of a machine. Each machine has its own.
 struct GuestPlaces {
     std::string disk;
     std::string tap;  ///< empty: the machine has no network interface
     std::string vsock;
 };
 
-/// Runs from the beginning. Whatever it waits for and does not come is an exception that says what the guest has said instead.
+/// A running guest. If something that it waits for does not come, it throws an exception with what
+/// the guest has said instead.
 class LinuxGuest {
 public:
     static constexpr std::uint32_t kCid = 3;
 
-    /// A new machine with one of each device. `arguments`: more for the kernel's command line.
+    /// Boots a new machine with one of each device. `arguments` are added to the kernel's command
+    /// line.
     static LinuxGuest boot(const LinuxImage& image, const GuestPlaces& places, const std::string& arguments = {},
                            unsigned cpus = 1);
     static LinuxGuest restore(const AreaPath& area, const GuestPlaces& places, GapMode gap = GapMode::hidden);
@@ -51,28 +55,30 @@ public:
         int status = -1;  ///< the shell's $?
         std::string output;
     };
-    /// A line, or several, for the shell on the virtio console. What reads its input must be given one: the console's is the shell's.
+    /// Runs a line, or several, in the shell on the virtio console. A command that reads its input
+    /// needs a redirection, because the console's input belongs to the shell.
     Answer run(const std::string& command);
-    /// Output of a command that must end with 0, without its last newline.
+    /// Returns the output of a command without its last newline. The command must end with 0.
     std::string output(const std::string& command);
-    /// Starts a command that goes on behind the shell's back, its output in a file. Its process.
+    /// Starts a command in the background with its output in a file. Returns its process.
     std::string start(const std::string& command, const std::string& file);
-    /// Waits, in the guest, until a file has a line with `text`.
+    /// Waits in the guest until a file has a line with `text`.
     void wait_for(const std::string& text, const std::string& file);
-    /// To the virtio console, as it is.
+    /// Sends text to the virtio console unchanged.
     void type(std::string_view text);
 
-    /// What the kernel, and who has the serial port, has said since the machine is there.
+    /// Returns the output of the kernel and of the programs on the serial port since the machine
+    /// was made.
     [[nodiscard]] std::string log() const;
     /// Waits until the log has `text`.
     void wait_for_log(std::string_view text) const;
-    /// Of a machine that boots: until its shells can be talked with.
+    /// Waits until the shells of a booting machine can be used.
     void wait_for_shell(std::chrono::seconds patience);
-    /// Lines of the log that no kernel in good health writes; empty: it is.
+    /// Returns lines of the log that a healthy kernel does not write, or an empty text.
     [[nodiscard]] std::string trouble() const;
 
     Outcome wait_end();
-    /// A live snapshot that the machine does not outlive: its disk stays as it is at that moment.
+    /// Makes a live snapshot and ends the machine, so that its disk stays as it is at that moment.
     SnapshotReport snapshot_and_stop(const AreaPath& area, SnapshotMode mode = SnapshotMode::live);
 
     [[nodiscard]] Machine& machine() { return *machine_; }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A block device with a driver, and a disk in memory that ends its requests when it is told to.
+// A block device with a driver, and a disk in memory that completes its requests when the test
+// tells it to.
 #pragma once
 
 #include <sys/eventfd.h>
@@ -56,13 +57,14 @@ public:
         const std::lock_guard lock(mutex_);
         return waiting.size();
     }
-    /// Carries out the oldest request, or fails it.
+    /// Carries out the oldest request. With `error` the request fails instead.
     void finish_one(int error = 0) {
         const std::lock_guard lock(mutex_);
         DiskRequest& request = *waiting.front();
         waiting.pop_front();
         std::byte* at = bytes.data() + request.offset;
-        if (error == 0 && (request.kind == DiskRequest::Kind::discard || request.kind == DiskRequest::Kind::write_zeroes)) {
+        if (error == 0 &&
+            (request.kind == DiskRequest::Kind::discard || request.kind == DiskRequest::Kind::write_zeroes)) {
             std::memset(at, 0, request.size);
         }
         for (const iovec& part : request.buffers) {
@@ -84,18 +86,19 @@ public:
 
     std::vector<std::byte> bytes;
     bool only_read;
-    bool at_once = false;  ///< requests end as they are submitted
+    bool at_once = false;  ///< requests complete when they are submitted
     int submits = 0;
     std::deque<DiskRequest*> waiting;  ///< the oldest first
 
 private:
     std::string name_ = "disk fake";
     UniqueFd event_{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
-    std::mutex mutex_;  // guards `waiting` and this, where the loop has a thread
+    std::mutex mutex_;  // guards `waiting` and `done_` if the event loop has a thread
     std::vector<std::pair<DiskRequest*, int>> done_;
 };
 
-/// Everything lies in the host's 1 MiB of memory: the queue in front, headers and status bytes, then data.
+/// A block device with its driver. The host's 1 MiB of memory holds the queue, headers and status
+/// bytes, then data.
 struct BlkRig {
     static constexpr Gpa kQueue{0x1000};
     static constexpr Gpa kHeaders{0x8000};
@@ -108,7 +111,7 @@ struct BlkRig {
     explicit BlkRig(std::unique_ptr<Disk> disk, std::uint64_t features = kAllFeatures & ~kEventIndex,
                     std::uint16_t queue_size = 256)
         : queue(host.memory, kQueue, queue_size) {
-        blk = *virtio::Mmio::build(host.host(), place(), std::make_unique<virtio::Blk>("root", std::move(disk)), nullptr);
+        blk = *virtio::Mmio::build(host.host(), place(), std::make_unique<virtio::Blk>("root", std::move(disk)));
         connect(features);
     }
     void connect(std::uint64_t features) {
@@ -127,14 +130,14 @@ struct BlkRig {
         while (host.loop->run_pending()) {
         }
     }
-    /// Header `index`, and 0xEE in its status byte.
+    /// Writes header `index`, and 0xEE into its status byte.
     void put_header(unsigned index, std::uint32_t type, std::uint64_t sector) {
         queue.store(kHeaders + 16ULL * index, type);
         queue.store(kHeaders + 16ULL * index + 4, 0U);
         queue.store(kHeaders + 16ULL * index + 8, sector);
         queue.store(kStatus + index, std::uint8_t{0xEE});
     }
-    /// Makes a request available, without a notification.
+    /// Makes a request available without a notification.
     void add(unsigned index, std::uint32_t type, std::uint64_t sector, std::vector<DriverQueue::Buffer> data = {}) {
         put_header(index, type, sector);
         std::vector<DriverQueue::Buffer> chain = {{kHeaders + 16ULL * index, 16, false}};
@@ -147,11 +150,12 @@ struct BlkRig {
         run();
     }
     [[nodiscard]] int status(unsigned index) const { return queue.load<std::uint8_t>(kStatus + index); }
-    /// One request from beginning to end, on a disk that ends it by itself. Its status.
+    /// Makes one request and waits until it is complete; the disk has to complete it by itself.
+    /// Returns its status.
     int request(std::uint32_t type, std::uint64_t sector, std::vector<DriverQueue::Buffer> data = {}) {
         add(0, type, sector, std::move(data));
         driver->notify(0);
-        // Not EventLoop::wait: to ask for the status takes the device's lock.
+        // EventLoop::wait() does not fit here: asking for the status takes the device's lock.
         while (queue.used_index() != static_cast<std::uint16_t>(taken + 1) && !driver->needs_reset()) {
             (void)host.loop->run_pending();
         }

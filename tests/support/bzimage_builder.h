@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// bzImages around a kernel of the test's, packed as Linux' build does it.
+// Builds bzImages around a test's kernel, packed as Linux' build packs them.
 #pragma once
 
 #include <asm/bootparam.h>
@@ -38,9 +38,10 @@ inline FileBytes gzip(std::span<const std::byte> plain) {
 inline FileBytes xz(std::span<const std::byte> plain) {
     FileBytes out(::lzma_stream_buffer_bound(plain.size()));
     std::size_t size = 0;
-    EXPECT_EQ(::lzma_easy_buffer_encode(1, LZMA_CHECK_CRC32, nullptr, reinterpret_cast<const std::uint8_t*>(plain.data()),
-                                        plain.size(), reinterpret_cast<std::uint8_t*>(out.data()), &size, out.size()),
-              LZMA_OK);
+    EXPECT_EQ(
+        ::lzma_easy_buffer_encode(1, LZMA_CHECK_CRC32, nullptr, reinterpret_cast<const std::uint8_t*>(plain.data()),
+                                  plain.size(), reinterpret_cast<std::uint8_t*>(out.data()), &size, out.size()),
+        LZMA_OK);
     out.resize(size);
     return out;
 }
@@ -51,7 +52,7 @@ inline FileBytes zstd(std::span<const std::byte> plain) {
     return out;
 }
 
-/// `lz4 -l`: a magic number, then blocks of 8 MiB.
+/// Packs as `lz4 -l` does: a magic number, then blocks of 8 MiB.
 inline FileBytes lz4(std::span<const std::byte> plain) {
     FileBytes out = {std::byte{0x02}, std::byte{0x21}, std::byte{0x4C}, std::byte{0x18}};
     while (!plain.empty()) {
@@ -68,7 +69,7 @@ inline FileBytes lz4(std::span<const std::byte> plain) {
     return out;
 }
 
-/// What is packed, with its size behind it.
+/// Appends the unpacked size to packed data.
 inline FileBytes with_size(FileBytes packed, std::uint64_t unpacked) {
     const auto size = static_cast<std::uint32_t>(unpacked);
     const auto bytes = std::as_bytes(std::span(&size, 1));
@@ -77,9 +78,10 @@ inline FileBytes with_size(FileBytes packed, std::uint64_t unpacked) {
 }
 
 inline constexpr std::size_t kSetupHeader = 0x1F1;
-inline constexpr std::uint32_t kUnpacker = 700;  ///< bytes of the image's own unpacker on either side of the payload
+inline constexpr std::uint32_t kUnpacker = 700;  ///< bytes of the image's own unpacker before and after the payload
 
-/// An image of protocol 2.15, with `setup_sectors` before the code of its own unpacker, and the payload in the midst of that.
+/// Returns an image of protocol 2.15. It has `setup_sectors` before the code of its own unpacker,
+/// and the payload in the middle of that code.
 inline FileBytes bzimage(std::span<const std::byte> payload, std::uint8_t setup_sectors = 27) {
     setup_header header{};
     header.setup_sects = setup_sectors;

@@ -42,7 +42,7 @@ struct Pipe {
     }
 };
 
-// Appends what is there; false at the end.
+// Appends what can be read. Returns false at the end of the stream.
 bool take(int fd, std::string& to) {
     std::array<char, 65536> chunk;
     const ssize_t got = ::read(fd, chunk.data(), chunk.size());
@@ -53,7 +53,7 @@ bool take(int fd, std::string& to) {
     return true;
 }
 
-// An ordinary user's PATH lacks the folders of administrators' programs, mkfs.ext4 being one.
+// An ordinary user's PATH lacks the folders of administrators' programs, such as mkfs.ext4.
 std::string place_of(const std::string& program) {
     const char* path = std::getenv("PATH");
     std::istringstream folders(std::string(path == nullptr ? "/usr/bin:/bin" : path) + ":/usr/sbin:/sbin");

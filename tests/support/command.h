@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs programs as a user would, the snapvm binary above all, and keeps all they said.
+// Runs programs as a user would, the snapvm binary above all, and keeps their output.
 #pragma once
 
 #include <string>
@@ -10,16 +10,16 @@
 namespace snapvm::test {
 
 struct CommandResult {
-    int exit_code = -1;  ///< 128 + signal when a signal ended it
+    int exit_code = -1;  ///< 128 + signal if a signal ended the program
     std::string out;
     std::string err;
 };
 
-/// The program `words[0]`, looked for in PATH and where an administrator's are, with `input` on stdin, which then ends. Ended by force after a
-/// minute.
+/// Runs the program `words[0]`, which is looked for in PATH and in the administrators' folders. Its
+/// stdin gets `input` and then ends. The program is killed after a minute.
 CommandResult run_program(std::vector<std::string> words, const std::string& input = {});
 
-/// `snapvm ARGUMENTS…`, likewise.
+/// Runs `snapvm ARGUMENTS…` in the same way.
 CommandResult snapvm_command(const std::vector<std::string>& arguments, const std::string& input = {});
 
 }  // namespace snapvm::test

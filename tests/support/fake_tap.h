@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A tap without a kernel's interface behind it. Its descriptor is as ready as a real one's would be.
+// A tap without an interface of the kernel behind it. Its descriptor becomes ready as a real tap's
+// does.
 #pragma once
 
 #include <poll.h>
@@ -21,14 +22,14 @@ using Frame = std::vector<std::byte>;
 
 class FakeTap final : public Tap {
 public:
-    /// DeviceHost::open_tap, for tests. An interface called "old" is one of a kernel that knows no USO.
+    /// Serves as Openers::tap. An interface named "old" behaves like one of a kernel without USO.
     static Result<std::unique_ptr<Tap>> open(const std::string& id, const std::string& interface) {
         (void)id;
         auto made = std::make_unique<FakeTap>(interface != "old");
         latest = made.get();
         return made;
     }
-    static inline FakeTap* latest = nullptr;  ///< the one that was opened last
+    static inline FakeTap* latest = nullptr;  ///< the tap that was opened last
 
     explicit FakeTap(bool uso) : uso_(uso) {
         std::array<int, 2> ends{};
@@ -85,7 +86,7 @@ public:
         return TapAnswer::done;
     }
 
-    /// A frame for the guest.
+    /// Adds a frame for the guest.
     void put(Frame frame) {
         if (waiting.empty()) {
             const std::byte token{};
@@ -93,7 +94,7 @@ public:
         }
         waiting.push_back(std::move(frame));
     }
-    /// Not up, or up and without room.
+    /// Makes writes fail with `answer`: the interface is down, or it is up and has no room.
     void block(TapAnswer answer) {
         answer_when_blocked_ = answer;
         const std::array<std::byte, 4096> filling{};
@@ -112,7 +113,7 @@ public:
 
     std::deque<Frame> waiting;
     std::vector<Frame> sent;
-    unsigned offloads = ~0U;  ///< as they were set last
+    unsigned offloads = ~0U;  ///< as they were last set
     int offload_changes = 0;
     int reads = 0;
     int writes = 0;

@@ -39,7 +39,7 @@ LoopDevice::LoopDevice(const std::string& file, unsigned sector) {
         path_ = output_of(command + file);
     }
     if (path_.empty()) {
-        reason_ = "no loop device to be had";
+        reason_ = "losetup has no loop device to give";
     }
 }
 
@@ -49,7 +49,8 @@ LoopDevice::~LoopDevice() {
     }
 }
 
-LoopDevice::LoopDevice(LoopDevice&& other) noexcept : path_(std::exchange(other.path_, {})), reason_(std::move(other.reason_)) {}
+LoopDevice::LoopDevice(LoopDevice&& other) noexcept
+    : path_(std::exchange(other.path_, {})), reason_(std::move(other.reason_)) {}
 
 LoopDevice& LoopDevice::operator=(LoopDevice&& other) noexcept {
     std::swap(path_, other.path_);

@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-// A block device to write over: a file behind a loop device, with direct I/O where the file system has that.
+// A block device that a test may overwrite: a file behind a loop device, with direct I/O if the
+// file system supports it.
 #pragma once
 
 #include <string>
 
 namespace snapvm::test {
 
-/// Gone with the object; its file is whoever's made it.
+/// The destructor detaches the device. The file stays, and its maker removes it.
 class LoopDevice {
 public:
     LoopDevice() = default;
-    /// Sets up a device over `file`. Needs root.
+    /// Attaches a device to `file`. Needs root.
     explicit LoopDevice(const std::string& file, unsigned sector = 512);
     ~LoopDevice();
     LoopDevice(LoopDevice&& other) noexcept;
     LoopDevice& operator=(LoopDevice&& other) noexcept;
 
-    /// Empty: none was to be had, for `reason`.
+    /// Returns the device's path, or an empty text if none could be attached; reason() says why.
     [[nodiscard]] const std::string& path() const { return path_; }
     [[nodiscard]] const std::string& reason() const { return reason_; }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Results that a test needs, and how long it waits for what must come.
+// Gets the values of Results that a test needs, and limits how long a test waits.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -18,32 +18,36 @@ namespace snapvm::test {
 using SteadyClock = std::chrono::steady_clock;
 using namespace std::chrono_literals;
 
-/// Longer than anything takes, sanitizers and a busy host included: what is waited for has failed when it passes.
+/// Longer than anything takes, sanitizers and a busy host included. What has not come by then has
+/// failed.
 inline constexpr auto kPatience = 60s;
 [[nodiscard]] inline SteadyClock::time_point soon() { return SteadyClock::now() + kPatience; }
 
-/// The value of a Result; where there is none, the test fails with the error's line and ends (by an exception that GoogleTest reports).
+/// Returns the value of a Result. If there is none, the test fails with the error's line and ends
+/// (by an exception that GoogleTest reports).
 template <class T>
 T need(Result<T>&& result, std::source_location at = std::source_location::current()) {
     if (!result.has_value()) {
-        throw std::runtime_error(std::string(at.file_name()) + ":" + std::to_string(at.line()) + ": " + result.error().message());
+        throw std::runtime_error(std::string(at.file_name()) + ":" + std::to_string(at.line()) + ": " +
+                                 result.error().message());
     }
     if constexpr (!std::is_void_v<T>) {
         return *std::move(result);
     }
 }
 
-/// The error of a Result that must have failed with one line of message.
+/// Returns the error of a Result that must have failed. The message must be one line.
 template <class T>
 Error need_error(Result<T>&& result, std::source_location at = std::source_location::current()) {
     if (result.has_value()) {
-        throw std::runtime_error(std::string(at.file_name()) + ":" + std::to_string(at.line()) + ": this was to be refused");
+        throw std::runtime_error(std::string(at.file_name()) + ":" + std::to_string(at.line()) +
+                                 ": this was not refused");
     }
     EXPECT_EQ(result.error().message().find('\n'), std::string::npos);
     return result.error();
 }
 
-/// Whether a condition comes true before our patience ends.
+/// Returns whether a condition becomes true within kPatience.
 template <class Condition>
 [[nodiscard]] bool eventually(const Condition& condition) {
     for (const auto deadline = soon(); !condition();) {

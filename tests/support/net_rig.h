@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A network device with a driver, on a tap of no kernel's unless told otherwise. For tests and fuzzers.
+// A network device with a driver, on a FakeTap by default. For tests and fuzzers.
 #pragma once
 
 #include <algorithm>
@@ -18,7 +18,8 @@
 
 namespace snapvm::test {
 
-/// `size` bytes in all behind a header of zeros but for its flags and kind of segments; the bytes count up from `first`.
+/// Returns a frame of `size` bytes after a header, which is zero except for flags and segment type.
+/// The bytes count up from `first`.
 inline Frame frame_of(std::size_t size, std::uint8_t first = 1, std::uint8_t flags = 0, std::uint8_t segments = 0) {
     Frame frame(Tap::kHeader + size);
     for (std::size_t i = 0; i < size; ++i) {
@@ -29,7 +30,8 @@ inline Frame frame_of(std::size_t size, std::uint8_t first = 1, std::uint8_t fla
     return frame;
 }
 
-/// Everything lies in the host's 1 MiB of memory. Nothing happens but in `run`.
+/// A network device with its driver. Queues and buffers are in the host's 1 MiB of memory. The
+/// device works only in run().
 class NetRig {
 public:
     static constexpr std::uint64_t kEventIndex = 1ULL << 29;
@@ -64,7 +66,8 @@ public:
         (void)driver->acknowledge();
         fake.edges = 0;
     }
-    /// Until there is nothing to do. False: it would go on for ever.
+    /// Runs the event loop until there is nothing to do. Returns false if that takes too many
+    /// rounds.
     bool run() {
         for (int i = 0; i < 10'000; ++i) {
             if (!fake.loop->run_pending()) {
@@ -73,7 +76,8 @@ public:
         }
         return false;
     }
-    /// The same machine in another process, with another tap: what a snapshot and a restore do to the device.
+    /// Replaces the device by one in another process, on another tap, as a snapshot and a restore
+    /// do.
     void restore() {
         const StateRecord record = attached.device->save();
         attached = {};
@@ -83,7 +87,14 @@ public:
         }
     }
 
-    /// Makes empty buffers available, without a notification.
+    /// Has the device adopt the state that it is in. Nothing of its past stays.
+    void adopt() {
+        if (!adopt_record(*attached.device, attached.device->save())) {
+            std::abort();
+        }
+    }
+
+    /// Makes empty buffers available without a notification.
     void add_buffers(unsigned count, std::uint32_t size) {
         for (; count > 0; --count) {
             const std::uint64_t slot = std::max<std::uint64_t>(align_up(size, 16), 16);
@@ -100,7 +111,7 @@ public:
         driver->notify(virtio::kReceive);
         return run();
     }
-    /// The next frame, all of its buffers.
+    /// Returns the next frame, collected from all of its buffers.
     std::optional<Frame> receive() {
         Frame frame;
         used.clear();
@@ -108,14 +119,15 @@ public:
             const auto next = rx.take();
             if (!next) {
                 if (!frame.empty()) {
-                    std::abort();  // only a part of it
+                    std::abort();  // a part of the frame is missing
                 }
                 return std::nullopt;
             }
             used.push_back(next->written);
             const std::size_t before = frame.size();
             frame.resize(before + next->written);
-            if (!fake.memory.read(rx_at_.at(static_cast<std::uint16_t>(next->head)), std::span(frame).subspan(before))) {
+            if (!fake.memory.read(rx_at_.at(static_cast<std::uint16_t>(next->head)),
+                                  std::span(frame).subspan(before))) {
                 std::abort();
             }
             if (before == 0) {
@@ -126,7 +138,7 @@ public:
         }
         return frame;
     }
-    /// Makes a frame available, cut after these many bytes.
+    /// Makes a frame available, cut after these numbers of bytes.
     void add_frame(std::span<const std::byte> frame, std::initializer_list<std::uint32_t> cuts = {}) {
         if (next_sent_ + frame.size() > 0x3E000) {
             next_sent_ = 0;
@@ -150,7 +162,7 @@ public:
         driver->notify(virtio::kTransmit);
         return run();
     }
-    /// The answer to a command; 0xEE: none.
+    /// Returns the answer to a command, 0xEE if there is none.
     unsigned command(std::initializer_list<std::uint8_t> bytes) {
         std::vector<std::uint8_t> whole(bytes);
         (void)fake.memory.write(kCommand, std::as_bytes(std::span(whole)));
@@ -171,19 +183,19 @@ public:
 
     DeviceConfig config;
     FakeHost fake;
-    FakeTap* tap = nullptr;  ///< where that is what it is on
+    FakeTap* tap = nullptr;  ///< if the device is on a FakeTap
     AttachedDevice attached;
     std::optional<MmioDriver> driver;
     DriverQueue rx;
     DriverQueue tx{fake.memory, Gpa{0x8000}, 256};
     DriverQueue control{fake.memory, Gpa{0x10000}, 16};
-    std::vector<std::uint32_t> used;  ///< of the last frame's buffers
+    std::vector<std::uint32_t> used;  ///< bytes written into each of the last frame's buffers
 
 private:
     void build(const StateRecord* record) {
         for (const DeviceFactory& factory : device_factories()) {
             if (factory.kind == RecordKind::virtio_net) {
-                auto built = factory.build(fake.host(), config, 0, record);
+                auto built = build_device(factory, fake, config, record);
                 if (!built) {
                     std::abort();
                 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one file compiled with this checkout's own paths: every other object is the same in all checkouts, and so comes from ccache.
+// Only this file is compiled with the checkout's own paths. Every other object is the same in all
+// checkouts, and so ccache can share it.
 #include "tests/support/paths.h"
 
 namespace snapvm::test {

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where the tests' own tree and the program under test are.
+// The places of the tests' own tree and of the program under test.
 #pragma once
 
 #include <string>
 
 namespace snapvm::test {
 
-/// The checkout's root.
+/// Returns the checkout's root.
 std::string source_folder();
-/// The build folder: on the file system that the project is on, not in memory as /tmp may be.
+/// Returns the build folder, which is on the project's file system. /tmp may be in memory.
 std::string build_folder();
-/// The snapvm program of this build.
+/// Returns the snapvm program of this build.
 std::string snapvm_program();
 
 }  // namespace snapvm::test

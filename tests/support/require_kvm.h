@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// For tests that need a machine. The reason must name /dev/kvm: `./dev test` fails when a test was skipped for that on a host that has it.
+// For tests that need a machine. The reason must name /dev/kvm: if a test was skipped for that on a
+// host that has it, `./dev test` fails.
 #pragma once
 
 #include <gtest/gtest.h>
 
 #include "vmm/kvm/system.h"
 
-/// Skips the test on a host without a usable /dev/kvm. In the test's body only.
+/// Skips the test on a host without a usable /dev/kvm. It works in the test's body only.
 #define SNAPVM_REQUIRE_KVM()                                                  \
     if (const auto kvm_system = ::snapvm::kvm::System::open(); !kvm_system) { \
         GTEST_SKIP() << "needs /dev/kvm: " << kvm_system.error().message();   \

@@ -9,7 +9,7 @@
 
 namespace snapvm::test {
 
-/// A folder of its own for a test, removed with all that is in it.
+/// A folder for one test. The destructor removes it with its contents.
 class ScratchFolder {
 public:
     ScratchFolder() {

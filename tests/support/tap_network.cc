@@ -50,7 +50,7 @@ TapNetwork::TapNetwork() {
     }
     before_ = UniqueFd(::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));
     if (!before_.valid() || ::unshare(CLONE_NEWNET) != 0) {
-        reason_ = std::string("no network of its own to be had: ") + std::strerror(errno);
+        reason_ = std::string("a network of its own cannot be made: ") + std::strerror(errno);
         before_.reset();
         return;
     }
@@ -71,8 +71,9 @@ void TapNetwork::add(const std::string& name, bool up) const {
     require(::ioctl(tap.get(), TUNSETIFF, &request) == 0 && ::ioctl(tap.get(), TUNSETPERSIST, 1) == 0 &&
                 ::ioctl(tap.get(), TUNSETOWNER, 0) == 0,
             "tap");
-    // Without it the kernel looks for neighbours and routers there.
-    if (const UniqueFd ipv6(::open(("/proc/sys/net/ipv6/conf/" + name + "/disable_ipv6").c_str(), O_WRONLY | O_CLOEXEC));
+    // With IPv6 the kernel would look for neighbours and routers there.
+    if (const UniqueFd ipv6(
+            ::open(("/proc/sys/net/ipv6/conf/" + name + "/disable_ipv6").c_str(), O_WRONLY | O_CLOEXEC));
         ipv6.valid()) {
         require(::write(ipv6.get(), "1", 1) == 1, "disable_ipv6");
     }
@@ -100,7 +101,8 @@ void TapNetwork::set_address(const std::string& name, const std::string& address
     set(SIOCSIFNETMASK, "255.255.255.0");
 }
 
-// Whoever is attached to it; so not by an ioctl of a tap's.
+// Deletes by netlink, which works while a process is attached to the tap; an ioctl of the tap would
+// not.
 void TapNetwork::remove(const std::string& name) const {
     struct {
         nlmsghdr header;
@@ -126,11 +128,12 @@ PacketSocket::PacketSocket(const std::string& interface, bool with_header)
     if (with_header) {
         require(::setsockopt(fd_.get(), SOL_PACKET, PACKET_VNET_HDR, &yes, sizeof yes) == 0, "PACKET_VNET_HDR");
     } else {
-        // For a moment after a tap was opened the interface's queue is one that drops all, and says that it took it: until the kernel's worker
-        // has seen that there is a carrier.
+        // For a moment after a tap is opened, its queue drops all packets and reports success,
+        // until the kernel's worker has noticed the carrier. So this bypasses the queue.
         require(::setsockopt(fd_.get(), SOL_PACKET, PACKET_QDISC_BYPASS, &yes, sizeof yes) == 0, "PACKET_QDISC_BYPASS");
     }
-    require(::setsockopt(fd_.get(), SOL_PACKET, PACKET_IGNORE_OUTGOING, &yes, sizeof yes) == 0, "PACKET_IGNORE_OUTGOING");
+    require(::setsockopt(fd_.get(), SOL_PACKET, PACKET_IGNORE_OUTGOING, &yes, sizeof yes) == 0,
+            "PACKET_IGNORE_OUTGOING");
     sockaddr_ll address{};
     address.sll_family = AF_PACKET;
     address.sll_protocol = htons(ETH_P_ALL);

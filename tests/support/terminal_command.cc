@@ -44,7 +44,7 @@ TerminalCommand::TerminalCommand(const std::vector<std::string>& arguments, std:
     pid_ = ::fork();
     if (pid_ == 0) {
         ::close(keyboard);
-        if (::login_tty(terminal) == 0) {  // a session of its own, with this terminal
+        if (::login_tty(terminal) == 0) {  // starts a session with this terminal
             ::execv(argv.front(), argv.data());
         }
         ::_exit(127);
@@ -58,7 +58,9 @@ TerminalCommand::~TerminalCommand() {
     }
 }
 
-void TerminalCommand::type(std::string_view keys) { (void)write_all(keyboard_.get(), std::as_bytes(std::span(keys)), "keyboard"); }
+void TerminalCommand::type(std::string_view keys) {
+    (void)write_all(keyboard_.get(), std::as_bytes(std::span(keys)), "keyboard");
+}
 
 std::optional<std::string> TerminalCommand::take_until(std::string_view text, std::chrono::seconds patience) {
     const Clock::time_point limit = Clock::now() + patience;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The driver's side of virtio, without a guest: a split queue in plain memory and the registers of the MMIO transport. One for tests and
-// fuzzers of all devices (virtio 1.2, 2.7 and 3.1.1).
+// The driver's side of virtio without a guest: a split queue in plain memory, and the registers of
+// the MMIO transport. Tests and fuzzers of all devices use it. Source: virtio 1.2, 2.7 and 3.1.1.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@
 
 namespace snapvm::test {
 
-/// A queue that lies at `base`, its three parts one after another, each on pages of its own.
+/// A queue at `base`. Its three parts follow one another, each on pages of its own.
 class DriverQueue {
 public:
     static constexpr std::uint16_t kNext = 1;
@@ -33,11 +33,17 @@ public:
 
     DriverQueue(GuestMemory& memory, Gpa base, std::uint16_t size) : memory_(&memory), base_(base), size_(size) {}
 
+    /// Returns the same queue in other memory with the same contents.
+    [[nodiscard]] DriverQueue on(GuestMemory& memory) const {
+        DriverQueue other = *this;
+        other.memory_ = &memory;
+        return other;
+    }
     [[nodiscard]] std::uint16_t size() const { return size_; }
     [[nodiscard]] Gpa descriptors() const { return base_; }
     [[nodiscard]] Gpa available() const { return base_ + align_up(16ULL * size_, kPageSize); }
     [[nodiscard]] Gpa used() const { return available() + align_up(6 + 2ULL * size_, kPageSize); }
-    /// The first address behind it.
+    /// Returns the first address after the queue.
     [[nodiscard]] Gpa end() const { return used() + align_up(6 + 8ULL * size_, kPageSize); }
 
     void write_descriptor(std::uint16_t index, Gpa at, std::uint32_t size, std::uint16_t flags, std::uint16_t next) {
@@ -49,7 +55,7 @@ public:
         store(place + 12, flags);
         store(place + 14, next);
     }
-    /// Writes the chain into free descriptors and makes it available. Returns its head.
+    /// Writes a chain into free descriptors and makes it available. Returns its head.
     std::uint16_t add(std::span<const Buffer> buffers) {
         const std::uint16_t head = next_descriptor_;
         for (std::size_t i = 0; i < buffers.size(); ++i) {
@@ -64,13 +70,13 @@ public:
         return head;
     }
     std::uint16_t add(std::initializer_list<Buffer> buffers) { return add(std::span(buffers.begin(), buffers.size())); }
-    /// The same through an indirect table at `table`.
+    /// Does the same through an indirect table at `table`.
     std::uint16_t add_indirect(Gpa table, std::span<const Buffer> buffers) {
         for (std::size_t i = 0; i < buffers.size(); ++i) {
-            write_descriptor_at(
-                table + 16 * i, buffers[i].at, buffers[i].size,
-                static_cast<std::uint16_t>((buffers[i].device_writes ? kWrite : 0) | (i + 1 == buffers.size() ? 0 : kNext)),
-                static_cast<std::uint16_t>(i + 1));
+            write_descriptor_at(table + 16 * i, buffers[i].at, buffers[i].size,
+                                static_cast<std::uint16_t>((buffers[i].device_writes ? kWrite : 0) |
+                                                           (i + 1 == buffers.size() ? 0 : kNext)),
+                                static_cast<std::uint16_t>(i + 1));
         }
         const std::uint16_t head = next_descriptor_;
         write_descriptor(head, table, static_cast<std::uint32_t>(16 * buffers.size()), kIndirect, 0);
@@ -78,19 +84,19 @@ public:
         offer(head);
         return head;
     }
-    /// Puts a head into the available ring, whatever it is.
+    /// Puts any number into the available ring as a head.
     void offer(std::uint16_t head) {
         store(available() + 4 + 2ULL * (next_available_ % size_), head);
         set_available_index(++next_available_);
     }
     void set_available_index(std::uint16_t index) { store(available() + 2, index); }
     void set_no_interrupt(bool no) { store(available(), static_cast<std::uint16_t>(no ? 1 : 0)); }
-    /// Event index: told once the used index passes this.
+    /// Requests an interrupt once the used index passes this one (event index).
     void set_used_event(std::uint16_t index) { store(available() + 4 + 2ULL * size_, index); }
     [[nodiscard]] std::uint16_t used_flags() const { return load<std::uint16_t>(used()); }
     [[nodiscard]] std::uint16_t used_index() const { return load<std::uint16_t>(used() + 2); }
     [[nodiscard]] std::uint16_t available_event() const { return load<std::uint16_t>(used() + 4 + 8ULL * size_); }
-    /// The next chain that the device gave back.
+    /// Returns the next chain that the device gave back.
     std::optional<Used> take() {
         if (used_index() == next_used_) {
             return std::nullopt;
@@ -99,7 +105,7 @@ public:
         return Used{load<std::uint32_t>(entry), load<std::uint32_t>(entry + 4)};
     }
 
-    /// Plain stores and loads of a guest's, which mark nothing.
+    /// Store and load like a guest: they mark no page as written.
     template <class T>
     void store(Gpa at, T value) {
         const auto bytes = memory_->span(at, sizeof value);
@@ -119,7 +125,7 @@ private:
     std::uint16_t next_used_ = 0;
 };
 
-/// A driver of one device's registers.
+/// Drives the registers of one device.
 class MmioDriver {
 public:
     explicit MmioDriver(BusDevice& device) : device_(device) {}
@@ -129,7 +135,9 @@ public:
         device_.read(offset, std::as_writable_bytes(std::span(&value, 1)));
         return value;
     }
-    void write(std::uint64_t offset, std::uint32_t value) { device_.write(offset, std::as_bytes(std::span(&value, 1))); }
+    void write(std::uint64_t offset, std::uint32_t value) {
+        device_.write(offset, std::as_bytes(std::span(&value, 1)));
+    }
     template <class T>
     T config(std::uint64_t offset) {
         T value{};
@@ -143,7 +151,8 @@ public:
         write(0x14, 0);
         return high << 32 | read(0x10);
     }
-    /// Up to FEATURES_OK with what of `features` is offered, and VERSION_1; whether the device has taken them.
+    /// Goes up to FEATURES_OK with VERSION_1 and those bits of `features` that the device offers.
+    /// Returns whether the device has accepted them.
     bool negotiate(std::uint64_t features) {
         write(0x70, 0);
         write(0x70, 1);
@@ -171,7 +180,7 @@ public:
     void start() { write(0x70, 15); }
     void notify(std::uint32_t queue) { write(0x50, queue); }
     [[nodiscard]] bool needs_reset() { return (read(0x70) & 64) != 0; }
-    /// The causes of interrupts since this was last asked.
+    /// Returns the causes of interrupts since the last call, and acknowledges them.
     std::uint32_t acknowledge() {
         const std::uint32_t causes = read(0x60);
         write(0x64, causes);

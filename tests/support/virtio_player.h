@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A driver that does to a virtio device what a fuzzer's input says: a list of moves, each a byte, a queue and two numbers.
+// A driver that does to a virtio device what a fuzzer's input says. The input is a list of moves: a
+// byte, a queue and two numbers each.
 #pragma once
 
 #include <algorithm>
@@ -21,10 +22,11 @@ inline void require(bool condition) {
     }
 }
 
-/// One device on a host of its own. Whatever the moves are, the device does not turn for ever, and what it saves can be restored.
+/// One device on a host of its own. After each move the event loop runs at most 16 rounds. After
+/// the last move a second device must build from what the first one saves, and save the same.
 class VirtioPlayer {
 public:
-    static constexpr std::size_t kMostBytes = 4096;  ///< of an input; what follows is not looked at
+    static constexpr std::size_t kMostBytes = 4096;  ///< of an input; the rest is ignored
     static constexpr unsigned kCommonMoves = 6;
     static constexpr Gpa kData{0x20000};
 
@@ -51,7 +53,8 @@ public:
     }
 
 protected:
-    /// What the world outside does to this device: moves from kCommonMoves on, `moves()` of them in all.
+    /// Makes one of the device's own moves, which are numbered from kCommonMoves on. moves() is the
+    /// number of all moves.
     virtual void act(unsigned move, std::uint32_t a, std::uint16_t b) = 0;
     [[nodiscard]] virtual unsigned moves() const = 0;
 
@@ -66,7 +69,7 @@ private:
     AttachedDevice build(FakeHost& host, const StateRecord* record) const {
         for (const DeviceFactory& factory : device_factories()) {
             if (factory.kind == kind_) {
-                auto built = factory.build(host.host(), all_devices(), 0, record);
+                auto built = build_device(factory, host, all_devices(), record);
                 require(built.has_value());
                 return *std::move(built);
             }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A guest's vsock driver, without a guest, for tests and fuzzers of the device; and the host's programs at its unix sockets.
+// A guest's vsock driver without a guest, for tests and fuzzers of the device, and the host's
+// programs at its unix sockets.
 #pragma once
 
 #include <sys/socket.h>
@@ -26,14 +27,14 @@ struct Packet {
     std::string payload;
 };
 
-/// What a test or fuzzer has taken for granted.
+/// Ends the program if an assumption of the test or fuzzer does not hold.
 inline void require(bool condition) {
     if (!condition) {
         std::abort();
     }
 }
 
-/// Driver and device, on memory of their own. Nothing happens but in `run`.
+/// Driver and device on memory of their own. The device works only in run().
 class VsockGuest {
 public:
     static constexpr std::uint64_t kCid = 7;
@@ -53,13 +54,18 @@ public:
         run();
     }
 
-    /// The same guest in another process: what a snapshot and a restore do to the device.
+    /// Replaces the device by one in another process, as a snapshot and a restore do.
     void restore() {
         const StateRecord record = attached_.device->save();
         attached_ = {};
         build(&record);
         require(attached_.device->restored().has_value());
     }
+
+    /// Has the device adopt the state that it is in. Nothing of its past stays.
+    void adopt() { require(adopt_record(*attached_.device, attached_.device->save()).has_value()); }
+    /// Goes on from the adopted state.
+    void go_on() { require(attached_.device->restored().has_value()); }
 
     void give_buffers(unsigned count, std::uint32_t size = kRxSize) {
         for (; count > 0; --count) {
@@ -91,11 +97,16 @@ public:
         std::ranges::copy(std::as_bytes(std::span(payload)), bytes.begin() + Header::kSize);
         send_raw(bytes, Header::kSize);
     }
-    /// A header of a connection between these ports.
+    /// Returns a header of a connection between these ports.
     [[nodiscard]] static Header header(Op op, std::uint32_t guest_port, std::uint32_t host_port) {
-        return {.src_cid = kCid, .dst_cid = 2, .src_port = guest_port, .dst_port = host_port, .op = op, .buf_alloc = 1 << 20};
+        return {.src_cid = kCid,
+                .dst_cid = 2,
+                .src_port = guest_port,
+                .dst_port = host_port,
+                .op = op,
+                .buf_alloc = 1 << 20};
     }
-    /// The next packet; its buffer goes back unless `keep`.
+    /// Returns the next packet. Its buffer is given back unless `keep` is set.
     std::optional<Packet> receive(bool keep = false) {
         const auto used = rx_.take();
         if (!used) {
@@ -110,10 +121,11 @@ public:
             return Packet{};
         }
         Packet packet{Header::decode(std::span(bytes).first<Header::kSize>()), {}};
-        packet.payload.assign(reinterpret_cast<const char*>(bytes.data()) + Header::kSize, bytes.size() - Header::kSize);
+        packet.payload.assign(reinterpret_cast<const char*>(bytes.data()) + Header::kSize,
+                              bytes.size() - Header::kSize);
         return packet;
     }
-    /// Events since last asked.
+    /// Returns the number of events since the last call.
     unsigned take_events() {
         unsigned count = 0;
         while (const auto used = events_.take()) {
@@ -123,7 +135,8 @@ public:
         }
         return count;
     }
-    /// Until there is nothing to do. False: it would go on for ever.
+    /// Runs the event loop until there is nothing to do. Returns false if that takes too many
+    /// rounds.
     bool run() {
         for (int i = 0; i < 10'000; ++i) {
             if (!fake_.loop->run_pending()) {
@@ -149,7 +162,7 @@ private:
     void build(const StateRecord* record) {
         for (const DeviceFactory& factory : device_factories()) {
             if (factory.kind == RecordKind::virtio_vsock) {
-                auto attached = factory.build(fake_.host(), config_, 0, record);
+                auto attached = build_device(factory, fake_, config_, record);
                 require(attached.has_value());
                 attached_ = *std::move(attached);
                 driver_.emplace(*attached_.ranges.front().device);
@@ -168,7 +181,7 @@ private:
     unsigned next_buffer_ = 0;
 };
 
-/// What a socket has now.
+/// Returns what can be read from a socket now.
 inline std::string read_socket(int fd) {
     std::string all;
     std::array<char, 4096> chunk;

@@ -4,15 +4,15 @@
 #include <array>
 #include <nlohmann/json.hpp>
 
-#include "snapshot/inspect.h"
+#include "snapshot/report/inspect.h"
 
 namespace snapvm::api {
 namespace {
 
-// Keeps the order in which fields are written, which is the order people read them in.
+// Keeps the order in which fields are written, for human readers.
 using json = nlohmann::ordered_json;
 
-// Paths, command lines and serial output need not be UTF-8, JSON must be.
+// Replaces invalid UTF-8: paths, command lines and serial output may have it, JSON may not.
 std::string text_of(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
 
 std::string_view huge_pages_word(PagePolicy pages) { return pages == PagePolicy::small_pages ? "None" : "Transparent"; }
@@ -34,7 +34,20 @@ json machine_config(const MachineConfig& config) {
             {"huge_pages", huge_pages_word(config.pages)}};
 }
 
-// As Firecracker has them.
+// In the form that Firecracker uses. The kernel's command line names the root file system, so no
+// disk is marked as its device.
+json drives(const MachineConfig& config) {
+    json list = json::array();
+    for (const DiskConfig& disk : config.devices.disks) {
+        list.push_back({{"drive_id", disk.id},
+                        {"path_on_host", disk.path},
+                        {"is_root_device", false},
+                        {"is_read_only", disk.read_only}});
+    }
+    return list;
+}
+
+// In the form that Firecracker uses.
 json network_interfaces(const MachineConfig& config) {
     json list = json::array();
     for (const NetConfig& net : config.devices.nets) {
@@ -43,18 +56,27 @@ json network_interfaces(const MachineConfig& config) {
     return list;
 }
 
+json counter_fields(const std::vector<Counters::Value>& counters) {
+    json fields = json::object();
+    for (const Counters::Value& counter : counters) {
+        fields[std::string(counter.name)] = counter.value;
+    }
+    return fields;
+}
+
+json counters_of_parts(const std::vector<PartCounters>& parts) {
+    json fields = json::object();
+    for (const PartCounters& part : parts) {
+        fields[part.part] = counter_fields(part.values);
+    }
+    return fields;
+}
+
 json network_stats(const std::vector<NetworkStats>& networks) {
     json list = json::array();
     for (const NetworkStats& network : networks) {
-        const virtio::NetCounters& counters = network.counters;
-        list.push_back({{"id", network.id},
-                        {"link_up", network.link_up},
-                        {"received_frames", counters.received_frames},
-                        {"received_bytes", counters.received_bytes},
-                        {"received_dropped", counters.received_dropped},
-                        {"transmitted_frames", counters.transmitted_frames},
-                        {"transmitted_bytes", counters.transmitted_bytes},
-                        {"transmitted_dropped", counters.transmitted_dropped}});
+        list.push_back({{"id", network.id}, {"link_up", network.link_up}});
+        list.back().update(counter_fields(network.counters));
     }
     return list;
 }
@@ -71,28 +93,11 @@ json outcome_fields(const Outcome& outcome) {
 
 std::string_view snapvm_version() { return SNAPVM_VERSION; }
 
-std::string_view name_of(ServiceState state) {
-    switch (state) {
-        case ServiceState::not_started: return "Not started";
-        case ServiceState::running: return "Running";
-        case ServiceState::paused: return "Paused";
-        case ServiceState::ended: return "Ended";
-    }
-    return "Ended";
-}
-
-std::string_view name_of(WaitFor what) {
-    switch (what) {
-        case WaitFor::ready: return "ready";
-        case WaitFor::exit: return "exit";
-        case WaitFor::serial: return "serial";
-    }
-    return "ready";
-}
-
 std::string instance_json(const Service& service) {
-    return text_of(
-        {{"id", service.id()}, {"state", name_of(service.state())}, {"app_name", "snapvm"}, {"vmm_version", snapvm_version()}});
+    return text_of({{"id", service.id()},
+                    {"state", name_of(service.state())},
+                    {"app_name", "snapvm"},
+                    {"vmm_version", snapvm_version()}});
 }
 
 std::string version_json() { return text_of({{"firecracker_version", snapvm_version()}}); }
@@ -107,7 +112,7 @@ std::string vm_config_json(const MachineConfig& config) {
                  {"boot_protocol", boot_word(config.boot)}};
     return text_of({{"machine-config", machine_config(config)},
                     {"boot-source", std::move(boot)},
-                    {"drives", json::array()},
+                    {"drives", drives(config)},
                     {"network-interfaces", network_interfaces(config)},
                     {"machine_id", config.machine_id.text()}});
 }
@@ -143,7 +148,8 @@ std::string stats_json(const ServiceStats& stats) {
                    {"marks", stats.marks},
                    {"crash_loaded", stats.crash_loaded},
                    {"serial_bytes", stats.serial_bytes},
-                   {"network_interfaces", network_stats(stats.networks)}};
+                   {"network_interfaces", network_stats(stats.networks)},
+                   {"counters", counters_of_parts(stats.counters)}};
     if (stats.snapshot) {
         fields["snapshot"] = json::parse(to_json(*stats.snapshot));
     }

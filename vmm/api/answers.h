@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// Results as JSON text: one line, no line end. The same text goes over HTTP and to `--json`. Shapes: openapi.json.
+// Results as JSON text: one line without a line end. HTTP answers and `--json` use the same text.
+// openapi.json describes it.
 #pragma once
 
 #include <string>
 #include <string_view>
 
-#include "vmm/api/service.h"
 #include "vmm/base/error.h"
+#include "vmm/control/service.h"
 
 namespace snapvm::api {
 
+/// Returns the program's version, which `GET /version` shows.
+[[nodiscard]] std::string_view snapvm_version();
 [[nodiscard]] std::string instance_json(const Service& service);
 [[nodiscard]] std::string version_json();
 [[nodiscard]] std::string machine_config_json(const MachineConfig& config);

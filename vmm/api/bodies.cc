@@ -5,16 +5,17 @@
 #include <charconv>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <vector>
 
-#include "vmm/api/line_matcher.h"
 #include "vmm/base/try.h"
+#include "vmm/control/line_matcher.h"
 
 namespace snapvm::api {
 namespace {
 
 using nlohmann::json;
 
-constexpr int kMaxDepth = 32;  // dump() recurses
+constexpr int kMaxDepth = 32;  // limits the recursion of dump()
 constexpr std::uint64_t kMaxTimeoutMs = 24ULL * 3600 * 1000;
 constexpr std::uint64_t kMaxPauseUs = 3'600'000'000;
 constexpr std::uint64_t kMaxBytes = 1ULL << 50;
@@ -26,7 +27,7 @@ struct BadShape {
     std::string what;
 };
 
-// A JSON object with none but the allowed fields.
+// A JSON object that has only the allowed fields.
 class Fields {
 public:
     static Result<Fields> parse(std::string_view body, std::initializer_list<std::string_view> allowed) {
@@ -57,8 +58,8 @@ public:
         } catch (const BadShape& e) {
             return bad(e.what);
         } catch (const std::exception&) {
-            // The library's own message quotes the input, which may hold anything.
-            return bad(body.empty() ? "the body is empty; a JSON object was expected" : "the body is not valid JSON");
+            // The library's own message quotes the input, which may contain anything.
+            return bad(body.empty() ? "the body is empty; give a JSON object" : "the body is not valid JSON");
         }
     }
 
@@ -95,7 +96,7 @@ public:
         }
         return value->get<std::uint64_t>();
     }
-    /// One of the words, the first where the field is absent; its place in the list.
+    /// Returns the place of the field's word in `words`, or 0, the first, if the field is absent.
     Result<std::size_t> word(const char* name, std::initializer_list<std::string_view> words) const {
         if (!has(name)) {
             return 0;
@@ -107,7 +108,7 @@ public:
             for (const std::string_view word : words) {
                 all.append(all.empty() ? "" : ", ").append(word);
             }
-            return bad("field \"" + std::string(name) + "\" is none of: " + all);
+            return bad("field \"" + std::string(name) + "\" is not one of: " + all);
         }
         return static_cast<std::size_t>(at - words.begin());
     }
@@ -121,6 +122,60 @@ private:
     json object_;
 };
 
+// Returns the values of an object that has these fields, which are strings, and no others. `where`
+// names it in messages.
+Result<std::vector<std::string>> texts_in(const json& object, const std::string& where,
+                                          std::initializer_list<const char*> names) {
+    std::vector<std::string> values;
+    for (const char* name : names) {
+        const auto at = object.is_object() ? object.find(name) : object.end();
+        if (at == object.end() || !at->is_string()) {
+            return bad("\"" + where + "\" lacks the string \"" + name + "\"");
+        }
+        values.push_back(at->get<std::string>());
+    }
+    if (object.size() != values.size()) {
+        return bad("\"" + where + "\" has an unknown field");
+    }
+    return values;
+}
+
+// A snapshot area has memory and state, so a path for memory can only be the area's.
+Status check_memory_is_in(const std::string& area, const Fields& fields) {
+    std::vector<std::string> paths;
+    if (fields.has("mem_file_path")) {
+        paths.push_back(TRY(fields.text("mem_file_path")));
+    }
+    if (const json* backend = fields.find("mem_backend")) {
+        const std::vector<std::string> texts = TRY(texts_in(*backend, "mem_backend", {"backend_type", "backend_path"}));
+        if (texts[0] != "File") {
+            return bad("\"backend_type\" can only be File");
+        }
+        paths.push_back(texts[1]);
+    }
+    if (std::ranges::any_of(paths, [&](const std::string& path) { return path != area; })) {
+        return fail(ErrorKind::usage, "memory and state are in one area",
+                    "leave \"mem_file_path\" and \"mem_backend\" out, or give them the value of \"snapshot_path\"");
+    }
+    return {};
+}
+
+Result<std::vector<LoadRequest::NetworkOverride>> parse_network_overrides(const Fields& fields) {
+    std::vector<LoadRequest::NetworkOverride> networks;
+    const json* list = fields.find("network_overrides");
+    if (list == nullptr) {
+        return networks;
+    }
+    if (!list->is_array()) {
+        return bad("field \"network_overrides\" is not a list");
+    }
+    for (const json& one : *list) {
+        std::vector<std::string> texts = TRY(texts_in(one, "network_overrides", {"iface_id", "host_dev_name"}));
+        networks.push_back({.id = std::move(texts[0]), .tap = std::move(texts[1])});
+    }
+    return networks;
+}
+
 Result<std::string> percent_decode(std::string_view text) {
     const auto digit = [](char c) {
         return c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
@@ -128,12 +183,13 @@ Result<std::string> percent_decode(std::string_view text) {
     std::string out;
     for (std::size_t i = 0; i < text.size(); ++i) {
         if (text[i] != '%') {
-            // '+' stands for itself: regular expressions are full of it, and RFC 3986 knows no other meaning.
+            // '+' stands for itself: regular expressions use it often, and RFC 3986 gives it no
+            // other meaning.
             out.push_back(text[i]);
             continue;
         }
         if (i + 2 >= text.size() || digit(text[i + 1]) < 0 || digit(text[i + 2]) < 0) {
-            return bad("the query has a '%' without two hexadecimal digits");
+            return bad("the query has a '%' without two hexadecimal digits behind it");
         }
         out.push_back(static_cast<char>(digit(text[i + 1]) * 16 + digit(text[i + 2])));
         i += 2;
@@ -145,7 +201,7 @@ Result<std::uint64_t> query_number(std::string_view name, const std::string& tex
     std::uint64_t value = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     if (error != std::errc() || end != text.data() + text.size() || value > limit) {
-        return bad("\"" + std::string(name) + "\" is not a whole number from 0 to " + std::to_string(limit));
+        return bad("parameter \"" + std::string(name) + "\" is not a whole number from 0 to " + std::to_string(limit));
     }
     return value;
 }
@@ -161,9 +217,10 @@ Result<VmStateRequest> parse_vm_state(std::string_view body) {
 }
 
 Result<SnapshotCreateBody> parse_snapshot_create(std::string_view body) {
-    const Fields fields = TRY(Fields::parse(
-        body, {"snapshot_path", "mem_file_path", "snapshot_type", "mode", "max_pause_us", "threshold_bytes", "staging_bytes",
-               "when_diverging", "track", "release_free", "release_free_max_bytes", "then", "cache", "metadata", "wait"}));
+    const Fields fields =
+        TRY(Fields::parse(body, {"snapshot_path", "mem_file_path", "snapshot_type", "mode", "max_pause_us",
+                                 "threshold_bytes", "staging_bytes", "when_diverging", "track", "release_free",
+                                 "release_free_max_bytes", "then", "cache", "metadata", "wait"}));
     SnapshotCreateBody create;
     const std::string path = TRY(fields.text("snapshot_path"));
     create.request.area = TRY(AreaPath::parse(path));
@@ -182,7 +239,7 @@ Result<SnapshotCreateBody> parse_snapshot_create(std::string_view body) {
     if (TRY(fields.flag("release_free", false))) {
         create.request.release_free = TRY(fields.number("release_free_max_bytes", kMaxBytes, kMaxBytes));
     } else if (fields.has("release_free_max_bytes")) {
-        return bad("\"release_free_max_bytes\" goes with \"release_free\" only");
+        return bad("field \"release_free_max_bytes\" needs \"release_free\"");
     }
     constexpr std::array kModes = {SnapshotMode::live, SnapshotMode::precopy, SnapshotMode::stop};
     create.request.mode = kModes[TRY(fields.word("mode", {"live", "precopy", "stop"}))];
@@ -193,7 +250,8 @@ Result<SnapshotCreateBody> parse_snapshot_create(std::string_view body) {
     if (fields.has("staging_bytes")) {
         live.staging_bytes = TRY(fields.number("staging_bytes", 0, kMaxBytes));
     }
-    constexpr std::array kDiverging = {WhenDiverging::protect, WhenDiverging::throttle, WhenDiverging::stop, WhenDiverging::cancel};
+    constexpr std::array kDiverging = {WhenDiverging::protect, WhenDiverging::throttle, WhenDiverging::stop,
+                                       WhenDiverging::cancel};
     live.when_diverging = kDiverging[TRY(fields.word("when_diverging", {"protect", "throttle", "stop", "cancel"}))];
     create.wait = TRY(fields.flag("wait", true));
     if (fields.has("then")) {
@@ -205,22 +263,31 @@ Result<SnapshotCreateBody> parse_snapshot_create(std::string_view body) {
     if (const json* metadata = fields.find("metadata"); metadata != nullptr) {
         create.request.metadata = metadata->dump();
         if (create.request.metadata.size() > kMaxMetadata) {
-            return bad("\"metadata\" is larger than 64 KiB");
+            return bad("field \"metadata\" is larger than 64 KiB");
         }
     }
     return create;
 }
 
-Status check_snapshot_load(std::string_view body) {
-    const Fields fields =
-        TRY(Fields::parse(body, {"snapshot_path", "mem_file_path", "mem_backend", "enable_diff_snapshots", "track_dirty_pages",
-                                 "resume_vm", "network_overrides", "vsock_override", "clock_realtime", "share"}));
+Result<LoadRequest> parse_snapshot_load(std::string_view body) {
+    const Fields fields = TRY(Fields::parse(
+        body, {"snapshot_path", "mem_file_path", "mem_backend", "enable_diff_snapshots", "track_dirty_pages",
+               "resume_vm", "network_overrides", "vsock_override", "clock_realtime", "share"}));
+    LoadRequest load;
     const std::string path = TRY(fields.text("snapshot_path"));
-    TRY(AreaPath::parse(path));
-    for (const char* name : {"enable_diff_snapshots", "track_dirty_pages", "resume_vm", "clock_realtime", "share"}) {
-        TRY(fields.flag(name, false));
+    load.area = TRY(AreaPath::parse(path));
+    TRY(check_memory_is_in(path, fields));
+    load.resume = TRY(fields.flag("resume_vm", false));
+    load.share = TRY(fields.flag("share", false));
+    // Firecracker's older and newer name.
+    const bool diff = TRY(fields.flag("enable_diff_snapshots", false));
+    load.track = TRY(fields.flag("track_dirty_pages", false)) || diff;
+    load.gap = TRY(fields.flag("clock_realtime", false)) ? GapMode::seen : GapMode::hidden;
+    load.networks = TRY(parse_network_overrides(fields));
+    if (const json* vsock = fields.find("vsock_override")) {
+        load.vsock_socket = TRY(texts_in(*vsock, "vsock_override", {"uds_path"})).front();
     }
-    return {};
+    return load;
 }
 
 Result<std::uint64_t> parse_balloon_update(std::string_view body) {
@@ -275,7 +342,7 @@ Result<WaitRequest> parse_wait(std::string_view query) {
         }
         if (name == "for") {
             if (value != "ready" && value != "exit" && value != "serial") {
-                return bad("\"for\" is none of: ready, exit, serial");
+                return bad("parameter \"for\" is not one of: ready, exit, serial");
             }
             wait.what = value == "ready" ? WaitFor::ready : value == "exit" ? WaitFor::exit : WaitFor::serial;
         } else if (name == "regex") {
@@ -283,16 +350,16 @@ Result<WaitRequest> parse_wait(std::string_view query) {
         } else if (name == "timeout_ms") {
             wait.timeout = std::chrono::milliseconds(TRY(query_number(name, value, kMaxTimeoutMs)));
         } else {
-            return bad("the query has an unknown parameter; known are for, regex and timeout_ms");
+            return bad("the query has an unknown parameter; give for, regex and timeout_ms only");
         }
     }
     if (!seen.contains("for")) {
-        return bad("the query lacks \"for\"");
+        return bad("parameter \"for\" is missing");
     }
     if (wait.what == WaitFor::serial) {
         TRY(LineMatcher::compile(wait.regex));
     } else if (seen.contains("regex")) {
-        return bad("\"regex\" goes with for=serial only");
+        return bad("parameter \"regex\" needs for=serial");
     }
     return wait;
 }
@@ -301,8 +368,8 @@ std::string percent_encode(std::string_view text) {
     constexpr std::string_view kHex = "0123456789ABCDEF";
     std::string out;
     for (const char c : text) {
-        const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '.' ||
-                           c == '_' || c == '~';
+        const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+                           c == '.' || c == '_' || c == '~';
         if (plain) {
             out.push_back(c);
         } else {

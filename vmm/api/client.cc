@@ -7,9 +7,9 @@
 #include <nlohmann/json.hpp>
 
 #include "vmm/api/deadline_stream.h"
-#include "vmm/base/unix_socket.h"
 #include "vmm/api/routes.h"
 #include "vmm/base/try.h"
+#include "vmm/base/unix_socket.h"
 
 namespace snapvm::api {
 namespace {
@@ -33,7 +33,8 @@ std::string ApiReply::fault() const {
 }
 
 struct ApiClient::Impl {
-    explicit Impl(UniqueFd socket, std::string where) : fd(std::move(socket)), stream(fd.get()), path(std::move(where)) {}
+    explicit Impl(UniqueFd socket, std::string where)
+        : fd(std::move(socket)), stream(fd.get()), path(std::move(where)) {}
 
     void send(http::request<http::string_body> message, std::chrono::milliseconds timeout) {
         stream.expires_at(DeadlineStream::Clock::now() + timeout);
@@ -51,8 +52,9 @@ struct ApiClient::Impl {
         if (error) {
             const bool late = error == boost::asio::error::timed_out;
             return fail(ErrorKind::system,
-                        late ? "no answer from " + path + " within " + std::to_string(timeout.count()) + " ms"
-                             : "the connection to " + path + " broke: " + (write_error ? write_error : error).message());
+                        late
+                            ? "no answer from " + path + " within " + std::to_string(timeout.count()) + " ms"
+                            : "the connection to " + path + " broke: " + (write_error ? write_error : error).message());
         }
         return parser.release();
     }
@@ -60,7 +62,7 @@ struct ApiClient::Impl {
     UniqueFd fd;
     DeadlineStream stream;
     beast::flat_buffer buffer;
-    // Kept for receive(): a server that refused to read on has answered all the same.
+    // Kept for receive(): a server that stopped reading may still have answered.
     ErrorCode write_error;
     std::string path;
 };
@@ -75,7 +77,8 @@ Result<ApiClient> ApiClient::connect(const std::string& socket_path) {
     return ApiClient(std::make_unique<Impl>(std::move(fd), socket_path));
 }
 
-Status ApiClient::send(std::string_view method, std::string_view target, std::string_view body, std::chrono::milliseconds timeout) {
+Status ApiClient::send(std::string_view method, std::string_view target, std::string_view body,
+                       std::chrono::milliseconds timeout) {
     try {
         http::request<http::string_body> message;
         message.version(11);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The other end of the API: what the CLI, tests and embedders speak to a machine with.
+// The client of the API, for the CLI and tests.
 #pragma once
 
 #include <chrono>
@@ -12,39 +12,44 @@
 
 namespace snapvm::api {
 
-/// What the server said, whatever its status.
+/// A server's reply, of any status.
 struct ApiReply {
     unsigned status = 0;
     std::string body;   ///< JSON text
-    std::string allow;  ///< the Allow header of a 405
+    std::string allow;  ///< the Allow header of status 405
 
-    /// The `fault_message` of an error's body, else the body itself.
+    /// Returns the `fault_message` of an error's body, else the body, or the status if there is no
+    /// body.
     [[nodiscard]] std::string fault() const;
 };
 
-/// The console as a byte stream, both ways. The descriptor does not block.
+/// The console as a byte stream in both directions. The descriptor is non-blocking.
 struct ConsoleStream {
     UniqueFd fd;
-    std::string first;  ///< output that has been read already
+    std::string first;  ///< output that was read with the reply
 };
 
-/// One connection. One thread at a time.
+/// One connection. One thread at a time uses it.
 class ApiClient {
 public:
-    /// not_found: no socket there, or nobody answers.
+    /// Connects. Fails with not_found if there is no socket or no listener.
     static Result<ApiClient> connect(const std::string& socket_path);
     ApiClient(ApiClient&&) noexcept;
     ApiClient& operator=(ApiClient&&) noexcept;
     ~ApiClient();
 
-    /// `target`: path and query, percent-encoded (bodies.h has percent_encode). An error when the connection breaks or the whole
-    /// takes longer than `timeout`; an answer of any status is a success.
+    /// Sends a request and returns the reply, of any status. `target` is path and query,
+    /// percent-encoded (percent_encode in bodies.h). Fails with system if the connection breaks, or
+    /// if both together take longer than `timeout`.
     Result<ApiReply> request(std::string_view method, std::string_view target, std::string_view body,
                              std::chrono::milliseconds timeout);
-    /// The two halves of it, to ask now and hear later. The next send() is after receive() only.
-    Status send(std::string_view method, std::string_view target, std::string_view body, std::chrono::milliseconds timeout);
+    /// The two halves of request(), to receive the reply later. A second send() must follow
+    /// receive().
+    Status send(std::string_view method, std::string_view target, std::string_view body,
+                std::chrono::milliseconds timeout);
     Result<ApiReply> receive(std::chrono::milliseconds timeout);
-    /// Makes the connection the console's. The fault message of a server that refuses is the error.
+    /// Turns the connection into the console's stream. If the server refuses, fails with its fault
+    /// message.
     Result<ConsoleStream> open_console(std::chrono::milliseconds timeout) &&;
 
 private:

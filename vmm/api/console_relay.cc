@@ -7,7 +7,8 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
-#include <thread>
+
+#include "vmm/base/thread.h"
 
 namespace snapvm::api {
 namespace {
@@ -31,11 +32,12 @@ bool send_all(int fd, std::string_view bytes) {
 
 bool hung_up(int fd) {
     pollfd entry{fd, 0, 0};
-    return ::poll(&entry, 1, 0) > 0;  // POLLHUP, POLLERR: always reported
+    return ::poll(&entry, 1, 0) > 0;  // poll always reports POLLHUP and POLLERR
 }
 
 void feed(Service& service, std::span<const std::uint8_t> bytes, const std::atomic<bool>& over) {
-    // In slices: a guest that is paused or does not read holds its input up for as long as it likes.
+    // Sends in slices, to notice `over`: a guest that is paused, or does not read, takes no input
+    // for an unlimited time.
     while (!bytes.empty() && !over) {
         bytes = bytes.subspan(service.send_input(bytes, std::chrono::steady_clock::now() + kSlice));
     }
@@ -61,12 +63,19 @@ void pump_input(Service& service, int fd, std::string_view early, const std::ato
 }  // namespace
 
 void relay_console(Service& service, int fd, std::string_view early, const std::function<bool()>& stopping) {
+    const Result<const Console*> terminal = service.terminal();
+    if (!terminal) {
+        return;
+    }
     std::atomic<bool> over = false;
-    std::thread input([&] { pump_input(service, fd, early, over); });
-    const Console& console = service.terminal();
+    auto input = start_thread(ThreadRole::console, [&] { pump_input(service, fd, early, over); });
+    if (!input) {
+        return;  // the client sees the connection end
+    }
+    const Console& console = **terminal;
     std::uint64_t position = console.oldest();
     while (!hung_up(fd)) {
-        // Asked before the read, so that what was written before the end is still sent.
+        // Tested before the read, so that output from before the end is still sent.
         const bool ended = console.closed() || service.state() == ServiceState::ended;
         const bool last = ended || stopping();
         const auto now = std::chrono::steady_clock::now();
@@ -77,7 +86,7 @@ void relay_console(Service& service, int fd, std::string_view early, const std::
         }
     }
     over = true;
-    input.join();
+    input->join();
 }
 
 }  // namespace snapvm::api

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A connected socket as Boost.Beast's synchronous functions want one, with a deadline that they have not. No io_context: making
-// one costs three descriptors at start-up, and one thread a connection has no use for it. Only server.cc and client.cc include
-// this.
+// A connected socket for Boost.Beast's synchronous functions, with a deadline, which they lack. It
+// uses no io_context: that costs three descriptors at start-up, and a connection with one thread
+// does not need it. Only server.cc and client.cc include this file.
 #pragma once
 
 #include <poll.h>
@@ -22,7 +22,7 @@ public:
     using Clock = std::chrono::steady_clock;
 
     explicit DeadlineStream(int fd) : fd_(fd) {}
-    /// Reads and writes that have not got anywhere by then fail with asio::error::timed_out.
+    /// Reads and writes that transferred nothing by the deadline fail with asio::error::timed_out.
     void expires_at(Clock::time_point deadline) { deadline_ = deadline; }
 
     template <class MutableBuffers>
@@ -32,7 +32,8 @@ public:
             error = {};
             return 0;
         }
-        const std::size_t got = transfer(POLLIN, error, [&] { return ::recv(fd_, part.data(), part.size(), MSG_DONTWAIT); });
+        const std::size_t got =
+            transfer(POLLIN, error, [&] { return ::recv(fd_, part.data(), part.size(), MSG_DONTWAIT); });
         if (!error && got == 0) {
             error = boost::asio::error::eof;
         }
@@ -45,9 +46,10 @@ public:
             error = {};
             return 0;
         }
-        return transfer(POLLOUT, error, [&] { return ::send(fd_, part.data(), part.size(), MSG_DONTWAIT | MSG_NOSIGNAL); });
+        return transfer(POLLOUT, error,
+                        [&] { return ::send(fd_, part.data(), part.size(), MSG_DONTWAIT | MSG_NOSIGNAL); });
     }
-    // The concepts want throwing ones as well; nobody calls them.
+    // The concepts also require the throwing forms; no code calls them.
     template <class MutableBuffers>
     std::size_t read_some(const MutableBuffers& buffers) {
         boost::system::error_code error;
@@ -76,7 +78,7 @@ private:
     template <class Call>
     std::size_t transfer(short events, boost::system::error_code& error, Call call) {
         while (true) {
-            // First without poll(2): mostly the data is there.
+            // Tries without poll(2) first, since data is usually there.
             if (const ssize_t done = call(); done >= 0) {
                 error = {};
                 return static_cast<std::size_t>(done);

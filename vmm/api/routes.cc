@@ -5,7 +5,7 @@
 #include <array>
 #include <cerrno>
 
-#include "snapshot/inspect.h"
+#include "snapshot/report/inspect.h"
 #include "vmm/api/answers.h"
 #include "vmm/api/bodies.h"
 
@@ -24,8 +24,14 @@ std::string_view query_of(std::string_view target) {
 
 ApiAnswer get_instance(Service& service, const ApiRequest& /*request*/) { return ok(instance_json(service)); }
 ApiAnswer get_version(Service& /*service*/, const ApiRequest& /*request*/) { return ok(version_json()); }
-ApiAnswer get_machine_config(Service& service, const ApiRequest& /*request*/) { return ok(machine_config_json(service.config())); }
-ApiAnswer get_vm_config(Service& service, const ApiRequest& /*request*/) { return ok(vm_config_json(service.config())); }
+ApiAnswer get_machine_config(Service& service, const ApiRequest& /*request*/) {
+    const auto config = service.config();
+    return config ? ok(machine_config_json(*config)) : fault_answer(config.error());
+}
+ApiAnswer get_vm_config(Service& service, const ApiRequest& /*request*/) {
+    const auto config = service.config();
+    return config ? ok(vm_config_json(*config)) : fault_answer(config.error());
+}
 ApiAnswer get_stats(Service& service, const ApiRequest& /*request*/) { return ok(stats_json(service.stats())); }
 
 ApiAnswer patch_vm(Service& service, const ApiRequest& request) {
@@ -43,7 +49,8 @@ ApiAnswer put_snapshot_create(Service& service, const ApiRequest& request) {
     }
     if (!create->wait) {
         const Status begun = service.start_snapshot(create->request);
-        return begun ? ApiAnswer{202, snapshot_status_json(service.snapshot_status()), {}} : fault_answer(begun.error());
+        return begun ? ApiAnswer{202, snapshot_status_json(service.snapshot_status()), {}}
+                     : fault_answer(begun.error());
     }
     const auto report = service.snapshot(create->request);
     if (!report) {
@@ -56,18 +63,18 @@ ApiAnswer get_snapshot_status(Service& service, const ApiRequest& /*request*/) {
     return ok(snapshot_status_json(service.snapshot_status()));
 }
 
-ApiAnswer put_snapshot_cancel(Service& service, const ApiRequest& /*request*/) { return done_or_fault(service.cancel_snapshot()); }
+ApiAnswer put_snapshot_cancel(Service& service, const ApiRequest& /*request*/) {
+    return done_or_fault(service.cancel_snapshot());
+}
 
 ApiAnswer put_snapshot_detach(Service& service, const ApiRequest& /*request*/) {
     const auto report = service.detach();
     return report ? ok(to_json(*report)) : fault_answer(report.error());
 }
 
-ApiAnswer put_snapshot_load(Service& /*service*/, const ApiRequest& request) {
-    if (const Status well_formed = check_snapshot_load(request.body); !well_formed) {
-        return fault_answer(well_formed.error());
-    }
-    return fault(400, "this process has a machine already, and a snapshot is loaded into a new one; use `snapvm restore`");
+ApiAnswer put_snapshot_load(Service& service, const ApiRequest& request) {
+    const auto load = parse_snapshot_load(request.body);
+    return load ? done_or_fault(service.load(*load)) : fault_answer(load.error());
 }
 
 ApiAnswer get_balloon(Service& service, const ApiRequest& /*request*/) {
@@ -117,43 +124,55 @@ ApiAnswer get_wait(Service& service, const ApiRequest& request) {
                                 std::to_string(wait->timeout.count()) + " ms");
 }
 
-ApiAnswer get_console(Service& /*service*/, const ApiRequest& request) {
+ApiAnswer get_console(Service& service, const ApiRequest& request) {
     if (request.upgrade != kConsoleProtocol) {
-        return fault(400, "the console is a byte stream; ask for it with \"Connection: Upgrade\" and \"Upgrade: snapvm-console\"");
+        return fault(400,
+                     "the console is a stream of bytes; ask for it with \"Connection: Upgrade\" and \"Upgrade: "
+                     "snapvm-console\"");
     }
-    return {101, {}, {}};
+    const auto terminal = service.terminal();
+    return terminal ? ApiAnswer{101, {}, {}} : fault_answer(terminal.error());
 }
 
 ApiAnswer put_console_size(Service& service, const ApiRequest& request) {
     const auto size = parse_terminal_size(request.body);
-    if (!size) {
-        return fault_answer(size.error());
-    }
-    service.resize_terminal(*size);
-    return {};
+    return size ? done_or_fault(service.resize_terminal(*size)) : fault_answer(size.error());
 }
 
+constexpr StateSet kNoMachine{ServiceState::not_started};
+constexpr StateSet kLives{ServiceState::running, ServiceState::paused};
+constexpr StateSet kHasMachine{ServiceState::running, ServiceState::paused, ServiceState::ended};
+constexpr StateSet kAnyState{ServiceState::not_started, ServiceState::running, ServiceState::paused,
+                             ServiceState::ended};
+
 constexpr std::array<Route, 19> kRoutes = {{
-    {"GET", "/", get_instance},
-    {"GET", "/version", get_version},
-    {"GET", "/machine-config", get_machine_config},
-    {"GET", "/vm/config", get_vm_config},
-    {"PATCH", "/vm", patch_vm},
-    {"PUT", "/snapshot/create", put_snapshot_create},
-    {"PUT", "/snapshot/load", put_snapshot_load},
-    {"GET", "/snapshot/status", get_snapshot_status},
-    {"PUT", "/snapshot/cancel", put_snapshot_cancel},
-    {"PUT", "/snapshot/detach", put_snapshot_detach},
-    {"GET", "/balloon", get_balloon},
-    {"PATCH", "/balloon", patch_balloon},
-    {"GET", "/balloon/statistics", get_balloon_statistics},
-    {"PATCH", "/balloon/statistics", patch_balloon_statistics},
-    {"GET", "/stats", get_stats},
-    {"PUT", "/stop", put_stop},
-    {"GET", "/wait", get_wait},
-    {"GET", "/console", get_console},
-    {"PUT", "/console/size", put_console_size},
+    {"GET", "/", kAnyState, get_instance},
+    {"GET", "/version", kAnyState, get_version},
+    {"GET", "/machine-config", kHasMachine, get_machine_config},
+    {"GET", "/vm/config", kHasMachine, get_vm_config},
+    {"PATCH", "/vm", kLives, patch_vm},
+    {"PUT", "/snapshot/create", kLives, put_snapshot_create},
+    {"PUT", "/snapshot/load", kNoMachine, put_snapshot_load},
+    {"GET", "/snapshot/status", kAnyState, get_snapshot_status},
+    {"PUT", "/snapshot/cancel", kHasMachine, put_snapshot_cancel},
+    {"PUT", "/snapshot/detach", kLives, put_snapshot_detach},
+    {"GET", "/balloon", kHasMachine, get_balloon},
+    {"PATCH", "/balloon", kLives, patch_balloon},
+    {"GET", "/balloon/statistics", kHasMachine, get_balloon_statistics},
+    {"PATCH", "/balloon/statistics", kLives, patch_balloon_statistics},
+    {"GET", "/stats", kAnyState, get_stats},
+    {"PUT", "/stop", kAnyState, put_stop},
+    {"GET", "/wait", kAnyState, get_wait},
+    {"GET", "/console", kHasMachine, get_console},
+    {"PUT", "/console/size", kLives, put_console_size},
 }};
+
+ApiAnswer answer_in_state(const Route& route, Service& service, const ApiRequest& request) {
+    // A stop or a wait must not wait for the machine's state, which a pause under way holds.
+    const ServiceState state = route.states == kAnyState ? ServiceState::not_started : service.state();
+    return route.states.has(state) ? route.answer(service, request)
+                                   : fault_answer(wrong_state(state, service.stats().outcome));
+}
 
 }  // namespace
 
@@ -166,7 +185,7 @@ ApiAnswer answer_request(Service& service, const ApiRequest& request) {
             continue;
         }
         if (route.method == request.method) {
-            return route.answer(service, request);
+            return answer_in_state(route, service, request);
         }
         allow.append(allow.empty() ? "" : ", ").append(route.method);
     }
@@ -179,8 +198,9 @@ ApiAnswer answer_request(Service& service, const ApiRequest& request) {
 }
 
 ApiAnswer fault_answer(const Error& error) {
-    // A path that cannot be opened is the caller's mistake although it shows as a failed system call.
-    constexpr std::array kCallers = {ENOENT, EACCES, EPERM, EISDIR, ENOTDIR, EROFS, ENAMETOOLONG, ELOOP, ENXIO, EBUSY, ETXTBSY};
+    // A path that cannot be opened is the caller's mistake, although it is a failed system call.
+    constexpr std::array kCallers = {ENOENT,       EACCES, EPERM, EISDIR, ENOTDIR, EROFS,
+                                     ENAMETOOLONG, ELOOP,  ENXIO, EBUSY,  ETXTBSY};
     const bool ours = error.kind() == ErrorKind::system && std::ranges::find(kCallers, error.code()) == kCallers.end();
     return fault(ours ? 500 : 400, error.message());
 }

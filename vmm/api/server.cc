@@ -2,8 +2,6 @@
 #include "vmm/api/server.h"
 
 #include <poll.h>
-#include <pthread.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
@@ -21,9 +19,10 @@
 #include "vmm/api/bodies.h"
 #include "vmm/api/console_relay.h"
 #include "vmm/api/deadline_stream.h"
-#include "vmm/base/unix_socket.h"
 #include "vmm/api/routes.h"
+#include "vmm/base/thread.h"
 #include "vmm/base/try.h"
+#include "vmm/base/unix_socket.h"
 
 namespace snapvm::api {
 namespace {
@@ -35,22 +34,6 @@ using ErrorCode = boost::system::error_code;
 
 constexpr std::uint32_t kMaxHeader = 8 << 10;
 constexpr std::size_t kDrainAtMost = 1 << 20;
-
-// Signals are for the thread that the caller chose, never for one of ours: threads inherit the mask.
-class SignalsBlocked {
-public:
-    SignalsBlocked() {
-        sigset_t all;
-        ::sigfillset(&all);
-        ::pthread_sigmask(SIG_SETMASK, &all, &before_);
-    }
-    SignalsBlocked(const SignalsBlocked&) = delete;
-    SignalsBlocked& operator=(const SignalsBlocked&) = delete;
-    ~SignalsBlocked() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-
-private:
-    sigset_t before_{};
-};
 
 http::response<http::string_body> make_response(const ApiAnswer& answer, unsigned version, bool keep_alive) {
     http::response<http::string_body> response;
@@ -76,7 +59,7 @@ http::response<http::string_body> make_response(const ApiAnswer& answer, unsigne
     return response;
 }
 
-// The answer to what is no request; status 0 when there is nobody to answer.
+// Returns the answer to a request that cannot be read. Status 0: the client is gone, and gets none.
 ApiAnswer answer_to_broken(const ErrorCode& error) {
     if (error == http::error::body_limit) {
         return {413, fault_json("the body is larger than " + std::to_string(kMaxBody >> 10) + " KiB"), {}};
@@ -85,7 +68,7 @@ ApiAnswer answer_to_broken(const ErrorCode& error) {
         return {431, fault_json("the header is larger than " + std::to_string(kMaxHeader >> 10) + " KiB"), {}};
     }
     if (error == boost::asio::error::timed_out) {
-        return {408, fault_json("the request did not come in time"), {}};
+        return {408, fault_json("the request did not arrive in time"), {}};
     }
     if (error == http::error::end_of_stream || error.category() == boost::system::system_category() ||
         error.category() == boost::asio::error::get_misc_category()) {
@@ -124,7 +107,7 @@ struct Server::Impl {
     std::thread acceptor;
     std::atomic<bool> stopping = false;
 
-    std::mutex mutex;  // guards the list and all of a Connection but its descriptor
+    std::mutex mutex;  // guards the list and its members; only a connection's own thread reads its fd without it
     std::condition_variable changed;
     std::list<Connection> connections;
 };
@@ -140,13 +123,13 @@ void Server::Impl::accept_loop() {
         if (fd >= 0) {
             admit(UniqueFd(fd));
         } else if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
-            // The connection stays in the queue, so poll would return at once, again and again.
+            // The connection stays in the queue, so poll would return again at once.
             std::this_thread::sleep_for(std::chrono::milliseconds(10));
         }
     }
 }
 
-// Joins the threads of connections that are over.
+// Joins the threads of connections that have ended.
 void Server::Impl::reap() {
     std::list<Connection> over;
     {
@@ -169,24 +152,24 @@ void Server::Impl::admit(UniqueFd fd) {
     const std::lock_guard lock(mutex);
     if (connections.size() < limits.connections) {
         Connection& connection = connections.emplace_back(std::move(fd));
-        try {
-            connection.thread = std::thread([this, &connection] { serve(connection); });
+        auto thread = start_thread(ThreadRole::api, [this, &connection] { serve(connection); });
+        if (thread) {
+            connection.thread = *std::move(thread);
             return;
-        } catch (const std::system_error&) {
-            fd = std::move(connection.fd);
-            connections.pop_back();
         }
+        fd = std::move(connection.fd);
+        connections.pop_back();
     }
-    const std::string body = fault_json("too many connections");
+    const std::string body = fault_json("too many connections are open; try again when one has ended");
     const std::string text =
         "HTTP/1.1 503 Service Unavailable\r\nServer: snapvm\r\nContent-Type: application/json\r\nConnection: close\r\n"
         "Content-Length: " +
         std::to_string(body.size()) + "\r\n\r\n" + body;
-    // If it does not fit into the socket's empty buffer, nothing would.
+    // An empty socket buffer has room for it; if not, the client gets no answer.
     (void)::send(fd.get(), text.data(), text.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-// False once the server is ending: the connection is not to wait for another request then.
+// Returns false if the server is ending and the connection must not wait for another request.
 bool Server::Impl::set_idle(Connection& connection, bool idle) {
     const std::lock_guard lock(mutex);
     connection.idle = idle;
@@ -200,9 +183,10 @@ void Server::Impl::serve(Connection& connection) {
         while (set_idle(connection, true) && serve_one(connection, stream, buffer)) {
         }
     } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch)
-        // Out of memory: this connection ends, the machine does not.
+        // Out of memory: only this connection ends, not the machine.
     }
-    // Still open: a descriptor that is reused must not get stop()'s shutdown.
+    // The descriptor is still open here, so stop() cannot shut down another one that got its
+    // number.
     ::shutdown(connection.fd.get(), SHUT_RDWR);
     const std::lock_guard lock(mutex);
     connection.fd.reset();
@@ -210,7 +194,7 @@ void Server::Impl::serve(Connection& connection) {
     changed.notify_all();
 }
 
-// True when another request may follow.
+// Handles one request. Returns true if another may follow.
 bool Server::Impl::serve_one(Connection& connection, DeadlineStream& stream, beast::flat_buffer& buffer) {
     http::request_parser<http::string_body> parser;
     parser.header_limit(kMaxHeader);
@@ -220,8 +204,8 @@ bool Server::Impl::serve_one(Connection& connection, DeadlineStream& stream, bea
     stream.expires_at(Clock::now() + limits.request);
     http::read_header(stream, buffer, parser, error);
     if (!error && beast::iequals(parser.get()[http::field::expect], "100-continue")) {
-        http::response<http::empty_body> go_on(http::status::continue_, 11);
-        http::write(stream, go_on, ignored);
+        http::response<http::empty_body> proceed(http::status::continue_, 11);
+        http::write(stream, proceed, ignored);
     }
     if (!error) {
         http::read(stream, buffer, parser, error);
@@ -229,10 +213,11 @@ bool Server::Impl::serve_one(Connection& connection, DeadlineStream& stream, bea
     set_idle(connection, false);
     if (error) {
         const ApiAnswer answer = answer_to_broken(error);
-        // A connection that asked nothing gets no answer either.
+        // A connection without a request gets no answer.
         if (answer.status != 0 && (parser.got_some() || error != boost::asio::error::timed_out)) {
             http::write(stream, make_response(answer, 11, false), ignored);
-            // The answer is all; what a client is still sending is taken in until it has come to read that.
+            // Nothing follows this answer. What the client still sends is read and dropped, so that
+            // the client gets to read the answer.
             ::shutdown(connection.fd.get(), SHUT_WR);
             set_idle(connection, true);
             std::array<char, 4096> rest;
@@ -251,8 +236,8 @@ bool Server::Impl::serve_one(Connection& connection, DeadlineStream& stream, bea
         pollfd entry{fd, 0, 0};
         return stopping || ::poll(&entry, 1, 0) > 0;
     };
-    const ApiAnswer answer = answer_request(service, {view(message.method_string()), view(message.target()), message.body(),
-                                                      view(message[http::field::upgrade]), gone});
+    const ApiAnswer answer = answer_request(service, {view(message.method_string()), view(message.target()),
+                                                      message.body(), view(message[http::field::upgrade]), gone});
     const bool keep_alive = message.keep_alive() && !stopping;
     auto response = make_response(answer, message.version(), keep_alive);
     stream.expires_at(Clock::now() + limits.request);
@@ -270,19 +255,21 @@ bool Server::Impl::serve_one(Connection& connection, DeadlineStream& stream, bea
 
 Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
+Result<Listener> Server::listen(const std::string& socket_path) {
+    return Listener::open(socket_path, "another path for the API socket");
+}
+
 Result<std::unique_ptr<Server>> Server::start(const std::string& socket_path, Service& service, ServerLimits limits) {
-    Listener listener = TRY(Listener::open(socket_path, "another path for the API socket"));
+    return start(TRY(listen(socket_path)), service, limits);
+}
+
+Result<std::unique_ptr<Server>> Server::start(Listener listener, Service& service, ServerLimits limits) {
     UniqueFd wake(::eventfd(0, EFD_CLOEXEC));
     if (!wake.valid()) {
         return fail(Error::system("eventfd", "API server", errno));
     }
     auto impl = std::make_unique<Impl>(service, std::move(listener), std::move(wake), limits);
-    const SignalsBlocked blocked;
-    try {
-        impl->acceptor = std::thread([state = impl.get()] { state->accept_loop(); });
-    } catch (const std::system_error& e) {
-        return fail(Error::system("pthread_create", "API server", e.code().value()));
-    }
+    impl->acceptor = TRY(start_thread(ThreadRole::api, [state = impl.get()] { state->accept_loop(); }));
     return std::unique_ptr<Server>(new Server(std::move(impl)));
 }
 

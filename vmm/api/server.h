@@ -1,36 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0
-// The HTTP server that each machine has, on a unix socket.
+// The HTTP server of each machine, on a unix socket.
 #pragma once
 
 #include <chrono>
 #include <memory>
 #include <string>
 
-#include "vmm/api/service.h"
 #include "vmm/base/error.h"
+#include "vmm/base/unix_socket.h"
+#include "vmm/control/service.h"
 
 namespace snapvm::api {
 
 struct ServerLimits {
-    std::size_t connections = 32;  ///< one thread each; one more is answered 503
-    /// A request must be complete this long after the connection was made or the one before was answered, and an answer taken as
-    /// quickly.
+    std::size_t connections = 32;  ///< each has a thread; a further connection is answered with 503
+    /// The time for one request, from the connection or the last answer until it is complete, and
+    /// for sending one answer.
     std::chrono::milliseconds request{10'000};
-    /// What stop() grants answers and console output that are on their way.
+    /// How long stop() waits for answers and console output in progress.
     std::chrono::milliseconds grace{1'000};
 };
 
-/// Answers as routes.h says. Threads block all signals. `service` must outlive the server.
+/// Answers requests by the table of routes.h. Its threads block all signals. `service` must outlive
+/// it.
 class Server {
 public:
-    /// Listens when it returns. Costs a socket, an eventfd and a thread. Errors: unix_socket.h, and system.
-    static Result<std::unique_ptr<Server>> start(const std::string& socket_path, Service& service, ServerLimits limits = {});
-    /// stop().
+    /// Listens at a path. Clients that connect wait until start(). Fails like Listener::open
+    /// (unix_socket.h).
+    static Result<Listener> listen(const std::string& socket_path);
+    /// Serves the clients of `listener`. Costs an eventfd and a thread. Fails with system.
+    static Result<std::unique_ptr<Server>> start(Listener listener, Service& service, ServerLimits limits = {});
+    /// Does both. Returns when it listens.
+    static Result<std::unique_ptr<Server>> start(const std::string& socket_path, Service& service,
+                                                 ServerLimits limits = {});
+    /// Calls stop().
     ~Server();
 
-    /// Removes the socket, lets answers under way finish, and returns when no thread is left: at once as a rule, after the grace
-    /// when a client does not read. A snapshot that is being written is finished first. Idempotent; not from a thread of the
-    /// server.
+    /// Removes the socket, lets answers in progress finish, and returns when all threads have
+    /// ended: usually at once, and after the grace if a client does not read. A running snapshot
+    /// finishes first. May be called again; a thread of the server must not call it.
     void stop();
 
 private:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Explicit little-endian encoders and a bounds-checked decoder. Nothing that reaches a file is ever a memcpy of a struct, so the
+// Little-endian encoders and a bounds-checked decoder. No file holds a memcpy of a struct, so the
 // compiler cannot change the format.
 #pragma once
 
@@ -33,13 +33,13 @@ public:
     void u64(std::uint64_t value) { put(value); }
     void boolean(bool value) { u8(value ? 1 : 0); }
     void raw(std::span<const std::byte> bytes) { bytes_.insert(bytes_.end(), bytes.begin(), bytes.end()); }
-    /// u32 length, then the bytes.
+    /// Appends a u32 length, then the bytes.
     void blob(std::span<const std::byte> bytes) {
         u32(static_cast<std::uint32_t>(bytes.size()));
         raw(bytes);
     }
     void text(std::string_view value) { blob(std::as_bytes(std::span(value))); }
-    /// Fills up with zeros to `size` bytes in all.
+    /// Appends zeros until the vector has `size` bytes. Does nothing if it has more already.
     void pad_to(std::size_t size) {
         if (bytes_.size() < size) {
             bytes_.resize(size);
@@ -54,8 +54,8 @@ private:
     std::vector<std::byte> bytes_;
 };
 
-/// Reads values from untrusted bytes. The first read past the end makes it bad, and it stays bad and returns zeros: decode straight
-/// through, then ask `finish()` once.
+/// Reads values from untrusted bytes. The first read past the end makes the decoder bad; it stays
+/// bad and returns zeros. A caller decodes all fields, then calls `finish()` once.
 class Decoder {
 public:
     explicit Decoder(std::span<const std::byte> bytes) : rest_(bytes) {}
@@ -72,13 +72,14 @@ public:
     std::uint16_t u16() { return get<std::uint16_t>(); }
     std::uint32_t u32() { return get<std::uint32_t>(); }
     std::uint64_t u64() { return get<std::uint64_t>(); }
-    /// Anything but 0 and 1 makes the decoder bad: every flipped byte is to be noticed.
+    /// Makes the decoder bad if the byte is neither 0 nor 1, so that every flipped bit is detected.
     bool boolean() {
         const std::uint8_t value = u8();
         bad_ = bad_ || value > 1;
         return value == 1;
     }
-    /// The next `size` bytes, a view into the input; empty when there are fewer.
+    /// Returns a view of the next `size` bytes of the input. Returns an empty one, and makes the
+    /// decoder bad, if fewer are left.
     std::span<const std::byte> take(std::size_t size) {
         if (bad_ || size > rest_.size()) {
             bad_ = true;
@@ -88,7 +89,7 @@ public:
         rest_ = rest_.subspan(size);
         return part;
     }
-    /// A u32 length of at most `limit`, and that many bytes.
+    /// Reads a u32 length and that many bytes. Makes the decoder bad if the length exceeds `limit`.
     std::span<const std::byte> blob(std::size_t limit) {
         const std::uint32_t size = u32();
         if (size > limit) {
@@ -104,13 +105,15 @@ public:
 
     [[nodiscard]] bool bad() const { return bad_; }
     [[nodiscard]] std::size_t left() const { return rest_.size(); }
-    /// Fails when anything was read past the end, or when bytes are left over: all must be consumed.
+    /// Fails with invalid if a read went past the end, or if bytes are left over. `what` names the
+    /// input in the message.
     [[nodiscard]] Status finish(std::string_view what) const {
         if (bad_) {
             return fail(ErrorKind::invalid, std::string(what) + " is malformed or too short");
         }
         if (!rest_.empty()) {
-            return fail(ErrorKind::invalid, std::string(what) + " has " + std::to_string(rest_.size()) + " bytes too many");
+            return fail(ErrorKind::invalid,
+                        std::string(what) + " has " + std::to_string(rest_.size()) + " bytes too many");
         }
         return {};
     }

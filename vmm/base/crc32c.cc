@@ -9,7 +9,7 @@
 namespace snapvm {
 namespace {
 
-constexpr std::uint32_t kPolynomial = 0x82F63B78;  // reflected
+constexpr std::uint32_t kPolynomial = 0x82F63B78;  // bits reflected
 
 constexpr std::array<std::uint32_t, 256> make_byte_table() {
     std::array<std::uint32_t, 256> table{};
@@ -24,8 +24,9 @@ constexpr std::array<std::uint32_t, 256> make_byte_table() {
 }
 constexpr auto kByteTable = make_byte_table();
 
-// crc32 has a latency of three cycles and a throughput of one, so three independent streams keep it busy. A page is three lanes of
-// 1,360 bytes and 16 bytes over. Joining two lanes means moving a CRC over kLane zero bytes, which is linear: four table look-ups.
+// The crc32 instruction has a latency of three cycles and a throughput of one, so three independent
+// streams keep the unit busy. A page is three lanes of 1,360 bytes, and 16 bytes remain. To join
+// two lanes, a CRC is moved over kLane zero bytes. That is a linear map: four table look-ups.
 constexpr std::size_t kLane = 1360;
 
 constexpr std::array<std::array<std::uint32_t, 256>, 4> make_shift_table() {

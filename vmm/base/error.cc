@@ -13,10 +13,12 @@ Error Error::system(std::string_view call, std::string_view object, int errno_va
     if (!object.empty()) {
         what.append(" ").append(object);
     }
-    // generic_category is thread-safe where strerror is not.
+    // strerror is not thread-safe; generic_category is.
     what.append(": ").append(std::generic_category().message(errno_value));
     Error error(ErrorKind::system, std::move(what), std::move(advice));
     error.code_ = errno_value;
+    error.call_ = call;
+    error.object_ = object;
     return error;
 }
 

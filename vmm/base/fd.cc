@@ -1,34 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/base/fd.h"
 
+#include <dirent.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
 
+#include "vmm/base/opener.h"
+#include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 
 namespace snapvm {
 
 void UniqueFd::reset() {
     if (fd_ >= 0) {
-        // Linux frees the descriptor even when close fails, so there is nothing to retry.
+        // Linux frees the descriptor even if close fails, so a retry would close another file.
         ::close(fd_);
         fd_ = -1;
     }
 }
 
 Result<UniqueFd> open_file(const std::string& path, int flags, unsigned mode) {
-    const int fd = ::open(path.c_str(), flags | O_CLOEXEC, mode);
-    if (fd < 0) {
-        return fail(Error::system("open", path, errno));
-    }
-    return UniqueFd(fd);
+    return opener().open(AT_FDCWD, path, flags, mode);
 }
 
-Result<UniqueFd> duplicate(const UniqueFd& fd, std::string_view object) {
-    const int copy = ::fcntl(fd.get(), F_DUPFD_CLOEXEC, 0);
+UniqueFd open_again(const std::string& path, int flags, int fd) {
+    auto again = open_file(path, flags);
+    struct stat one{};
+    struct stat other{};
+    if (!again || ::fstat(again->get(), &one) != 0 || ::fstat(fd, &other) != 0 || !is_same_file(one, other)) {
+        return {};
+    }
+    return *std::move(again);
+}
+
+Result<UniqueFd> duplicate(int fd, std::string_view object) {
+    const int copy = ::fcntl(fd, F_DUPFD_CLOEXEC, 0);
     if (copy < 0) {
         return fail(Error::system("dup", object, errno));
     }
@@ -47,8 +57,8 @@ Status read_exactly_at(int fd, std::span<std::byte> out, std::uint64_t offset, s
         }
         if (got == 0) {
             return fail(ErrorKind::invalid, std::string(object) + " is truncated: it ends at byte " +
-                                                std::to_string(offset + done) + ", " + std::to_string(out.size() - done) +
-                                                " bytes short");
+                                                std::to_string(offset + done) + ", " +
+                                                count_text(out.size() - done, "byte") + " short");
         }
         done += static_cast<std::size_t>(got);
     }
@@ -77,7 +87,7 @@ Status write_all(int fd, std::span<const std::byte> data, std::string_view objec
         if (put < 0 && errno == EINTR) {
             continue;
         }
-        if (put <= 0) {  // 0: a file that takes no more and says no more would keep us here for good
+        if (put <= 0) {  // 0 without an error, returned again and again, would make this loop endless
             return fail(Error::system("write", object, put == 0 ? EIO : errno));
         }
         done += static_cast<std::size_t>(put);
@@ -105,6 +115,29 @@ Result<std::string> read_file(const std::string& path, std::size_t limit) {
         }
         text.append(chunk.data(), static_cast<std::size_t>(got));
     }
+}
+
+Result<std::vector<std::string>> names_in(const UniqueFd& folder) {
+    UniqueFd own = TRY(duplicate(folder.get(), "folder"));
+    DIR* const list = ::fdopendir(own.get());
+    if (list == nullptr) {
+        return fail(Error::system("fdopendir", "folder", errno));
+    }
+    (void)own.release();  // closedir() closes it
+    ::rewinddir(list);    // the duplicate shares the folder's position
+    std::vector<std::string> names;
+    errno = 0;
+    while (const dirent* entry = ::readdir(list)) {  // NOLINT(concurrency-mt-unsafe): a list of its own
+        if (const std::string_view name = entry->d_name; name != "." && name != "..") {
+            names.emplace_back(name);
+        }
+    }
+    const int error = errno;
+    ::closedir(list);
+    if (error != 0) {
+        return fail(Error::system("readdir", "folder", error));
+    }
+    return names;
 }
 
 }  // namespace snapvm

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One owner per file descriptor, and system calls that finish what they started.
+// An owner for file descriptors, and reads and writes that continue after a short transfer.
 #pragma once
 
 #include <cstddef>
@@ -8,12 +8,14 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "vmm/base/error.h"
 
 namespace snapvm {
 
-/// Owns a file descriptor; closes it once. Not thread-safe itself; the descriptor may be used from several threads.
+/// Owns a file descriptor and closes it once. The object is not thread-safe; several threads may
+/// use the descriptor.
 class UniqueFd {
 public:
     UniqueFd() = default;
@@ -39,18 +41,25 @@ private:
     int fd_ = -1;
 };
 
-/// open(2) with O_CLOEXEC added.
+/// Opens a path by the process's opener (opener.h): open(2) with O_CLOEXEC and O_NOCTTY added.
 Result<UniqueFd> open_file(const std::string& path, int flags, unsigned mode = 0);
-/// dup(2) with close-on-exec: the same open file description, so locks and offset are shared.
-Result<UniqueFd> duplicate(const UniqueFd& fd, std::string_view object);
+/// Opens the file of the descriptor `fd` once more. Returns none if that is not possible or if the
+/// path names another file by now.
+UniqueFd open_again(const std::string& path, int flags, int fd);
+/// Duplicates `fd` with close-on-exec. Both refer to the same open file description, so they share
+/// locks and offset. `object` names it in errors.
+Result<UniqueFd> duplicate(int fd, std::string_view object);
 
-/// Reads exactly `out.size()` bytes at `offset`; end of file before that is an error of kind invalid ("truncated").
+/// Reads exactly `out.size()` bytes at `offset`. Fails with invalid ("truncated") if the file ends
+/// before that.
 Status read_exactly_at(int fd, std::span<std::byte> out, std::uint64_t offset, std::string_view object);
-/// Writes all of `data` at `offset`, going on after short writes (traps.md: short write unchecked).
+/// Writes all of `data` at `offset`. Continues after a short write.
 Status write_all_at(int fd, std::span<const std::byte> data, std::uint64_t offset, std::string_view object);
 /// Writes all of `data` to a stream descriptor (pipe, socket, terminal).
 Status write_all(int fd, std::span<const std::byte> data, std::string_view object);
-/// A whole file, at most `limit` bytes; a larger one is refused.
+/// Returns the contents of a file. Fails with invalid if they exceed `limit` bytes.
 Result<std::string> read_file(const std::string& path, std::size_t limit);
+/// Returns the names in an opened folder, without "." and "..", in no order.
+Result<std::vector<std::string>> names_in(const UniqueFd& folder);
 
 }  // namespace snapvm

@@ -14,7 +14,9 @@
 namespace snapvm {
 namespace {
 
-std::string device_number_text(dev_t number) { return std::to_string(major(number)) + ":" + std::to_string(minor(number)); }
+std::string device_number_text(dev_t number) {
+    return std::to_string(major(number)) + ":" + std::to_string(minor(number));
+}
 
 }  // namespace
 
@@ -39,7 +41,8 @@ std::string canonical_device_node(std::uint64_t device_number) {
 
 Result<UniqueFd> open_lock_file(std::uint64_t device_number) {
     const std::string path = "/dev/shm/snapvm-block-" + device_number_text(device_number) + ".lock";
-    // First without O_CREAT: fs.protected_regular forbids that on another user's file in a sticky directory.
+    // The first attempt is without O_CREAT: fs.protected_regular forbids O_CREAT on another user's
+    // file in a sticky directory.
     if (auto fd = open_file(path, O_RDWR | O_NOFOLLOW); fd) {
         return fd;
     }
@@ -50,8 +53,8 @@ Result<UniqueFd> open_lock_file(std::uint64_t device_number) {
     return fd;
 }
 
-Status lock_range(int fd, bool exclusive, std::uint64_t offset, std::uint64_t size, const std::string& name, std::string_view who,
-                  std::string_view advice) {
+Status lock_range(int fd, bool exclusive, std::uint64_t offset, std::uint64_t size, const std::string& name,
+                  std::string_view who, std::string_view advice) {
     struct flock range{};
     range.l_type = exclusive ? F_WRLCK : F_RDLCK;
     range.l_whence = SEEK_SET;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Locks that keep two programs, or two machines of one, off the same file or disk.
+// Locks that keep two programs, or two machines of one program, from using the same file or disk.
 #pragma once
 
 #include <cstdint>
@@ -11,22 +11,26 @@
 
 namespace snapvm {
 
-/// Takes an OFD lock (fcntl_locking(2)) on [offset, offset + size) of the file without waiting; size 0 is up to its end, wherever that is.
-/// ErrorKind::busy with `who` in the message when somebody else's conflicts. `name` is for messages.
-Status lock_range(int fd, bool exclusive, std::uint64_t offset, std::uint64_t size, const std::string& name, std::string_view who,
-                  std::string_view advice = "stop it first, or use another area");
+/// Takes an OFD lock (fcntl_locking(2)) on [offset, offset + size) of the file, without waiting.
+/// Size 0 means up to the end of the file, wherever that is later. Fails with busy, with `who` in
+/// the message, if another open file description holds a conflicting lock. `name` names the file in
+/// messages.
+Status lock_range(int fd, bool exclusive, std::uint64_t offset, std::uint64_t size, const std::string& name,
+                  std::string_view who, std::string_view advice = "stop it first, or use another area");
 
-/// Gives it back before the descriptor is closed.
+/// Releases the lock while the descriptor stays open.
 Status unlock_range(int fd, std::uint64_t offset, std::uint64_t size, const std::string& name);
 
-/// The kernel's name of a block device ("/dev/loop0"), from /sys/dev/block; empty when unknown. Locks belong to an inode: they conflict
-/// whichever node two programs were given only if both open this one (traps.md: locks through a second device node).
+/// Returns the kernel's name of a block device ("/dev/loop0") from /sys/dev/block, or an empty
+/// string if it is unknown. A lock belongs to an inode, and a device can have several nodes: two
+/// programs exclude each other only if both lock the same node, so both lock this one.
 [[nodiscard]] std::string canonical_device_node(std::uint64_t device_number);
 
-/// A file named after the device in /dev/shm, which takes the locks where that node cannot be opened (a container's own /dev).
+/// Opens a file in /dev/shm that is named after the device; creates it if it is absent. It takes
+/// the locks if the device's own node cannot be opened, as in a container that has its own /dev.
 Result<UniqueFd> open_lock_file(std::uint64_t device_number);
 
-/// BLKGETSIZE64.
+/// Returns the size of a block device in bytes (BLKGETSIZE64).
 Result<std::uint64_t> device_size(int fd, std::string_view name);
 
 }  // namespace snapvm

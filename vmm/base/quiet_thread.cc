@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/base/quiet_thread.h"
 
-#include <pthread.h>
-#include <signal.h>
-
 #include "vmm/base/thread.h"
 #include "vmm/base/try.h"
 
@@ -11,7 +8,7 @@ namespace snapvm {
 
 Result<std::unique_ptr<QuietThread>> QuietThread::start() {
     std::unique_ptr<QuietThread> self(new QuietThread);
-    self->thread_ = TRY(start_thread("quiet thread", [quiet = self.get()] { quiet->work(); }));
+    self->thread_ = TRY(start_thread(ThreadRole::quiet, [quiet = self.get()] { quiet->work(); }));
     return self;
 }
 
@@ -35,16 +32,13 @@ Status QuietThread::run(std::function<Status()> what) {
 }
 
 void QuietThread::work() {
-    sigset_t all;
-    sigfillset(&all);
-    ::pthread_sigmask(SIG_SETMASK, &all, nullptr);
     std::unique_lock lock(mutex_);
     while (true) {
         changed_.wait(lock, [this] { return over_ || what_; });
         if (!what_) {
             return;
         }
-        result_ = what_();  // under the lock: who gave it waits anyway
+        result_ = what_();  // under the lock, since the only thread that may call run waits for it
         what_ = nullptr;
         changed_.notify_all();
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// For system calls that end early when the thread that makes them has something to attend to.
+// A thread for system calls that return early if a signal or task work is pending for their thread.
 #pragma once
 
 #include <condition_variable>
@@ -12,9 +12,10 @@
 
 namespace snapvm {
 
-/// A thread to which nothing comes but what `run` gives it: every signal is blocked, and it has never used an io_uring, whose work would
-/// interrupt it as a signal does (TWA_SIGNAL). What stops the whole process (SIGSTOP, a debugger, the cgroup's freezer) stops it, too, and
-/// interrupts calls. Calls of `run` come one at a time.
+/// Runs calls on a thread that nothing interrupts. The thread blocks every signal and never uses an
+/// io_uring, whose task work interrupts a call as a signal does (TWA_SIGNAL). Whatever stops the
+/// whole process (SIGSTOP, a debugger, the cgroup freezer) still stops the thread and interrupts
+/// its calls. One thread at a time calls `run`.
 class QuietThread {
 public:
     static Result<std::unique_ptr<QuietThread>> start();
@@ -22,16 +23,16 @@ public:
     QuietThread& operator=(const QuietThread&) = delete;
     ~QuietThread();
 
-    /// Returns when it is done.
+    /// Runs `what` on the thread, waits until it returns, and returns its result.
     Status run(std::function<Status()> what);
 
 private:
     QuietThread() = default;
     void work();
 
-    std::mutex mutex_;  // guards the three below
+    std::mutex mutex_;  // guards all below but thread_; held while what_ runs
     std::condition_variable changed_;
-    std::function<Status()> what_;  ///< empty: done
+    std::function<Status()> what_;  ///< the call to make; empty when it is done
     Status result_;
     bool over_ = false;
     std::thread thread_;

@@ -9,15 +9,15 @@
 namespace snapvm {
 namespace {
 
-// 100 years: callers add durations to clocks, which count nanoseconds in 63 bits.
+// 100 years. Callers add durations to clocks, which count nanoseconds in 63 bits.
 constexpr std::uint64_t kLongest = 3'155'760'000ULL * 1'000'000;
 
-// The leading digits of `text` as a number, and what follows them.
+// Returns the number that the leading digits of `text` make, and the text after them.
 Result<std::pair<std::uint64_t, std::string_view>> leading_number(std::string_view text) {
     std::uint64_t number = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
     if (error != std::errc{}) {
-        return fail(ErrorKind::usage, "\"" + std::string(text) + "\" is not a number that fits");
+        return fail(ErrorKind::usage, "\"" + std::string(text) + "\" is not a number, or is too large");
     }
     return std::pair{number, text.substr(static_cast<std::size_t>(end - text.data()))};
 }
@@ -56,6 +56,10 @@ std::string size_text(std::uint64_t bytes) {
         ++unit;
     }
     return std::to_string(bytes).append(kUnits[unit]);
+}
+
+std::string count_text(std::uint64_t count, std::string_view thing) {
+    return std::to_string(count).append(" ").append(thing).append(count == 1 ? "" : "s");
 }
 
 Result<std::chrono::microseconds> parse_duration(std::string_view text) {

@@ -11,10 +11,11 @@
 namespace snapvm {
 namespace {
 
-constexpr std::uint64_t kShortest = 100'000;  // ns; what the kernel takes at least
+constexpr std::uint64_t kShortest = 100'000;  // ns; the least that the kernel accepts
 constexpr std::uint64_t kDefault = 0;
 
-// Nice value and flags as they are. glibc 2.36 has no wrapper, and its sched.h does not go with the kernel's.
+// Keeps nice value and flags. glibc 2.36 has no wrapper, and its <sched.h> conflicts with the
+// kernel's header.
 bool set_slice(std::uint64_t ns) {
     sched_attr attr{};
     if (::syscall(SYS_sched_getattr, 0, &attr, sizeof attr, 0) != 0 || attr.sched_policy != SCHED_NORMAL) {

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// How long the scheduler lets a thread run before another has its turn. Source: sched_setattr(2), sched_runtime of SCHED_OTHER (Linux 6.12
-// and newer; older ones take and ignore it).
+// Sets how long the scheduler lets a thread run before it picks another. Source: sched_setattr(2),
+// sched_runtime of SCHED_OTHER (effective from Linux 6.12; older kernels accept and ignore it).
 #pragma once
 
 namespace snapvm {
 
-/// While it lives, the calling thread asks for short slices (0.1 ms): when it is woken it takes the place of a thread with longer ones at
-/// once, instead of at a tick (up to 4 ms). It gets no more of the processor than others do. Best effort: where it is refused, or the
-/// thread is not of SCHED_OTHER, all stays as it was. To be destroyed by the same thread.
+/// Requests slices of 0.1 ms for the calling thread during the object's lifetime. A woken thread
+/// with a short slice preempts one with a longer slice at once, instead of at the next tick (up to
+/// 4 ms). Its share of the processor stays the same. Best effort: if the kernel refuses, or the
+/// thread is not SCHED_OTHER, nothing changes. The thread that constructs the object destroys it.
 class ShortSlice {
 public:
     ShortSlice();

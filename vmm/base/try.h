@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// TRY, for .cc files only: macros do not belong into the headers that embedders include.
+// The macro TRY, included by .cc files only, so that embedders' headers get no macros.
 #pragma once
 
 #include "vmm/base/error.h"
@@ -14,7 +14,8 @@ inline void take_value(Result<void>&& /*result*/) {}
 
 }  // namespace snapvm::detail
 
-/// The value of a Result, or a return of its error from the enclosing function. Works for Status too (as a statement), and nests.
+/// Yields the value of a Result, or returns its error from the enclosing function. A Status works
+/// too, as a statement. Uses may nest.
 #define TRY(expression) SNAPVM_TRY_NUMBERED(expression, __COUNTER__)
 #define SNAPVM_TRY_NUMBERED(expression, number) SNAPVM_TRY_NAMED(expression, number)
 #define SNAPVM_TRY_NAMED(expression, number) SNAPVM_TRY_IMPL(expression, try_result_##number)

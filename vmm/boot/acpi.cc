@@ -67,7 +67,7 @@ void put_port(Encoder& out, std::uint16_t port) {
     out.u64(port);
 }
 
-// Table 5.9. What reduced hardware has not is zero.
+// Table 5.9. Fields that reduced hardware lacks are zero.
 std::vector<std::byte> fadt(std::uint64_t dsdt_at) {
     constexpr std::uint16_t kNoVga = 1 << 2;
     constexpr std::uint16_t kNoCmosClock = 1 << 5;
@@ -117,7 +117,7 @@ std::vector<std::byte> rsdp(std::uint64_t xsdt_at) {
     return bytes;
 }
 
-// Tables begin at multiples of 16.
+// Appends a table at a multiple of 16. Returns its guest-physical address.
 std::uint64_t append(Encoder& all, std::span<const std::byte> bytes) {
     all.pad_to(align_up(all.size(), 16));
     const std::uint64_t at = platform::kFirmwareBase.value + all.size();
@@ -128,9 +128,10 @@ std::uint64_t append(Encoder& all, std::span<const std::byte> bytes) {
 }  // namespace
 
 Result<std::vector<std::byte>> acpi_tables(const AcpiMachine& machine) {
-    constexpr std::size_t kListed = 2;  // in the XSDT
+    constexpr std::size_t kListed = 2;  // listed in the XSDT
     Encoder all;
-    // The root tables come first and point at the others, so their places are made now and filled in at the end.
+    // The root tables come first and point to the others, so their space is reserved now and filled
+    // at the end.
     append(all, rsdp(0));
     const std::uint64_t xsdt_at = append(all, std::vector<std::byte>(kHeaderSize + kListed * sizeof(std::uint64_t)));
     const std::uint64_t dsdt_at = append(all, table("DSDT", 2, dsdt_body(machine.virtio_devices)));
@@ -138,8 +139,10 @@ Result<std::vector<std::byte>> acpi_tables(const AcpiMachine& machine) {
     listed.u64(append(all, fadt(dsdt_at)));
     listed.u64(append(all, madt(machine.cpus)));
     if (all.size() > platform::kFirmwareSize) {
-        return fail(ErrorKind::invalid, "the firmware tables of a machine with " + std::to_string(machine.cpus) + " vCPUs and " +
-                                            std::to_string(machine.virtio_devices) + " virtio devices do not fit their 64 KiB");
+        return fail(ErrorKind::invalid,
+                    "the firmware tables of a machine with " + std::to_string(machine.cpus) + " vCPUs and " +
+                        std::to_string(machine.virtio_devices) + " virtio devices do not fit their 64 KiB",
+                    "give the machine fewer of them");
     }
     std::vector<std::byte> bytes = all.take();
     std::ranges::copy(rsdp(xsdt_at), bytes.begin());

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The firmware tables, for a machine with reduced hardware: RSDP, XSDT, FADT, MADT and DSDT, so that a guest finds its CPUs, the IOAPIC,
-// power-off and reset, and the devices that it cannot find by itself (dsdt.h). Source: ACPI specification 6.4, sections 5.2.5 (RSDP),
-// 5.2.8 (XSDT), 5.2.9 (FADT), 5.2.12 (MADT) and 4.1 (reduced hardware).
+// The firmware tables of a machine with reduced hardware: RSDP, XSDT, FADT, MADT and DSDT. From
+// them a guest learns its CPUs, the IOAPIC, power-off and reset, and the devices that it cannot
+// detect (dsdt.h). Source: ACPI specification 6.4, sections 5.2.5 (RSDP), 5.2.8 (XSDT), 5.2.9
+// (FADT), 5.2.12 (MADT) and 4.1 (reduced hardware).
 //
-// They are guest memory, and so a restored machine has them from its snapshot.
+// The tables are in guest memory, so a restored machine has them from its snapshot.
 #pragma once
 
 #include <cstddef>
@@ -14,13 +15,14 @@
 
 namespace snapvm {
 
-/// What the tables depend on.
+/// The properties of a machine that the tables depend on.
 struct AcpiMachine {
     std::uint32_t cpus = 1;
     std::uint32_t virtio_devices = 0;
 };
 
-/// The bytes of the firmware block, the RSDP at their start; addresses inside are guest-physical. An error when they do not fit.
+/// Returns the contents of the firmware block. The RSDP is at the start; addresses inside are
+/// guest-physical. Fails with invalid if the tables exceed the block.
 [[nodiscard]] Result<std::vector<std::byte>> acpi_tables(const AcpiMachine& machine);
 
 }  // namespace snapvm

@@ -10,7 +10,7 @@
 namespace snapvm::aml {
 namespace {
 
-// Opcodes (20.3). An extended one follows the prefix.
+// Opcodes (20.3). An extended opcode follows the prefix.
 enum Op : std::uint8_t {
     kZero = 0x00,
     kOne = 0x01,
@@ -46,15 +46,17 @@ constexpr std::uint8_t kExtendedInterrupt = 0x89;  // large, type 9 (6.4.3.6)
 
 void put_segment(Encoder& out, std::string_view segment) {
     assert(!segment.empty() && segment.size() <= kSegment);
-    assert(std::ranges::all_of(segment, [](char c) { return (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_'; }));
+    assert(std::ranges::all_of(segment,
+                               [](char c) { return (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_'; }));
     assert(segment.front() < '0' || segment.front() > '9');
     std::string padded(segment);
     padded.resize(kSegment, '_');
     out.raw(std::as_bytes(std::span(padded)));
 }
 
-// PkgLength (20.2.4) counts itself too. Two bits of the first byte say how many bytes follow; with none it has six bits of the value, else
-// four, and those that follow have eight each.
+// PkgLength (20.2.4) includes itself. The upper two bits of the first byte give the number of bytes
+// that follow. Without any, the first byte has six bits of the value; else it has four, and each
+// further byte has eight.
 Bytes with_length(const Bytes& body) {
     constexpr std::size_t kOneByte = 0x3F;
     std::size_t following = 0;
@@ -120,7 +122,8 @@ Bytes string(std::string_view text) {
     return out.take();
 }
 
-// Three letters of five bits each and four hexadecimal digits, the most significant byte first: the integer has it the other way round.
+// Three letters of five bits each and four hexadecimal digits, most significant byte first, so the
+// little-endian integer is byte-swapped.
 Bytes eisa_id(std::string_view id) {
     assert(id.size() == 7);
     const auto letter = [&](std::size_t i) { return static_cast<std::uint32_t>(id[i] - 'A' + 1) & 0x1F; };
@@ -166,7 +169,9 @@ Bytes path(std::string_view name) {
 
 Bytes name(std::string_view name, const Bytes& object) { return join({op(kName), path(name), object}); }
 
-Bytes scope(std::string_view name, const Bytes& terms) { return join({op(kScope), with_length(join({path(name), terms}))}); }
+Bytes scope(std::string_view name, const Bytes& terms) {
+    return join({op(kScope), with_length(join({path(name), terms}))});
+}
 
 Bytes device(std::string_view name, const Bytes& terms) {
     return join({extended(kDevice), with_length(join({path(name), terms}))});
@@ -207,7 +212,7 @@ Bytes notify(std::string_view device, std::uint8_t value) { return join({op(kNot
 Bytes io(std::uint16_t base, std::uint8_t count) {
     Encoder out;
     out.u8(kIoDescriptor);
-    out.u8(1);  // decodes 16 bits
+    out.u8(1);  // decodes 16 address bits
     out.u16(base);
     out.u16(base);
     out.u8(1);  // alignment
@@ -219,7 +224,7 @@ Bytes memory32(std::uint32_t base, std::uint32_t size) {
     Encoder out;
     out.u8(kMemory32Fixed);
     out.u16(9);
-    out.u8(1);  // can be written
+    out.u8(1);  // writable
     out.u32(base);
     out.u32(size);
     return out.take();
@@ -236,7 +241,7 @@ Bytes interrupt(std::uint32_t gsi, Trigger trigger) {
 }
 
 Bytes resources(Terms descriptors) {
-    // A checksum of zero in the end tag: none.
+    // A checksum of zero in the end tag means that there is none.
     return buffer(join({join(descriptors), op(kEndTag), op(0)}));
 }
 

@@ -19,11 +19,11 @@ constexpr std::uint32_t kHeaderMagic = 0x53726448;  // "HdrS"
 constexpr std::uint16_t kFirstWithPayload = 0x0208;
 constexpr std::uint64_t kSector = 512;
 constexpr unsigned kDefaultSetupSectors = 4;
-// Debian's, with everything that its build says of itself, is 60 MiB.
+// Debian's kernel with its debug information unpacks to 60 MiB.
 constexpr std::uint64_t kMostUnpacked = 1ULL << 30;
 
 std::unexpected<Error> bad(const std::string& why) {
-    return fail(ErrorKind::invalid, "kernel is not a usable bzImage: " + why,
+    return fail(ErrorKind::invalid, "the kernel is not a usable bzImage: " + why,
                 "give a bzImage of Linux 2.6.26 or later, or a vmlinux");
 }
 
@@ -53,10 +53,10 @@ Result<std::vector<std::byte>> unpack_bzimage(std::span<const std::byte> file) {
     const std::uint64_t setup = (header.setup_sects == 0 ? kDefaultSetupSectors : header.setup_sects) + 1U;
     const std::uint64_t at = setup * kSector + header.payload_offset;
     if (at > file.size() || header.payload_length > file.size() - at) {
-        return bad("it is cut off");
+        return bad("it is truncated");
     }
     const auto payload = file.subspan(at, header.payload_length);
-    // CONFIG_KERNEL_UNCOMPRESSED
+    // CONFIG_KERNEL_UNCOMPRESSED: the payload is the ELF file itself.
     constexpr std::string_view kElf{
         "\x7f"
         "ELF"};

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Linux' packed kernel image. The file is untrusted. Source: Linux Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header".
+// Linux' compressed kernel image. The file is untrusted. Source: Linux
+// Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header".
 #pragma once
 
 #include <cstdint>
@@ -10,11 +11,13 @@
 
 namespace snapvm {
 
-/// Whether this is a bzImage, of whatever version.
+/// Returns whether the file is a bzImage of any version.
 [[nodiscard]] bool is_bzimage(std::span<const std::byte> file);
 
-/// The ELF kernel in it, unpacked here: the image's own unpacker is code of the guest's, and slow where kernel mode is emulated. Errors:
-/// invalid (damaged; older than protocol 2.08, which says where the packed kernel is; packed in a way that unpack() does not know).
+/// Returns the ELF kernel in the image. The VMM unpacks it, since the image's own unpacker is guest
+/// code, which is slow if kernel mode is emulated. Fails with invalid if the image is damaged, is
+/// older than protocol 2.08 (which added the position of the packed kernel), or uses a format that
+/// unpack() does not support.
 Result<std::vector<std::byte>> unpack_bzimage(std::span<const std::byte> file);
 
 }  // namespace snapvm

@@ -10,13 +10,14 @@ namespace {
 
 using namespace aml;
 
-// Values of Notify (ACPI 6.4, sections 5.6.6 and 5.6.7): "pressed" of a power button; the VM generation ID's specification says the same.
+// The Notify value (ACPI 6.4, sections 5.6.6 and 5.6.7) for a pressed power button. The
+// specification of the VM generation ID uses the same.
 constexpr std::uint8_t kChanged = 0x80;
 
 Bytes serial() {
-    return device("COM1",
-                  join({name("_HID", eisa_id("PNP0501")), name("_UID", integer(0)),
-                        name("_CRS", resources({io(platform::kSerialPort, 8), interrupt(platform::kSerialGsi, Trigger::edge)}))}));
+    return device("COM1", join({name("_HID", eisa_id("PNP0501")), name("_UID", integer(0)),
+                                name("_CRS", resources({io(platform::kSerialPort, 8),
+                                                        interrupt(platform::kSerialGsi, Trigger::edge)}))}));
 }
 
 Bytes pvpanic() {
@@ -24,7 +25,8 @@ Bytes pvpanic() {
                                 name("_CRS", resources({io(platform::kPanicPort, 1)}))}));
 }
 
-// Readers look for the compatible id, and evaluate ADDR (Microsoft, "Virtual Machine Generation ID").
+// Guests find the device by the compatible id, and evaluate ADDR (Microsoft, "Virtual Machine
+// Generation ID").
 Bytes generation_id() {
     constexpr std::uint64_t kAt = platform::kVmGenIdBase.value;
     return device("VGEN", join({name("_HID", string("SNVM0001")), name("_CID", string("VM_Gen_Counter")),
@@ -34,28 +36,31 @@ Bytes generation_id() {
 
 Bytes power_button() { return device("PWRB", join({name("_HID", eisa_id("PNP0C0C")), name("_UID", integer(0))})); }
 
-// The Generic Event Device (section 5.6.9): a guest calls _EVT with the interrupt's number. The button's interrupt is level-triggered and
-// so is acknowledged before the guest is told; from _INI on somebody listens.
+// The Generic Event Device (section 5.6.9). The guest calls _EVT with the number of the interrupt.
+// The button's interrupt is level-triggered, so it is acknowledged before the guest is notified.
+// The guest listens from _INI on.
 Bytes events() {
-    return device("GED0",
-                  join({name("_HID", string("ACPI0013")), name("_UID", integer(0)),
-                        name("_CRS", resources({interrupt(platform::kVmGenIdGsi, Trigger::edge),
-                                                interrupt(platform::kEventGsi, Trigger::level)})),
-                        port_region("EVRG", platform::kEventPort, 2), byte_fields("EVRG", {"STAT", "ENAB"}),
-                        method("_INI", 0, Serialized::no, {store(integer(platform::kPowerButtonEvent), path("ENAB"))}),
-                        method("_EVT", 1, Serialized::yes,
-                               {when(equal(argument(0), integer(platform::kVmGenIdGsi)), {notify("VGEN", kChanged)}),
-                                when(equal(argument(0), integer(platform::kEventGsi)),
-                                     {store(integer(platform::kPowerButtonEvent), path("STAT")), notify("PWRB", kChanged)})})}));
+    return device(
+        "GED0",
+        join({name("_HID", string("ACPI0013")), name("_UID", integer(0)),
+              name("_CRS", resources({interrupt(platform::kVmGenIdGsi, Trigger::edge),
+                                      interrupt(platform::kEventGsi, Trigger::level)})),
+              port_region("EVRG", platform::kEventPort, 2), byte_fields("EVRG", {"STAT", "ENAB"}),
+              method("_INI", 0, Serialized::no, {store(integer(platform::kPowerButtonEvent), path("ENAB"))}),
+              method("_EVT", 1, Serialized::yes,
+                     {when(equal(argument(0), integer(platform::kVmGenIdGsi)), {notify("VGEN", kChanged)}),
+                      when(equal(argument(0), integer(platform::kEventGsi)),
+                           {store(integer(platform::kPowerButtonEvent), path("STAT")), notify("PWRB", kChanged)})})}));
 }
 
 Bytes virtio(std::uint32_t number) {
     const std::string digits = (number < 10 ? "0" : "") + std::to_string(number);
     const Gpa base = platform::kVirtioBase + number * platform::kVirtioStride;
-    return device("VR" + digits, join({name("_HID", string("LNRO0005")), name("_UID", integer(number)),
-                                       name("_CRS", resources({memory32(static_cast<std::uint32_t>(base.value),
-                                                                        static_cast<std::uint32_t>(platform::kVirtioStride)),
-                                                               interrupt(platform::kVirtioGsi + number, Trigger::edge)}))}));
+    return device("VR" + digits,
+                  join({name("_HID", string("LNRO0005")), name("_UID", integer(number)),
+                        name("_CRS", resources({memory32(static_cast<std::uint32_t>(base.value),
+                                                         static_cast<std::uint32_t>(platform::kVirtioStride)),
+                                                interrupt(platform::kVirtioGsi + number, Trigger::edge)}))}));
 }
 
 }  // namespace
@@ -65,8 +70,10 @@ Bytes dsdt_body(std::uint32_t virtio_devices) {
     for (std::uint32_t number = 0; number < virtio_devices; ++number) {
         devices = join({devices, virtio(number)});
     }
-    // Power-off; the sleep control register takes the first element (section 4.8.3.7), the reserved ones complete it.
-    const Bytes soft_off = name("_S5_", package({integer(platform::kSoftOffSleepType), integer(0), integer(0), integer(0)}));
+    // Power-off. The sleep control register takes the first element (section 4.8.3.7); the others
+    // are reserved.
+    const Bytes soft_off =
+        name("_S5_", package({integer(platform::kSoftOffSleepType), integer(0), integer(0), integer(0)}));
     return join({soft_off, scope("_SB_", devices)});
 }
 

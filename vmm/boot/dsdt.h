@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The devices that a guest cannot find by itself, as AML: what PLATFORM.md says of ports, memory and interrupts, for ACPI's readers.
+// Describes the devices that a guest cannot detect, in AML: the ports, memory and interrupts of
+// PLATFORM.md, for guests that use ACPI.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +9,7 @@
 
 namespace snapvm {
 
-/// The definition block of the DSDT, without its header.
+/// Returns the definition block of the DSDT, without its header.
 [[nodiscard]] aml::Bytes dsdt_body(std::uint32_t virtio_devices);
 
 }  // namespace snapvm

@@ -16,12 +16,13 @@ constexpr std::uint32_t kPvhNoteType = 18;  // XEN_ELFNOTE_PHYS32_ENTRY
 constexpr std::size_t kMaxSegments = 128;
 
 std::unexpected<Error> bad(const char* why) {
-    return fail(ErrorKind::invalid, std::string("kernel is not a usable ELF file: ") + why,
+    return fail(ErrorKind::invalid, std::string("the kernel is not a usable ELF file: ") + why,
                 "give an x86-64 ELF executable (vmlinux, or one with a PVH note)");
 }
 
-// file[offset, offset + size), or nothing when it is not all there.
-std::optional<std::span<const std::byte>> slice(std::span<const std::byte> file, std::uint64_t offset, std::uint64_t size) {
+// Returns file[offset, offset + size), or nothing if the file ends before that.
+std::optional<std::span<const std::byte>> slice(std::span<const std::byte> file, std::uint64_t offset,
+                                                std::uint64_t size) {
     if (offset > file.size() || size > file.size() - offset) {
         return std::nullopt;
     }
@@ -39,7 +40,8 @@ std::optional<T> read_at(std::span<const std::byte> file, std::uint64_t offset) 
     return value;
 }
 
-// Notes are (name size, descriptor size, type, name, descriptor), names and descriptors padded to 4 bytes.
+// A note is (name size, descriptor size, type, name, descriptor); name and descriptor are padded to
+// 4 bytes.
 std::optional<std::uint32_t> find_pvh_note(std::span<const std::byte> notes) {
     std::uint64_t at = 0;
     while (const auto header = read_at<Elf64_Nhdr>(notes, at)) {
@@ -47,7 +49,7 @@ std::optional<std::uint32_t> find_pvh_note(std::span<const std::byte> notes) {
         const std::uint64_t descriptor_at = name_at + align_up(header->n_namesz, 4);
         const auto name = slice(notes, name_at, header->n_namesz);
         if (name && header->n_type == kPvhNoteType && name->size() == 4 && std::memcmp(name->data(), "Xen", 4) == 0) {
-            // 4 or 8 bytes; a physical 32-bit address either way.
+            // The descriptor has 4 or 8 bytes and is a physical 32-bit address in both cases.
             return header->n_descsz >= 4 ? read_at<std::uint32_t>(notes, descriptor_at) : std::nullopt;
         }
         at = descriptor_at + align_up(header->n_descsz, 4);
@@ -55,7 +57,9 @@ std::optional<std::uint32_t> find_pvh_note(std::span<const std::byte> notes) {
     return std::nullopt;
 }
 
-bool overlap(const ElfSegment& a, const ElfSegment& b) { return a.at < b.at + b.memory_size && b.at < a.at + a.memory_size; }
+bool overlap(const ElfSegment& a, const ElfSegment& b) {
+    return a.at < b.at + b.memory_size && b.at < a.at + a.memory_size;
+}
 
 }  // namespace
 
@@ -64,14 +68,15 @@ Result<ElfImage> ElfImage::parse(std::span<const std::byte> file) {
     if (!header || std::memcmp(header->e_ident, ELFMAG, SELFMAG) != 0) {
         return bad("it has no ELF header");
     }
-    if (header->e_ident[EI_CLASS] != ELFCLASS64 || header->e_ident[EI_DATA] != ELFDATA2LSB || header->e_machine != EM_X86_64) {
+    if (header->e_ident[EI_CLASS] != ELFCLASS64 || header->e_ident[EI_DATA] != ELFDATA2LSB ||
+        header->e_machine != EM_X86_64) {
         return bad("it is not for x86-64");
     }
     if (header->e_type != ET_EXEC && header->e_type != ET_DYN) {
         return bad("it is not an executable");
     }
     if (header->e_phentsize != sizeof(Elf64_Phdr) || header->e_phnum == 0 || header->e_phnum > kMaxSegments) {
-        return bad("its program headers have an odd size or number");
+        return bad("its program headers have a wrong size or number");
     }
     ElfImage image;
     image.entry = header->e_entry;
@@ -100,7 +105,7 @@ Result<ElfImage> ElfImage::parse(std::span<const std::byte> file) {
             return bad("a segment is beyond its end");
         }
         if (program->p_memsz < program->p_filesz || program->p_memsz > UINT64_MAX - program->p_paddr) {
-            return bad("a segment's size in memory is impossible");
+            return bad("the size of a segment in memory is impossible");
         }
         const ElfSegment segment{Gpa{program->p_paddr}, program->p_memsz, *bytes};
         if (std::ranges::any_of(image.segments, [&](const ElfSegment& other) { return overlap(segment, other); })) {
@@ -109,7 +114,7 @@ Result<ElfImage> ElfImage::parse(std::span<const std::byte> file) {
         image.segments.push_back(segment);
     }
     if (image.segments.empty()) {
-        return bad("it has nothing to load");
+        return bad("it has no segment to load");
     }
     return image;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reads ELF64 x86-64 executables. The file is untrusted: every offset and size is checked before it is used.
-// Source: System V ABI, "Object Files"; Linux Documentation/arch/x86/pvh (the note), xen/include/public/elfnote.h for its number.
+// Reads ELF64 x86-64 executables. The file is untrusted, so every offset and size is checked before
+// use. Source: System V ABI, "Object Files"; Linux Documentation/arch/x86/pvh (the note);
+// xen/include/public/elfnote.h (the note's number).
 #pragma once
 
 #include <cstdint>
@@ -13,18 +14,18 @@
 
 namespace snapvm {
 
-/// One piece of a file that belongs into memory: `bytes`, then zeros up to `memory_size`.
+/// One part of a file to load: `bytes`, then zeros up to `memory_size`.
 struct ElfSegment {
     Gpa at;
     std::uint64_t memory_size = 0;
     std::span<const std::byte> bytes;
 };
 
-/// A checked view into the file's bytes, which must outlive it.
+/// A checked view of the file's bytes, which must outlive it.
 struct ElfImage {
     std::uint64_t entry = 0;
     std::optional<std::uint32_t> pvh_entry;  ///< physical 32-bit entry of the PVH note
-    std::vector<ElfSegment> segments;        ///< PT_LOAD with a size; they do not overlap
+    std::vector<ElfSegment> segments;        ///< PT_LOAD segments with a size; they do not overlap
 
     static Result<ElfImage> parse(std::span<const std::byte> file);
 };

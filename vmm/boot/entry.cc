@@ -12,8 +12,8 @@ namespace {
 
 using namespace x86;
 
-// Selectors as Linux's 64-bit boot protocol names them (__BOOT_CS, __BOOT_DS); PVH leaves them open. The TSS is for VT-x, which
-// enters no guest without a busy one.
+// The selectors that Linux's 64-bit boot protocol requires (__BOOT_CS, __BOOT_DS); PVH requires
+// none. VT-x enters a guest only with a busy TSS.
 constexpr std::uint16_t kCodeSelector = 0x10;
 constexpr std::uint16_t kDataSelector = 0x18;
 constexpr std::uint16_t kTssSelector = 0x20;
@@ -57,7 +57,7 @@ Status write_entry_tables(GuestMemory& memory, BootEntry::Mode mode) {
     if (mode == BootEntry::Mode::pvh) {
         return {};
     }
-    // One PML4, one PDPT, four page directories: 24 KiB.
+    // One PML4, one PDPT and four page directories: 24 KiB.
     constexpr std::uint64_t kDirectories = 4;
     const Gpa pml4 = platform::kPageTables;
     const Gpa pdpt = pml4 + kPageSize;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The register state in which a boot protocol hands over the first vCPU.
+// Sets the register state in which a boot protocol starts the first vCPU.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 namespace snapvm {
 
-/// Where and how the first vCPU starts.
+/// The mode and address at which the first vCPU starts.
 struct BootEntry {
     enum class Mode : std::uint8_t {
         pvh,      ///< 32-bit protected mode, no paging, EBX = start info
@@ -21,9 +21,11 @@ struct BootEntry {
     Gpa argument;
 };
 
-/// Sets registers and system registers of the (fresh) first vCPU. The GDT and page tables must be in memory: see write_entry_tables.
+/// Sets the registers and system registers of a fresh first vCPU. The GDT and page tables must be
+/// in memory before it runs (write_entry_tables).
 Status set_boot_registers(kvm::VcpuFd& vcpu, const BootEntry& entry);
-/// Writes the GDT and, for linux64, page tables that map the first 4 GiB one to one with 2 MiB pages.
+/// Writes the GDT. For linux64, also writes page tables that map the first 4 GiB one to one with 2
+/// MiB pages.
 Status write_entry_tables(GuestMemory& memory, BootEntry::Mode mode);
 
 }  // namespace snapvm

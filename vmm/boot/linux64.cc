@@ -16,7 +16,8 @@ constexpr std::uint8_t kUndefinedLoader = 0xFF;
 constexpr std::uint16_t kBootFlag = 0xAA55;
 constexpr std::uint32_t kHeaderMagic = 0x53726448;  // "HdrS"
 
-// A kernel with nothing to seed its pool from would wait for that, for minutes where its jitter is all there is.
+// Seeds the kernel's random pool. Without a seed some kernels wait for entropy, for minutes if they
+// gather it from timing jitter alone.
 struct RandomSeed {
     std::uint64_t next = 0;
     std::uint32_t type = SETUP_RNG_SEED;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <string>
 
+#include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 #include "vmm/boot/acpi.h"
 #include "vmm/boot/bzimage.h"
@@ -14,23 +15,26 @@
 namespace snapvm {
 namespace {
 
-// Start info, boot parameters, page tables and command line lie below; a kernel may not.
+// Start info, boot parameters, page tables and command line are below this address, so a kernel may
+// not be.
 constexpr std::uint64_t kKernelMinimum = platform::kOneMiB.value;
-// The PVH module list has 32 bytes each, up to the memory map.
+// An entry of the PVH module list has 32 bytes, and the list ends at the memory map.
 constexpr std::size_t kMaxInitrds = (platform::kPvhMemoryMap - platform::kPvhModules) / 32;
 
-// Copies the segments; memory is fresh, so what a segment has beyond its bytes is zero already.
+// Copies the segments. Memory is fresh, so what a segment has beyond its bytes is zero already.
 Status load_segments(GuestMemory& memory, const ElfImage& image) {
     for (const ElfSegment& segment : image.segments) {
         if (segment.at.value < kKernelMinimum) {
-            return fail(ErrorKind::invalid, "kernel wants to be loaded below 1 MiB, where the boot information is",
+            return fail(ErrorKind::invalid, "the kernel's load address is below 1 MiB, where the boot information is",
                         "link it at 1 MiB or above");
         }
         if (const auto room = memory.span(segment.at, segment.memory_size); !room) {
-            return fail(ErrorKind::invalid, "kernel does not fit: " + room.error().what(), "give the machine more memory (--mem)");
+            return fail(ErrorKind::invalid, "the kernel does not fit into memory: " + room.error().what(),
+                        "give the machine more memory (--mem)");
         }
         if (segment.at >= platform::kHoleStart && segment.at < platform::kHoleEnd) {
-            return fail(ErrorKind::invalid, "kernel wants to be loaded over the firmware tables or a device's memory",
+            return fail(ErrorKind::invalid,
+                        "the kernel's load address is that of the firmware tables or of a device's memory",
                         "link it below 3 GiB");
         }
         TRY(memory.write(segment.at, segment.bytes));
@@ -38,7 +42,8 @@ Status load_segments(GuestMemory& memory, const ElfImage& image) {
     return {};
 }
 
-// Initrds go to the end of RAM below the hole, the first lowest, each on a page of its own (Linux skips the zeros in between).
+// Puts the initrds at the end of RAM below the hole, the first at the lowest address, each at a
+// page boundary. Linux skips the zeros between them.
 Result<std::vector<Placed>> place_initrds(GuestMemory& memory, const ElfImage& image,
                                           std::span<const std::span<const std::byte>> initrds) {
     if (initrds.empty()) {
@@ -60,7 +65,8 @@ Result<std::vector<Placed>> place_initrds(GuestMemory& memory, const ElfImage& i
     }
     const std::uint64_t room = low == nullptr ? 0 : low->spec().size;
     if (total > room || room - total < kernel_end) {
-        return fail(ErrorKind::usage, "initrds do not fit beside the kernel", "give the machine more memory (--mem)");
+        return fail(ErrorKind::usage, "the initrds do not fit into memory beside the kernel",
+                    "give the machine more memory (--mem)");
     }
     std::vector<Placed> placed;
     Gpa at{room - total};
@@ -72,14 +78,15 @@ Result<std::vector<Placed>> place_initrds(GuestMemory& memory, const ElfImage& i
     return placed;
 }
 
-// An entry that leads nowhere would only show as a triple fault.
+// Checked here, since a wrong entry would only show as a triple fault.
 Status check_entry(const ElfImage& image, std::uint64_t entry) {
     const bool inside = std::ranges::any_of(image.segments, [&](const ElfSegment& segment) {
         return entry >= segment.at.value && entry - segment.at.value < segment.memory_size;
     });
     if (!inside || entry >= platform::kHoleEnd.value) {
-        return fail(ErrorKind::invalid, "kernel's entry is outside of what it loads, or beyond 4 GiB",
-                    "give an x86-64 ELF executable whose entry is a physical address (vmlinux, or one with a PVH note)");
+        return fail(
+            ErrorKind::invalid, "the kernel's entry is outside of what it loads, or beyond 4 GiB",
+            "give an x86-64 ELF executable whose entry is a physical address (vmlinux, or one with a PVH note)");
     }
     return {};
 }
@@ -90,17 +97,17 @@ Status check_source(const BootSource& source) {
                     "give at most " + std::to_string(platform::kCommandLineLimit - 1) + " bytes");
     }
     if (source.cpus < 1 || source.cpus > platform::kMaxCpus) {
-        return fail(ErrorKind::usage, std::to_string(source.cpus) + " vCPUs cannot be had",
+        return fail(ErrorKind::usage, "a machine cannot have " + count_text(source.cpus, "vCPU"),
                     "give a number from 1 to " + std::to_string(platform::kMaxCpus));
     }
     return {};
 }
 
-// The memory map and what is written below 1 MiB take it for granted.
+// The memory map and the data below 1 MiB depend on it.
 Status check_low_memory(GuestMemory& memory) {
     const MemoryBlock* low = memory.find(BlockId::ram_low);
     if (low == nullptr || low->spec().base.value != 0 || low->spec().size <= platform::kOneMiB.value) {
-        return fail(ErrorKind::usage, "a guest needs more than 1 MiB of memory from address 0 on",
+        return fail(ErrorKind::usage, "a guest needs more than 1 MiB of memory from address 0",
                     "make its first block that large");
     }
     return {};
@@ -125,7 +132,8 @@ Result<BootEntry> load_guest(GuestMemory& memory, const BootSource& source) {
     }
     const ElfImage image = TRY(ElfImage::parse(unpacked.empty() ? source.kernel : unpacked));
     if (source.force_pvh && !image.pvh_entry) {
-        return fail(ErrorKind::usage, "kernel has no PVH note", "use --boot linux64, or build the kernel with CONFIG_PVH");
+        return fail(ErrorKind::usage, "the kernel has no PVH note",
+                    "use --boot linux64, or build the kernel with CONFIG_PVH");
     }
     const bool pvh = image.pvh_entry && !source.force_linux64;
     TRY(check_entry(image, pvh ? *image.pvh_entry : image.entry));
@@ -133,7 +141,8 @@ Result<BootEntry> load_guest(GuestMemory& memory, const BootSource& source) {
     const std::vector<Placed> modules = TRY(place_initrds(memory, image, source.initrds));
     TRY(memory.write(platform::kFirmwareBase, TRY(acpi_tables({source.cpus, source.virtio_devices}))));
     TRY(memory.write(platform::kMpTable, mp_table(source.cpus)));
-    TRY(memory.write(platform::kCommandLine, std::as_bytes(std::span(source.cmdline.c_str(), source.cmdline.size() + 1))));
+    TRY(memory.write(platform::kCommandLine,
+                     std::as_bytes(std::span(source.cmdline.c_str(), source.cmdline.size() + 1))));
     const std::vector<MemoryMapEntry> map = memory_map(specs_of(memory));
     if (pvh) {
         return write_pvh_start_info(memory, *image.pvh_entry, map, modules);

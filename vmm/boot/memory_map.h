@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the guest is told of its memory (the E820 types of ACPI 6.4, section 15), for PVH and Linux alike.
+// The memory map that PVH and Linux guests get (the E820 types of ACPI 6.4, section 15).
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,8 @@ struct MemoryMapEntry {
     Type type{};
 };
 
-/// RAM without the PC's reserved area below 1 MiB, firmware tables as ACPI, device memory as reserved. Block ram_low goes beyond 1 MiB
-/// (load_guest sees to that).
+/// Lists RAM without the PC's reserved area below 1 MiB, firmware tables as ACPI, and device memory
+/// as reserved. Block ram_low must exceed 1 MiB (load_guest checks it).
 [[nodiscard]] std::vector<MemoryMapEntry> memory_map(std::span<const BlockSpec> blocks);
 
 }  // namespace snapvm

@@ -22,12 +22,13 @@ enum Interrupt : std::uint8_t { vectored = 0, nmi = 1, external = 3 };
 
 void put_text(Encoder& out, std::string_view text) { out.raw(std::as_bytes(std::span(text))); }
 
-// `pin`: of the IOAPIC `to`, or a LAPIC's own. Polarity and trigger as the bus has them: ISA, active high, edge.
+// `pin` is one of the IOAPIC `to`, or of a LAPIC. Polarity and trigger follow the bus, ISA: active
+// high, edge.
 void put_interrupt(Encoder& out, Entry entry, Interrupt type, std::uint8_t number, std::uint8_t to, std::uint8_t pin) {
     out.u8(entry);
     out.u8(type);
     out.u16(0);
-    out.u8(0);  // the one bus
+    out.u8(0);  // the only bus
     out.u8(number);
     out.u8(to);
     out.u8(pin);
@@ -85,7 +86,7 @@ std::vector<std::byte> mp_table(std::uint32_t cpus) {
     table.u16(0);
     table.u16(count);
     table.u32(static_cast<std::uint32_t>(platform::kLapicBase.value));
-    table.u32(0);  // nothing extended
+    table.u32(0);  // no extended table
     table.raw(entries.bytes());
     std::vector<std::byte> configuration = table.take();
     set_checksum(configuration, kHeaderChecksum);

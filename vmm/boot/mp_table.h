@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The table of processors and interrupts for kernels without ACPI. Source: Intel MultiProcessor Specification 1.4, chapter 4.
+// The table of processors and interrupts for kernels without ACPI. Source: Intel MultiProcessor
+// Specification 1.4, chapter 4.
 #pragma once
 
 #include <cstddef>
@@ -8,9 +9,9 @@
 
 namespace snapvm {
 
-/// The bytes for platform::kMpTable, where such kernels look: the floating pointer, and behind it the configuration table. Each IOAPIC pin
-/// stands for the ISA interrupt of its number, edge-triggered, which is what ACPI says of all but one; that one, the power button's, nobody
-/// can tell such a kernel of.
+/// Returns the bytes for platform::kMpTable: the floating pointer, then the configuration table.
+/// Each IOAPIC pin has the ISA interrupt of its number, edge-triggered. That agrees with ACPI for
+/// all pins except the power button's, which such a kernel cannot learn of.
 [[nodiscard]] std::vector<std::byte> mp_table(std::uint32_t cpus);
 
 }  // namespace snapvm

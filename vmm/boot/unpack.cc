@@ -19,8 +19,8 @@ namespace snapvm {
 namespace {
 
 constexpr std::size_t kFirstRoom = 1ULL << 20;
-constexpr std::uint64_t kDecoderMemory = 256ULL << 20;  // xz; Linux packs with a dictionary of 128 MiB at most
-constexpr std::size_t kLz4Block = 8ULL << 20;  // of a legacy frame, unpacked (lz4's doc/lz4_Frame_format.md)
+constexpr std::uint64_t kDecoderMemory = 256ULL << 20;  // for xz; Linux packs with a dictionary of at most 128 MiB
+constexpr std::size_t kLz4Block = 8ULL << 20;  // unpacked block of a legacy frame (lz4's doc/lz4_Frame_format.md)
 
 struct Packing {
     std::string_view name;
@@ -34,18 +34,20 @@ constexpr std::array kPackings = {
 };
 
 std::unexpected<Error> damaged(std::string_view packing) {
-    return fail(ErrorKind::invalid, "what is packed with " + std::string(packing) + " is damaged or cut off", "get the file anew");
+    return fail(ErrorKind::invalid, "its " + std::string(packing) + " data is damaged or truncated",
+                "copy the file again");
 }
 
 std::unexpected<Error> too_large(std::uint64_t limit) {
-    return fail(ErrorKind::invalid, "more than " + std::to_string(limit >> 20) + " MiB come out of it", "give a smaller one");
+    return fail(ErrorKind::invalid, "it unpacks to more than " + std::to_string(limit >> 20) + " MiB",
+                "give a smaller one");
 }
 
-/// Bytes that grow to a limit.
+/// A byte vector that grows up to a limit.
 class Output {
 public:
     explicit Output(std::uint64_t limit) : limit_(limit) {}
-    /// Empty beyond the limit.
+    /// Returns space for more bytes. Returns none once the output exceeds the limit.
     std::span<std::byte> room() {
         if (used_ == bytes_.size()) {
             bytes_.resize(std::min<std::uint64_t>(limit_ + 1, std::max(bytes_.size() * 2, kFirstRoom)));
@@ -126,7 +128,8 @@ Status unpack_xz(std::span<const std::byte> packed, Output& output) {
 }
 
 Status unpack_zstd(std::span<const std::byte> packed, Output& output) {
-    const std::unique_ptr<ZSTD_DStream, std::size_t (*)(ZSTD_DStream*)> stream(::ZSTD_createDStream(), ::ZSTD_freeDStream);
+    const std::unique_ptr<ZSTD_DStream, std::size_t (*)(ZSTD_DStream*)> stream(::ZSTD_createDStream(),
+                                                                               ::ZSTD_freeDStream);
     if (stream == nullptr) {
         return fail(Error::system("ZSTD_createDStream", "libzstd", ENOMEM));
     }
@@ -149,7 +152,7 @@ Status unpack_zstd(std::span<const std::byte> packed, Output& output) {
     }
 }
 
-// Blocks of a size each, to the end of the file or to four bytes that are no block.
+// Each block has a size before it. They end with the file, or with four bytes that are no block.
 Status unpack_lz4(std::span<const std::byte> packed, Output& output) {
     std::size_t at = sizeof(std::uint32_t);
     std::vector<std::byte> block(kLz4Block);
@@ -160,9 +163,9 @@ Status unpack_lz4(std::span<const std::byte> packed, Output& output) {
         if (size > packed.size() - at || size > std::numeric_limits<int>::max()) {
             return damaged("lz4");
         }
-        const int got =
-            ::LZ4_decompress_safe(reinterpret_cast<const char*>(packed.data() + at), reinterpret_cast<char*>(block.data()),
-                                  static_cast<int>(size), static_cast<int>(block.size()));
+        const int got = ::LZ4_decompress_safe(reinterpret_cast<const char*>(packed.data() + at),
+                                              reinterpret_cast<char*>(block.data()), static_cast<int>(size),
+                                              static_cast<int>(block.size()));
         if (got < 0) {
             return damaged("lz4");
         }
@@ -185,7 +188,8 @@ Status unpack_lz4(std::span<const std::byte> packed, Output& output) {
 
 std::string_view packing_of(std::span<const std::byte> packed) {
     for (const Packing& packing : kPackings) {
-        if (packed.size() >= packing.magic.size() && std::memcmp(packed.data(), packing.magic.data(), packing.magic.size()) == 0) {
+        if (packed.size() >= packing.magic.size() &&
+            std::memcmp(packed.data(), packing.magic.data(), packing.magic.size()) == 0) {
             return packing.name;
         }
     }
@@ -197,13 +201,13 @@ Result<std::vector<std::byte>> unpack(std::span<const std::byte> packed, std::ui
         std::string_view name;
         Status (*unpack)(std::span<const std::byte>, Output&);
     };
-    constexpr std::array kUnpackers = {Unpacker{"gzip", unpack_gzip}, Unpacker{"xz", unpack_xz}, Unpacker{"zstd", unpack_zstd},
-                                       Unpacker{"lz4", unpack_lz4}};
+    constexpr std::array kUnpackers = {Unpacker{"gzip", unpack_gzip}, Unpacker{"xz", unpack_xz},
+                                       Unpacker{"zstd", unpack_zstd}, Unpacker{"lz4", unpack_lz4}};
     const std::string_view packing = packing_of(packed);
     const auto* unpacker = std::ranges::find(kUnpackers, packing, &Unpacker::name);
     if (unpacker == kUnpackers.end()) {
         return fail(ErrorKind::invalid,
-                    packing.empty() ? "it is packed in a way that is not known" : "it is packed with " + std::string(packing),
+                    packing.empty() ? "it is packed in an unknown way" : "it is packed with " + std::string(packing),
                     "give one that is packed with gzip, xz, zstd or lz4");
     }
     Output output(limit);

@@ -15,8 +15,8 @@ std::string arguments_without_acpi(std::size_t virtio_devices) {
     for (std::uint32_t number = 0; number < virtio_devices; ++number) {
         const Gpa base = platform::kVirtioBase + number * platform::kVirtioStride;
         std::array<char, 64> words;
-        std::snprintf(words.data(), words.size(), " virtio_mmio.device=4K@0x%llx:%u", static_cast<unsigned long long>(base.value),
-                      platform::kVirtioGsi + number);
+        std::snprintf(words.data(), words.size(), " virtio_mmio.device=4K@0x%llx:%u",
+                      static_cast<unsigned long long>(base.value), platform::kVirtioGsi + number);
         arguments += words.data();
     }
     return arguments;

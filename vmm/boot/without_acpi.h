@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What tells a Linux kernel of its virtio devices where ACPI does not (PLATFORM.md, "Without ACPI").
+// Tells a Linux kernel that runs without ACPI of its virtio devices (PLATFORM.md, "Without ACPI").
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,7 @@
 
 namespace snapvm {
 
-/// The words for its command line, of a machine with `virtio_devices`.
+/// Returns the arguments for the command line of a machine with `virtio_devices`.
 [[nodiscard]] std::string arguments_without_acpi(std::size_t virtio_devices);
 
 }  // namespace snapvm

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How devices raise interrupts, without knowing what takes them.
+// The interfaces through which devices raise interrupts, whatever the interrupt controller is.
 #pragma once
 
 #include <cstdint>
@@ -7,11 +7,12 @@
 
 namespace snapvm {
 
-/// Interrupt pins, numbered by GSI. Implemented by the interrupt controller; callable from any thread.
+/// The interrupt pins, numbered by GSI. The interrupt controller implements it. Any thread may call
+/// it.
 class InterruptSink {
 public:
     virtual ~InterruptSink() = default;
-    /// Drives the pin's level. Edge-triggered pins react to low -> high.
+    /// Sets the pin's level. Edge-triggered pins react to low -> high.
     virtual void set_level(std::uint32_t gsi, bool high) = 0;
 
     void pulse(std::uint32_t gsi) {
@@ -27,12 +28,13 @@ struct MsiMessage {
     friend bool operator==(const MsiMessage&, const MsiMessage&) = default;
 };
 
-/// Takes what the interrupt controller sends to the LAPICs. Implemented by the machine on top of KVM; callable from any thread.
+/// Receives what the interrupt controller sends to the LAPICs. The machine implements it over KVM.
+/// Any thread may call it.
 class MsiSink {
 public:
     virtual ~MsiSink() = default;
     virtual void deliver(const MsiMessage& message) = 0;
-    /// What each pin's message is now; needed where a level-triggered pin must hear of its EOI.
+    /// Sets the message of each pin. KVM needs them to report the EOIs of level-triggered pins.
     virtual void set_routes(std::span<const MsiMessage> routes) = 0;
 };
 

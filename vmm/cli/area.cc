@@ -1,20 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// Commands on snapshot areas: area create, size, inspect, verify. None needs KVM.
+// Commands on snapshot areas: area create, size, inspect, verify. They do not need KVM.
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "snapshot/area.h"
-#include "snapshot/inspect.h"
-#include "snapshot/verify.h"
+#include "snapshot/area/area.h"
+#include "snapshot/report/inspect.h"
+#include "snapshot/report/verify.h"
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 #include "vmm/cli/commands.h"
 #include "vmm/cli/machine_query.h"
-#include "vmm/cli/run_dir.h"
+#include "vmm/host/run_dir.h"
 
 namespace snapvm::cli {
 namespace {
@@ -24,15 +23,15 @@ struct ShapeOptions {
     std::uint32_t cpus = 1;
     std::uint32_t slots = 1;
 
-    void add_to(CLI::App& command) {
-        command.add_option("--mem", memory, "guest memory, a multiple of 2M");
-        command.add_option("--cpus", cpus, "vCPUs (default: 1)");
-        command.add_option("--slots", slots, "1, or 2 to keep the previous snapshot while the next is written")
-            ->check(CLI::Range(1, 2));
+    void add_to(Command command) {
+        command.option("--mem", memory, "guest memory, a multiple of 2M");
+        command.option("--cpus", cpus, "vCPUs (default: 1)");
+        command.option("--slots", slots, 1, 2,
+                       "1, or 2 to keep the previous snapshot while the next is written (default: 1)");
     }
     [[nodiscard]] Result<MachineConfig> config() const {
         if (memory.empty()) {
-            return fail(ErrorKind::usage, "--mem is missing", "give the machine's memory, as --mem 4G");
+            return fail(ErrorKind::usage, "--mem is missing", "give the machine's memory, such as --mem 4G");
         }
         MachineConfig config;
         config.memory_bytes = TRY(parse_size(memory));
@@ -49,14 +48,15 @@ struct CreateCommand {
     bool force = false;
 };
 
-// A line on a terminal's stderr, rewritten; nothing in a pipe.
+// Returns a function that rewrites one line on stderr if that is a terminal; otherwise returns an
+// empty one.
 Progress progress_on_terminal(const char* what) {
     if (::isatty(STDERR_FILENO) == 0) {
         return {};
     }
     return [what](std::uint64_t done, std::uint64_t total) {
-        std::fprintf(stderr, "\r%s: %3llu %%%s", what, static_cast<unsigned long long>(total == 0 ? 100 : done * 100 / total),
-                     done == total ? "\n" : "");
+        std::fprintf(stderr, "\r%s: %3llu %%%s", what,
+                     static_cast<unsigned long long>(total == 0 ? 100 : done * 100 / total), done == total ? "\n" : "");
     };
 }
 
@@ -80,12 +80,13 @@ Result<int> create(const CreateCommand& options, const Globals& globals) {
                                                 .names = [&](int pid) { return name_of(pid, globals); },
                                                 .progress = progress_on_terminal("zeroing")}));
     if (globals.json) {
-        std::printf(
-            "%s\n",
-            nlohmann::ordered_json{{"area", area.text()}, {"area_bytes", size}, {"slots", options.shape.slots}}.dump().c_str());
+        std::printf("%s\n",
+                    nlohmann::ordered_json{{"area", area.text()}, {"area_bytes", size}, {"slots", options.shape.slots}}
+                        .dump()
+                        .c_str());
     } else {
-        std::printf("%s: %llu bytes, %u slot%s\n", area.text().c_str(), static_cast<unsigned long long>(size), options.shape.slots,
-                    options.shape.slots == 1 ? "" : "s");
+        std::printf("%s: %llu bytes, %s\n", area.text().c_str(), static_cast<unsigned long long>(size),
+                    count_text(options.shape.slots, "slot").c_str());
     }
     return 0;
 }
@@ -93,7 +94,7 @@ Result<int> create(const CreateCommand& options, const Globals& globals) {
 Result<int> size(const ShapeOptions& options, const Globals& globals) {
     const std::uint64_t bytes = TRY(area_size(TRY(options.config()), options.slots));
     if (globals.json) {
-        std::printf("%s\n", nlohmann::json{{"area_bytes", bytes}}.dump().c_str());
+        std::printf("%s\n", nlohmann::ordered_json{{"area_bytes", bytes}}.dump().c_str());
     } else {
         std::printf("%llu\n", static_cast<unsigned long long>(bytes));
     }
@@ -125,50 +126,49 @@ Result<int> verify(const std::string& text, const Globals& globals) {
         std::printf("%s\n", fault.c_str());
     }
     if (report.fault_count != 0) {
-        return fail(ErrorKind::invalid, area.text() + " has " + std::to_string(report.fault_count) + " faults",
+        return fail(ErrorKind::invalid, area.text() + " has " + count_text(report.fault_count, "fault"),
                     "do not restore it; take the snapshot again");
     }
-    std::printf("%s: good, %llu pages in %llu snapshot%s\n", area.text().c_str(), static_cast<unsigned long long>(report.pages),
-                static_cast<unsigned long long>(report.snapshots), report.snapshots == 1 ? "" : "s");
+    std::printf("%s: good, %s in %s\n", area.text().c_str(), count_text(report.pages, "page").c_str(),
+                count_text(report.snapshots, "snapshot").c_str());
     return 0;
 }
 
-// inspect and verify: one area and nothing else.
-void add_reader(CLI::App& app, const char* name, const char* what, Globals& globals, Action& chosen,
+// Declares inspect or verify, which take one area and nothing else.
+void add_reader(Command program, const char* name, const char* what, Globals& globals,
                 Result<int> (*action)(const std::string&, const Globals&)) {
     auto area = std::make_shared<std::string>();
-    CLI::App* command = app.add_subcommand(name, what);
-    command->add_option("area", *area, "snapshot area, PATH[@OFFSET]")->required();
-    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return action(*area, globals); }; });
+    Command command = program.subcommand(name, what);
+    command.required("AREA", *area, "snapshot area, PATH[@OFFSET]");
+    command.action([=, &globals] { return action(*area, globals); });
 }
 
 }  // namespace
 
-void add_area(CLI::App& app, Globals& globals, Action& chosen) {
+void add_area(Command program, Globals& globals) {
     auto options = std::make_shared<CreateCommand>();
-    CLI::App* area = app.add_subcommand("area", "prepare a file or block device for snapshots");
-    area->require_subcommand(1);
-    CLI::App* command = area->add_subcommand("create", "make a file or block device a snapshot area");
-    command->add_option("path", options->area, "PATH[@OFFSET]")->required();
-    command->add_option("--for", options->machine, "sized for this running machine");
-    options->shape.add_to(*command);
-    command->add_flag("--force", options->force, "overwrite a file system or another area");
-    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return create(*options, globals); }; });
+    Command area = program.group("area", "prepare a file or block device for snapshots");
+    Command command = area.subcommand("create", "make a file or block device a snapshot area");
+    command.required("path", options->area, "PATH[@OFFSET]");
+    command.option("--for", options->machine, "the running machine that the area is for");
+    options->shape.add_to(command);
+    command.flag("--force", options->force, "overwrite a file system, an area or other data");
+    command.action([=, &globals] { return create(*options, globals); });
 }
 
-void add_size(CLI::App& app, Globals& globals, Action& chosen) {
+void add_size(Command program, Globals& globals) {
     auto options = std::make_shared<ShapeOptions>();
-    CLI::App* command = app.add_subcommand("size", "how many bytes a snapshot area takes");
-    options->add_to(*command);
-    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return size(*options, globals); }; });
+    Command command = program.subcommand("size", "print how many bytes a snapshot area takes");
+    options->add_to(command);
+    command.action([=, &globals] { return size(*options, globals); });
 }
 
-void add_inspect(CLI::App& app, Globals& globals, Action& chosen) {
-    add_reader(app, "inspect", "show what a snapshot area holds", globals, chosen, inspect);
+void add_inspect(Command program, Globals& globals) {
+    add_reader(program, "inspect", "show what a snapshot area holds", globals, inspect);
 }
 
-void add_verify(CLI::App& app, Globals& globals, Action& chosen) {
-    add_reader(app, "verify", "check every checksum in a snapshot area", globals, chosen, verify);
+void add_verify(Command program, Globals& globals) {
+    add_reader(program, "verify", "check every checksum in a snapshot area", globals, verify);
 }
 
 }  // namespace snapvm::cli

@@ -1,57 +1,52 @@
 // SPDX-License-Identifier: Apache-2.0
-// The commands of `snapvm`, one `add_…` each: it declares the subcommand's options and, when that subcommand is the one given, sets the
-// action to run. Results go to stdout, progress and errors to stderr.
+// The commands of `snapvm`. Each has an `add_…` function that declares the subcommand, its options
+// and its action. Results go to stdout, progress and errors to stderr.
 #pragma once
 
-#include <functional>
 #include <string>
 
 #include "vmm/base/error.h"
-
-namespace CLI {
-class App;
-}
+#include "vmm/cli/command_line.h"
 
 namespace snapvm::cli {
 
-/// Options that every command understands.
+/// The options of every command.
 struct Globals {
     std::string run_dir;  ///< --run-dir; empty: the default (RunDir)
     bool json = false;  ///< --json
 };
 
-/// What a command does once its options are parsed; the process' exit code.
-using Action = std::function<Result<int>()>;
-
 inline constexpr int kExitFailure = 1;
 inline constexpr int kExitUsage = 2;
 
-/// 2 for what the user got wrong on the command line, 1 for all else.
-[[nodiscard]] inline int exit_code_of(const Error& error) { return error.kind() == ErrorKind::usage ? kExitUsage : kExitFailure; }
+/// Returns 2 for a mistake on the command line, 1 for any other error.
+[[nodiscard]] inline int exit_code_of(const Error& error) {
+    return error.kind() == ErrorKind::usage ? kExitUsage : kExitFailure;
+}
 
 // run.cc, restore.cc
-void add_run(CLI::App& app, Globals& globals, Action& chosen);
-void add_restore(CLI::App& app, Globals& globals, Action& chosen);
-// control.cc: commands to a running machine
-void add_pause(CLI::App& app, Globals& globals, Action& chosen);
-void add_resume(CLI::App& app, Globals& globals, Action& chosen);
-void add_stop(CLI::App& app, Globals& globals, Action& chosen);
-void add_wait(CLI::App& app, Globals& globals, Action& chosen);
-void add_stats(CLI::App& app, Globals& globals, Action& chosen);
-void add_ps(CLI::App& app, Globals& globals, Action& chosen);
-void add_console(CLI::App& app, Globals& globals, Action& chosen);
-void add_snapshot(CLI::App& app, Globals& globals, Action& chosen);
-void add_snapshot_status(CLI::App& app, Globals& globals, Action& chosen);
-void add_snapshot_cancel(CLI::App& app, Globals& globals, Action& chosen);
-void add_balloon(CLI::App& app, Globals& globals, Action& chosen);
-void add_detach(CLI::App& app, Globals& globals, Action& chosen);
+void add_run(Command program, Globals& globals);
+void add_restore(Command program, Globals& globals);
+// control*.cc: commands to a running machine
+void add_pause(Command program, Globals& globals);
+void add_resume(Command program, Globals& globals);
+void add_stop(Command program, Globals& globals);
+void add_wait(Command program, Globals& globals);
+void add_stats(Command program, Globals& globals);
+void add_ps(Command program, Globals& globals);
+void add_console(Command program, Globals& globals);
+void add_snapshot(Command program, Globals& globals);
+void add_snapshot_status(Command program, Globals& globals);
+void add_snapshot_cancel(Command program, Globals& globals);
+void add_balloon(Command program, Globals& globals);
+void add_detach(Command program, Globals& globals);
 // area.cc: commands on snapshot areas
-void add_area(CLI::App& app, Globals& globals, Action& chosen);
-void add_size(CLI::App& app, Globals& globals, Action& chosen);
-void add_inspect(CLI::App& app, Globals& globals, Action& chosen);
-void add_verify(CLI::App& app, Globals& globals, Action& chosen);
+void add_area(Command program, Globals& globals);
+void add_size(Command program, Globals& globals);
+void add_inspect(Command program, Globals& globals);
+void add_verify(Command program, Globals& globals);
 // doctor.cc, demo.cc
-void add_doctor(CLI::App& app, Globals& globals, Action& chosen);
-void add_demo(CLI::App& app, Globals& globals, Action& chosen);
+void add_doctor(Command program, Globals& globals);
+void add_demo(Command program, Globals& globals);
 
 }  // namespace snapvm::cli

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Commands that ask a running machine one thing: pause, resume, stop, stats.
+// Commands with one request to a running machine: pause, resume, stop, stats.
 #include "vmm/cli/control.h"
 
-#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
-#include "vmm/cli/run_dir.h"
+#include "vmm/host/run_dir.h"
 #include "vmm/machine/machine.h"
 
 namespace snapvm::cli {
@@ -19,7 +18,7 @@ using Json = nlohmann::ordered_json;
 
 Result<int> set_state(const Globals& globals, const std::string& name, const char* state, const char* result) {
     api::ApiClient client = TRY(connect_machine(globals, name));
-    // A pause waits for the guest's disks.
+    // A pause waits for in-flight requests of the guest's disks.
     TRY(ask(client, "PATCH", "/vm", Json{{"state", state}}.dump(), kDrainLimit + kQuickAnswer));
     if (globals.json) {
         print_line(Json{{"name", name}, {"state", result}}.dump());
@@ -27,12 +26,12 @@ Result<int> set_state(const Globals& globals, const std::string& name, const cha
     return 0;
 }
 
-void add_state_command(CLI::App& app, Globals& globals, Action& chosen, const char* command_name, const char* help,
-                       const char* state, const char* result) {
-    CLI::App* command = app.add_subcommand(command_name, help);
+void add_state_command(Command program, Globals& globals, const char* command_name, const char* help, const char* state,
+                       const char* result) {
+    Command command = program.subcommand(command_name, help);
     auto name = std::make_shared<std::string>();
-    command->add_option("NAME", *name, "the machine")->required();
-    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return set_state(globals, *name, state, result); }; });
+    command.required("NAME", *name, "the machine");
+    command.action([=, &globals] { return set_state(globals, *name, state, result); });
 }
 
 struct StopOptions {
@@ -53,9 +52,10 @@ Result<int> stop(const Globals& globals, const StopOptions& options) {
     return 0;
 }
 
-std::string scalar_text(const nlohmann::json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
+std::string scalar_text(const Json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
 
-// One line a number: those of an object under its name and a dot, those of a list of such under their ids, and of any other list how long it is.
+// Prints one number in each line. Those of an object have its name and a dot before them, those of
+// a list of objects their ids. Of any other list it prints the length.
 void print_fields(const Json& fields, const std::string& prefix) {
     for (const auto& [key, value] : fields.items()) {
         const std::string name = prefix + key;
@@ -112,8 +112,8 @@ Status wait_gone(const Globals& globals, const std::string& name, std::chrono::m
 
 Error refusal(const api::ApiReply& reply) { return {ErrorKind::invalid, reply.fault()}; }
 
-Result<std::string> ask(api::ApiClient& client, std::string_view method, std::string_view target, const std::string& body,
-                        std::chrono::milliseconds timeout) {
+Result<std::string> ask(api::ApiClient& client, std::string_view method, std::string_view target,
+                        const std::string& body, std::chrono::milliseconds timeout) {
     api::ApiReply reply = TRY(client.request(method, target, body, timeout));
     if (reply.status / 100 != 2) {
         return fail(refusal(reply));
@@ -127,29 +127,30 @@ Result<std::chrono::milliseconds> parse_timeout(const std::string& text) {
     return std::chrono::ceil<std::chrono::milliseconds>(TRY(parse_duration(text)));
 }
 
-void add_pause(CLI::App& app, Globals& globals, Action& chosen) {
-    add_state_command(app, globals, chosen, "pause", "stop a machine's vCPUs until it is resumed", "Paused", "Paused");
+void add_pause(Command program, Globals& globals) {
+    add_state_command(program, globals, "pause", "stop a machine's vCPUs until it is resumed", "Paused", "Paused");
 }
 
-void add_resume(CLI::App& app, Globals& globals, Action& chosen) {
-    add_state_command(app, globals, chosen, "resume", "let a paused machine run on", "Resumed", "Running");
+void add_resume(Command program, Globals& globals) {
+    add_state_command(program, globals, "resume", "let a paused machine run on", "Resumed", "Running");
 }
 
-void add_stop(CLI::App& app, Globals& globals, Action& chosen) {
-    CLI::App* command = app.add_subcommand("stop", "press a machine's power button, end it, and wait until its process is gone");
+void add_stop(Command program, Globals& globals) {
+    Command command =
+        program.subcommand("stop", "press a machine's power button, end it, and wait until its process is gone");
     auto options = std::make_shared<StopOptions>();
-    command->add_option("NAME", options->name, "the machine")->required();
-    command->add_option("--timeout", options->timeout,
-                        "how long to let a snapshot that is being written finish, and the guest power off (default: 5s)");
-    command->add_flag("--force", options->force, "wait for neither");
-    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return stop(globals, *options); }; });
+    command.required("NAME", options->name, "the machine");
+    command.option("--timeout", options->timeout,
+                   "how long to wait for a snapshot or a detach, and for the guest's power-off (default: 5s)");
+    command.flag("--force", options->force, "wait for neither");
+    command.action([=, &globals] { return stop(globals, *options); });
 }
 
-void add_stats(CLI::App& app, Globals& globals, Action& chosen) {
-    CLI::App* command = app.add_subcommand("stats", "a running machine's counters");
+void add_stats(Command program, Globals& globals) {
+    Command command = program.subcommand("stats", "print a running machine's counters");
     auto name = std::make_shared<std::string>();
-    command->add_option("NAME", *name, "the machine")->required();
-    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return stats(globals, *name); }; });
+    command.required("NAME", *name, "the machine");
+    command.action([=, &globals] { return stats(globals, *name); });
 }
 
 }  // namespace snapvm::cli

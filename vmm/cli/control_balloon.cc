@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// snapvm balloon: how much memory a machine is to be without, and how far it is.
-#include <CLI/CLI.hpp>
+// snapvm balloon: sets how much memory the balloon takes from a guest, and prints its state.
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -20,7 +19,7 @@ Result<int> balloon(const Globals& globals, const std::string& name, const std::
     if (!size.empty()) {
         bytes = TRY(parse_size(size));
         if (bytes % kMiB != 0) {
-            return fail(ErrorKind::usage, "--size " + size + " is no whole number of MiB");
+            return fail(ErrorKind::usage, "--size " + size + " is not a whole number of MiB", "give a multiple of 1M");
         }
     }
     api::ApiClient client = TRY(connect_machine(globals, name));
@@ -41,13 +40,14 @@ Result<int> balloon(const Globals& globals, const std::string& name, const std::
 
 }  // namespace
 
-void add_balloon(CLI::App& app, Globals& globals, Action& chosen) {
-    CLI::App* command = app.add_subcommand("balloon", "take memory from a running machine, or give some back; its sizes");
+void add_balloon(Command program, Globals& globals) {
+    Command command =
+        program.subcommand("balloon", "take memory from a guest, or give some back, and print the balloon's size");
     auto name = std::make_shared<std::string>();
     auto size = std::make_shared<std::string>();
-    command->add_option("NAME", *name, "the machine")->required();
-    command->add_option("--size", *size, "what the guest is to be without, in whole MiB (default: as it is)");
-    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return balloon(globals, *name, *size); }; });
+    command.required("NAME", *name, "the machine");
+    command.option("--size", *size, "memory that the guest is to do without, in whole MiB (default: as it is)");
+    command.action([=, &globals] { return balloon(globals, *name, *size); });
 }
 
 }  // namespace snapvm::cli

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// snapvm console, and the console side of a `run` on a terminal.
+// snapvm console, and the console of a `run` on a terminal.
 #include <poll.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -7,7 +7,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <array>
 #include <cerrno>
 #include <cstdio>
@@ -19,15 +18,15 @@
 
 #include "vmm/base/fd.h"
 #include "vmm/base/try.h"
-#include "vmm/cli/control_console.h"
 #include "vmm/cli/control.h"
-#include "vmm/cli/run_dir.h"
+#include "vmm/cli/control_console.h"
 #include "vmm/cli/terminal.h"
+#include "vmm/host/run_dir.h"
 
 namespace snapvm::cli {
 namespace {
 
-// Moves bytes until the machine's end closes the stream, or a key ends it.
+// Moves bytes until the machine closes the stream, or an escape key ends it.
 class ConsolePump {
 public:
     /// `resized` is called when the terminal's size has changed.
@@ -37,11 +36,12 @@ public:
     Result<EscapeFilter::Action> run(std::string_view first) {
         TRY(show(first));
         while (true) {
-            // stdin is read only when the guest has taken what came before: so much and no more is ever kept.
+            // stdin is read only if the bytes read before were sent, so that pending_ stays small.
             const bool reads = input_ && pending_.empty();
-            std::array<pollfd, 3> entries = {{{reads ? STDIN_FILENO : -1, POLLIN, 0},
-                                              {socket_, static_cast<short>(pending_.empty() ? POLLIN : POLLIN | POLLOUT), 0},
-                                              {size_signals_, POLLIN, 0}}};
+            std::array<pollfd, 3> entries = {
+                {{reads ? STDIN_FILENO : -1, POLLIN, 0},
+                 {socket_, static_cast<short>(pending_.empty() ? POLLIN : POLLIN | POLLOUT), 0},
+                 {size_signals_, POLLIN, 0}}};
             if (::poll(entries.data(), entries.size(), -1) < 0) {
                 if (errno != EINTR) {
                     return fail(Error::system("poll", "the console", errno));
@@ -67,7 +67,9 @@ public:
     }
 
 private:
-    static Status show(std::string_view bytes) { return write_all(STDOUT_FILENO, std::as_bytes(std::span(bytes)), "stdout"); }
+    static Status show(std::string_view bytes) {
+        return write_all(STDOUT_FILENO, std::as_bytes(std::span(bytes)), "stdout");
+    }
 
     EscapeFilter::Action take_input() {
         std::array<char, 4096> chunk;
@@ -94,13 +96,13 @@ private:
         if (sent > 0) {
             pending_.erase(0, static_cast<std::size_t>(sent));
         } else if (errno != EAGAIN && errno != EINTR) {
-            // The machine takes nothing any more; what it said last is still to be read.
+            // The machine takes no more input. Its last output still has to be read.
             pending_.clear();
             input_ = false;
         }
     }
 
-    // False at the stream's end.
+    // Returns false at the end of the stream.
     Result<bool> take_output() {
         std::array<char, 16384> chunk;
         const ssize_t got = ::recv(socket_, chunk.data(), chunk.size(), MSG_DONTWAIT);
@@ -116,14 +118,14 @@ private:
 
     int socket_;
     bool keys_;
-    int size_signals_;  ///< -1 where stdin is no terminal
+    int size_signals_;  ///< -1 if stdin is not a terminal
     std::function<void()> resized_;
     bool input_ = true;
     std::string pending_;
     EscapeFilter filter_;
 };
 
-// Tells the guest how large our terminal is; one whose line has no size, and an older machine, do not mind.
+// Tells the guest the size of the terminal. A line without a size, or an older machine, ignores it.
 void send_size(const std::string& api_socket, const std::string& name) {
     winsize size{};
     auto client = connect_socket(api_socket, name);
@@ -133,9 +135,10 @@ void send_size(const std::string& api_socket, const std::string& name) {
     }
 }
 
-// Nothing when the machine's process has ended without an answer.
+// Returns nothing if the machine's process ended without an answer.
 std::optional<int> exit_code_in(const Result<api::ApiReply>& reply) {
-    const auto fields = reply ? nlohmann::json::parse(reply->body, nullptr, /*allow_exceptions=*/false) : nlohmann::json();
+    const auto fields =
+        reply ? nlohmann::json::parse(reply->body, nullptr, /*allow_exceptions=*/false) : nlohmann::json();
     if (!fields.is_object() || !fields.contains("exit_code") || !fields["exit_code"].is_number()) {
         return std::nullopt;
     }
@@ -154,7 +157,8 @@ void show_log(const RunDir& dir, const std::string& name) {
 Result<int> attach_console(const Globals& globals, const std::string& name) {
     const RunDir dir = TRY(RunDir::find(globals.run_dir));
     const std::string api_socket = dir.socket_of(name);
-    // Asked before the console is opened: when the machine has ended, its process does not wait for another question.
+    // Sent before the console is opened: once the machine has ended, its process does not wait for
+    // a further request.
     api::ApiClient ending = TRY(connect_socket(api_socket, name));
     TRY(ending.send("GET", "/wait?for=exit&timeout_ms=86400000", {}, kQuickAnswer));
     api::ConsoleStream stream = TRY(TRY(connect_socket(api_socket, name)).open_console(kQuickAnswer));
@@ -174,7 +178,8 @@ Result<int> attach_console(const Globals& globals, const std::string& name) {
         action = TRY(pump.run(stream.first));
     }
     if (action == EscapeFilter::Action::detach) {
-        std::fprintf(stderr, "\nsnapvm: detached from %s; snapvm console %s attaches again\n", name.c_str(), name.c_str());
+        std::fprintf(stderr, "\nsnapvm: detached from %s; snapvm console %s attaches again\n", name.c_str(),
+                     name.c_str());
         return 0;
     }
     if (action == EscapeFilter::Action::quit) {
@@ -185,19 +190,21 @@ Result<int> attach_console(const Globals& globals, const std::string& name) {
     if (!code) {
         return fail(ErrorKind::invalid, "machine " + name + " has ended, and its process has not said how");
     }
-    // So that the same command again finds name and disks free. One that takes longer has said how it ended all the same.
+    // Waits, so that the same command finds name and disks free afterwards. The exit code is known
+    // even if it takes longer.
     (void)dir.wait_gone(name, std::chrono::steady_clock::now() + kQuickAnswer);
     show_log(dir, name);
     return *code;
 }
 
-void add_console(CLI::App& app, Globals& globals, Action& chosen) {
-    CLI::App* command = app.add_subcommand("console",
-                                           "attach to a machine's serial port, or its virtio console if that is its terminal "
-                                           "(Ctrl-a d detaches, Ctrl-a x stops the machine)");
+void add_console(Command program, Globals& globals) {
+    Command command =
+        program.subcommand("console",
+                           "attach to a machine's serial port, or its virtio console if that is its terminal "
+                           "(Ctrl-a d detaches, Ctrl-a x stops the machine)");
     auto name = std::make_shared<std::string>();
-    command->add_option("NAME", *name, "the machine")->required();
-    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return attach_console(globals, *name); }; });
+    command.required("NAME", *name, "the machine");
+    command.action([=, &globals] { return attach_console(globals, *name); });
 }
 
 }  // namespace snapvm::cli

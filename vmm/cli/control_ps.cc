@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// snapvm ps: the machines that run now.
-#include <CLI/CLI.hpp>
+// snapvm ps: lists the machines that run now.
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -8,14 +7,15 @@
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 #include "vmm/cli/control.h"
-#include "vmm/cli/run_dir.h"
+#include "vmm/host/run_dir.h"
 
 namespace snapvm::cli {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-// A machine that does not answer soon is shown without its numbers: one that hangs must not hide the others.
+// A machine that does not answer within this time is shown without its numbers, so that it does not
+// hide the others.
 constexpr std::chrono::seconds kPatience{2};
 
 std::string uptime_text(std::uint64_t us) {
@@ -24,13 +24,15 @@ std::string uptime_text(std::uint64_t us) {
     if (s < 60) {
         return std::to_string(s) + "s";
     }
-    return s < 3600 ? std::to_string(s / 60) + "m" + two(s % 60) + "s" : std::to_string(s / 3600) + "h" + two(s / 60 % 60) + "m";
+    return s < 3600 ? std::to_string(s / 60) + "m" + two(s % 60) + "s"
+                    : std::to_string(s / 3600) + "h" + two(s / 60 % 60) + "m";
 }
 
 Json describe(const std::string& socket, const std::string& name) {
     Json machine = {{"name", name}};
     auto client = connect_socket(socket, name);
-    const auto body = client ? ask(*client, "GET", "/stats", {}, kPatience) : Result<std::string>(fail(std::move(client).error()));
+    const auto body =
+        client ? ask(*client, "GET", "/stats", {}, kPatience) : Result<std::string>(fail(std::move(client).error()));
     const Json stats = body ? Json::parse(*body, nullptr, /*allow_exceptions=*/false) : Json();
     if (!stats.is_object()) {
         machine["state"] = "no answer";
@@ -52,19 +54,23 @@ Result<int> ps(const Globals& globals) {
             print_line(machine.dump());
             continue;
         }
-        const bool known = machine.contains("pid");
-        const auto number = [&](const char* key) { return known ? std::to_string(machine.value(key, std::uint64_t{0})) : "-"; };
-        std::printf("%-20s %8s %-11s %7s %4s %8s\n", name.c_str(), number("pid").c_str(), machine.value("state", "").c_str(),
-                    known ? size_text(machine.value("memory_bytes", std::uint64_t{0})).c_str() : "-", number("cpus").c_str(),
-                    known ? uptime_text(machine.value("uptime_us", std::uint64_t{0})).c_str() : "-");
+        const auto number = [&](const char* key) { return machine.value(key, std::uint64_t{0}); };
+        // A process without an answer has no numbers, and an instance without a machine no memory.
+        const auto shown = [&](const char* key, const auto& text) {
+            return number(key) != 0 ? text(number(key)) : std::string("-");
+        };
+        const auto plain = [](std::uint64_t value) { return std::to_string(value); };
+        std::printf("%-20s %8s %-11s %7s %4s %8s\n", name.c_str(), shown("pid", plain).c_str(),
+                    machine.value("state", "").c_str(), shown("memory_bytes", size_text).c_str(),
+                    shown("cpus", plain).c_str(), shown("uptime_us", uptime_text).c_str());
     }
     return 0;
 }
 
 }  // namespace
 
-void add_ps(CLI::App& app, Globals& globals, Action& chosen) {
-    app.add_subcommand("ps", "list running machines")->callback([&] { chosen = [&globals] { return ps(globals); }; });
+void add_ps(Command program, Globals& globals) {
+    program.subcommand("ps", "list running machines").action([&globals] { return ps(globals); });
 }
 
 }  // namespace snapvm::cli

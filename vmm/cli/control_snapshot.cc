@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// snapvm snapshot: a running machine into an area.
-#include <CLI/CLI.hpp>
+// snapvm snapshot, snapshot-status, snapshot-cancel and detach.
 #include <array>
 #include <charconv>
 #include <cstdio>
@@ -8,7 +7,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "snapshot/area_path.h"
+#include "snapshot/area/area_path.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
@@ -20,7 +19,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Terabytes onto a slow disk; who is impatient presses Ctrl-C.
+// Enough for terabytes on a slow disk; the user can press Ctrl-C before.
 constexpr std::chrono::hours kPatience{12};
 constexpr std::size_t kMaxMetadata = 64 << 10;
 
@@ -40,7 +39,7 @@ struct SnapshotOptions {
     bool track = false;
 };
 
-// The machine's process has another working directory.
+// Makes the path absolute, since the machine's process has another working directory.
 Result<std::string> absolute_area(const std::string& text) {
     AreaPath area = TRY(AreaPath::parse(text));
     std::error_code error;
@@ -48,7 +47,7 @@ Result<std::string> absolute_area(const std::string& text) {
     if (error) {
         return fail(ErrorKind::system, area.path + ": " + error.message());
     }
-    // With the offset always, so that a name that ends in @DIGITS is not taken apart again.
+    // Always with the offset, so that a name that ends in @DIGITS is not split again.
     return path.lexically_normal().string() + "@" + std::to_string(area.offset);
 }
 
@@ -56,10 +55,10 @@ Result<Json> read_metadata(const std::string& path) {
     const std::string text = TRY(read_file(path, 1 << 20));
     Json value = Json::parse(text, nullptr, /*allow_exceptions=*/false);
     if (value.is_discarded()) {
-        return fail(ErrorKind::invalid, path + " is not JSON");
+        return fail(ErrorKind::invalid, path + " is not JSON", "give a file with one JSON value");
     }
     if (value.dump().size() > kMaxMetadata) {
-        return fail(ErrorKind::usage, path + " is larger than 64 KiB without white space");
+        return fail(ErrorKind::usage, path + " is larger than 64 KiB without white space", "give at most 64 KiB");
     }
     return value;
 }
@@ -78,29 +77,33 @@ void print_human(const std::string& area, const Json& report) {
         }
     }
     if (const auto released = report.value("released_bytes", std::uint64_t{0}); released > 0) {
-        std::printf("%.1f MiB that the guest had free are not in it\n", static_cast<double>(released) / (1 << 20));
+        std::printf("%.1f MiB that the guest had free are not in the snapshot\n",
+                    static_cast<double>(released) / (1 << 20));
     }
-    std::printf("%s: %s, %.1f MiB written, paused %s, %s in all\npages: %s\n", area.c_str(), report.value("type", "").c_str(),
+    std::printf("%s: %s, %.1f MiB written, paused %s, %s in all\npages: %s\n", area.c_str(),
+                report.value("type", "").c_str(),
                 static_cast<double>(report.value("written_bytes", std::uint64_t{0})) / (1 << 20),
                 milliseconds_text(report.value("pause_us", std::uint64_t{0})).c_str(),
                 milliseconds_text(report.value("total_us", std::uint64_t{0})).c_str(), pages.c_str());
     if (report.contains("protect_refused")) {
-        std::printf("not protected, but %s: %s\n", report.value("when_diverging", "").c_str(),
+        std::printf("--when-diverging protect became %s: %s\n", report.value("when_diverging", "").c_str(),
                     report.value("protect_refused", "").c_str());
     }
 }
 
-// "25%" of the machine's memory, or a size.
+// Parses "25%" of the machine's memory, or a size.
 Result<std::uint64_t> staging_bytes(const std::string& text, api::ApiClient& client) {
     if (!text.ends_with('%')) {
         return parse_size(text);
     }
     unsigned percent = 0;
     const char* end = text.data() + text.size() - 1;
-    if (const auto [at, error] = std::from_chars(text.data(), end, percent); error != std::errc() || at != end || percent > 100) {
-        return fail(ErrorKind::usage, "--staging " + text + " is no share", "give 0% to 100%, or a size");
+    if (const auto [at, error] = std::from_chars(text.data(), end, percent);
+        error != std::errc() || at != end || percent > 100) {
+        return fail(ErrorKind::usage, "--staging " + text + " is not a share of memory", "give 0% to 100%, or a size");
     }
-    const Json stats = Json::parse(TRY(ask(client, "GET", "/stats", "", kQuickAnswer)), nullptr, /*allow_exceptions=*/false);
+    const Json stats =
+        Json::parse(TRY(ask(client, "GET", "/stats", "", kQuickAnswer)), nullptr, /*allow_exceptions=*/false);
     return stats.is_object() ? stats.value("memory_bytes", std::uint64_t{0}) / 100 * percent : 0;
 }
 
@@ -141,18 +144,24 @@ Result<int> snapshot(const Globals& globals, const SnapshotOptions& options) {
     SnapshotWatch watch(globals, options.name);
     const std::string report = TRY(ask(client, "PUT", "/snapshot/create", text, kPatience));
     watch.end();
-    // As for `stop`: who has asked for its end goes on when it is gone. The snapshot is good in any case, and is told of.
-    const Status gone = options.then == "stop" ? wait_gone(globals, options.name, kQuickAnswer) : Status();
     if (globals.json) {
         print_line(report);
     } else {
         const Json fields = Json::parse(report, nullptr, /*allow_exceptions=*/false);
         if (!fields.is_object() || !fields.contains("pages")) {
-            return fail(ErrorKind::invalid, "the machine's answer is no snapshot report: " + report);
+            return fail(ErrorKind::invalid, "the machine's answer is not a snapshot report: " + report);
         }
         print_human(options.area, fields);
     }
-    TRY(Status(gone));
+    if (options.then == "stop") {
+        std::fflush(stdout);
+        // As after `stop`, the machine's name is free for what follows. The exit code is the
+        // snapshot's (DECISIONS.md).
+        if (const Status gone = wait_gone(globals, options.name, kQuickAnswer); !gone) {
+            std::fprintf(stderr, "snapvm: the snapshot is complete; %s within %d s\n", gone.error().message().c_str(),
+                         static_cast<int>(kQuickAnswer.count()));
+        }
+    }
     return 0;
 }
 
@@ -179,9 +188,10 @@ Result<int> detach(const Globals& globals, const std::string& name) {
     } else if (!report.value("mapped", false)) {
         print_line(name + " maps no snapshot");
     } else {
-        print_line(name + " maps no snapshot any more: " + std::to_string(report.value("read_pages", 0ULL)) + " pages read, " +
-                   std::to_string(report.value("copied_pages", 0ULL)) + " copied, stood for at most " +
-                   std::to_string(report.value("longest_freeze_us", 0ULL)) + " us at a time");
+        print_line(name + " maps no snapshot any more: " + std::to_string(report.value("read_pages", 0ULL)) +
+                   " pages read, " + std::to_string(report.value("copied_pages", 0ULL)) +
+                   " copied, the guest stood for at most " + std::to_string(report.value("longest_freeze_us", 0ULL)) +
+                   " us at a time");
     }
     return 0;
 }
@@ -194,61 +204,59 @@ Result<int> snapshot_cancel(const Globals& globals, const std::string& name) {
 
 }  // namespace
 
-void add_snapshot(CLI::App& app, Globals& globals, Action& chosen) {
-    CLI::App* command = app.add_subcommand("snapshot", "write a running machine into an area, a file or block device");
+void add_snapshot(Command program, Globals& globals) {
+    Command command =
+        program.subcommand("snapshot", "write a running machine into a snapshot area, a file or block device");
     auto options = std::make_shared<SnapshotOptions>();
-    command->add_option("NAME", options->name, "the machine")->required();
-    command->add_option("AREA", options->area, "PATH[@OFFSET]; a file that does not exist is made")->required();
-    command
-        ->add_option("--type", options->type,
-                     "auto: what changed since the last one into this area, where that is known, else all; full; diff")
-        ->check(CLI::IsMember({"auto", "full", "diff"}));
-    command
-        ->add_option("--mode", options->mode, "live (default), precopy: rounds onto the disk only, stop: the vCPUs stand meanwhile")
-        ->check(CLI::IsMember({"live", "precopy", "stop"}));
-    command->add_option("--max-pause", options->max_pause, "what copying the last round may take (default: 1ms)");
-    command->add_option("--threshold", options->threshold, "so little left ends the rounds in any case");
-    command->add_option("--staging", options->staging, "memory for rounds, a size or a share of the guest's (default: 25%)");
-    command
-        ->add_option("--when-diverging", options->when_diverging,
-                     "when the guest outruns the copy: protect (default), throttle, stop, cancel")
-        ->check(CLI::IsMember({"protect", "throttle", "stop", "cancel"}));
-    command
-        ->add_option("--then", options->then,
-                     "what the machine does afterwards (default: as before); stop: the command waits until its process is gone")
-        ->check(CLI::IsMember({"run", "pause", "stop"}));
-    command->add_option("--meta", options->metadata_file, "JSON file to keep with the snapshot, 64 KiB at most");
-    command->add_option("--cache", options->cache, "leave page data in the page cache: auto, cached, direct")
-        ->check(CLI::IsMember({"auto", "cached", "direct"}));
-    // A flag, so that what follows without a `=` is never taken for its size.
-    command->add_flag("--release-free", options->release_free,
-                      "=MAX: take what memory the guest has free, MAX at most, out of the snapshot; it has it back afterwards");
-    command->add_flag(
-        "--track", options->track,
-        "go on tracking, so that the next one into this area writes only what changed; the next one without this ends it");
-    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return snapshot(globals, *options); }; });
+    command.required("NAME", options->name, "the machine");
+    command.required("AREA", options->area, "PATH[@OFFSET]; a file that does not exist is made");
+    command.option("--type", options->type, {"auto", "full", "diff"},
+                   "auto: what changed since the last snapshot in this area if that is known, else everything; full: "
+                   "everything; diff: what changed (default: auto)");
+    command.option("--mode", options->mode, {"live", "precopy", "stop"},
+                   "live: rounds while the guest runs, the later ones into memory; precopy: all rounds onto the disk; "
+                   "stop: the guest stands for all of it (default: live)");
+    command.option("--max-pause", options->max_pause, "how long the copy of the last round may take (default: 1ms)");
+    command.option("--threshold", options->threshold, "rounds end in any case if no more than this is left");
+    command.option("--staging", options->staging,
+                   "memory for rounds: a size, or a share of the guest's memory (default: 25%)");
+    command.option("--when-diverging", options->when_diverging, {"protect", "throttle", "stop", "cancel"},
+                   "what happens if the guest writes faster than snapvm copies (default: protect)");
+    command.option("--then", options->then, {"run", "pause", "stop"},
+                   "what the machine does afterwards (default: what it did before); after stop the command waits until "
+                   "the machine's process is gone, 10 s at most");
+    command.option("--meta", options->metadata_file, "a JSON file that is kept with the snapshot, 64 KiB at most");
+    command.option("--cache", options->cache, {"auto", "cached", "direct"},
+                   "whether page data stays in the host's page cache (default: auto)");
+    // A flag, so that an argument that follows without a `=` is not taken for its size.
+    command.flag("--release-free", options->release_free,
+                 "=MAX: take the memory that the guest has free, MAX at most, out of the snapshot");
+    command.flag("--track", options->track,
+                 "go on tracking writes, so that the next snapshot into this area writes only what changed; the next "
+                 "snapshot without it ends the tracking");
+    command.action([=, &globals] { return snapshot(globals, *options); });
 }
 
-void add_snapshot_status(CLI::App& app, Globals& globals, Action& chosen) {
-    CLI::App* command = app.add_subcommand("snapshot-status", "how far a machine's snapshot is, or how its last one ended");
+void add_snapshot_status(Command program, Globals& globals) {
+    Command command = program.subcommand(
+        "snapshot-status", "show how far a machine's snapshot or detach is, or how the last snapshot ended");
     auto name = std::make_shared<std::string>();
-    command->add_option("NAME", *name, "the machine")->required();
-    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return snapshot_status(globals, *name); }; });
+    command.required("NAME", *name, "the machine");
+    command.action([=, &globals] { return snapshot_status(globals, *name); });
 }
 
-void add_detach(CLI::App& app, Globals& globals, Action& chosen) {
-    CLI::App* command = app.add_subcommand("detach", "let a restored machine go of its snapshot, behind the guest");
+void add_detach(Command program, Globals& globals) {
+    Command command = program.subcommand("detach", "make a restored machine independent of the snapshot that it maps");
     auto name = std::make_shared<std::string>();
-    command->add_option("NAME", *name, "the machine")->required();
-    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return detach(globals, *name); }; });
+    command.required("NAME", *name, "the machine");
+    command.action([=, &globals] { return detach(globals, *name); });
 }
 
-void add_snapshot_cancel(CLI::App& app, Globals& globals, Action& chosen) {
-    CLI::App* command =
-        app.add_subcommand("snapshot-cancel", "call off the snapshot that is being made of a machine, or its detach");
+void add_snapshot_cancel(Command program, Globals& globals) {
+    Command command = program.subcommand("snapshot-cancel", "call off a machine's snapshot or detach");
     auto name = std::make_shared<std::string>();
-    command->add_option("NAME", *name, "the machine")->required();
-    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return snapshot_cancel(globals, *name); }; });
+    command.required("NAME", *name, "the machine");
+    command.action([=, &globals] { return snapshot_cancel(globals, *name); });
 }
 
 }  // namespace snapvm::cli

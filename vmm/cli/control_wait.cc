@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// snapvm wait: until a machine is ready, has ended, or has said something.
+// snapvm wait: waits until a machine is ready, has ended, or has printed a line.
 //
-// Exit code 0 means that it happened, also for `--for exit`: the guest's own code is what is printed then (as `docker wait` does
-// it), so that it is not mistaken for ours. 124: it did not happen in time.
-#include <CLI/CLI.hpp>
+// Exit code 0 means that the event happened, also for `--for exit`: the guest's own code is printed
+// (as `docker wait` does), so that it cannot be mistaken for this command's. 124 means a timeout.
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -32,7 +31,8 @@ Result<std::string> target_of(const WaitOptions& options, std::chrono::milliseco
     }
     if ((what == "serial") != (equals != std::string::npos) || !api::parse_wait(query)) {
         auto parsed = api::parse_wait(query);
-        return fail(ErrorKind::usage, "--for " + options.what + (parsed ? "" : ": " + parsed.error().message()),
+        return fail(ErrorKind::usage,
+                    "--for " + options.what + (parsed ? " cannot be waited for" : ": " + parsed.error().message()),
                     "write --for ready, exit or serial=REGEX");
     }
     return "/wait?" + query;
@@ -51,7 +51,8 @@ Result<int> wait(const Globals& globals, const WaitOptions& options) {
         return fail(refusal(reply));
     }
     if (options.what == "exit") {
-        // So that what follows finds its name free. It has ended even if its process is held up, by output that is not read perhaps.
+        // Waits, so that the next command finds the name free. The run has ended even if its
+        // process is delayed, for example by output that is not read.
         (void)wait_gone(globals, options.name, kQuickAnswer);
     }
     if (globals.json) {
@@ -69,14 +70,14 @@ Result<int> wait(const Globals& globals, const WaitOptions& options) {
 
 }  // namespace
 
-void add_wait(CLI::App& app, Globals& globals, Action& chosen) {
-    CLI::App* command = app.add_subcommand("wait", "wait for a machine; exit code 124 when the time is over");
+void add_wait(Command program, Globals& globals) {
+    Command command = program.subcommand("wait", "wait for a guest; exit code 124 if the time is over");
     auto options = std::make_shared<WaitOptions>();
-    command->add_option("NAME", options->name, "the machine")->required();
-    command->add_option("--for", options->what, "ready, exit (prints the run's exit code), or serial=REGEX (prints the line)")
-        ->required();
-    command->add_option("--timeout", options->timeout, "how long (default: 30s)");
-    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return wait(globals, *options); }; });
+    command.required("NAME", options->name, "the machine");
+    command.required("--for", options->what,
+                     "ready, exit (prints the run's exit code), or serial=REGEX (prints the line)");
+    command.option("--timeout", options->timeout, "how long to wait (default: 30s)");
+    command.action([=, &globals] { return wait(globals, *options); });
 }
 
 }  // namespace snapvm::cli

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// snapvm demo: the main job, start to finish, with the built-in guest: boot, snapshot, stop, restore, run on, verify every page.
+// snapvm demo: the main job with the built-in guest: boot, snapshot, stop, restore, run on, verify
+// every page.
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
@@ -11,14 +11,14 @@
 #include <optional>
 #include <thread>
 
-#include "guest-images/ledger/image.h"
-#include "snapshot/restore.h"
-#include "snapshot/verify.h"
-#include "snapshot/writer.h"
-#include "vmm/api/machine_service.h"
+#include "snapshot/report/verify.h"
+#include "snapshot/restore/restore.h"
+#include "snapshot/write/write_snapshot.h"
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 #include "vmm/cli/commands.h"
+#include "vmm/control/guest_files.h"
+#include "vmm/control/machine_service.h"
 
 namespace snapvm::cli {
 namespace {
@@ -36,7 +36,7 @@ struct DemoResult {
     double boot_ms = 0;     ///< from the first KVM call to the guest's READY
     SnapshotReport snapshot;
     double restore_ms = 0;  ///< from opening the area to the restored guest's first instruction
-    std::string before;     ///< the guest's word on its ledger
+    std::string before;     ///< the guest's report on its ledger
     std::string after;
     VerifyReport verified;
     std::string area;
@@ -47,7 +47,7 @@ constexpr auto kRunFor = std::chrono::milliseconds(300);
 
 double millis(Clock::duration duration) { return std::chrono::duration<double, std::milli>(duration).count(); }
 
-// The file the demo writes, gone with it unless the user named it.
+// The name of the file that the demo writes. The file is removed, unless the user named it.
 class AreaFileName {
 public:
     static Result<AreaFileName> choose(const std::string& wanted) {
@@ -57,7 +57,8 @@ public:
         const std::string folder = std::filesystem::temp_directory_path().string();
         return AreaFileName(folder + "/snapvm-demo-" + std::to_string(::getpid()), true);
     }
-    AreaFileName(AreaFileName&& other) noexcept : path_(std::move(other.path_)), remove_(std::exchange(other.remove_, false)) {}
+    AreaFileName(AreaFileName&& other) noexcept
+        : path_(std::move(other.path_)), remove_(std::exchange(other.remove_, false)) {}
     AreaFileName& operator=(AreaFileName&&) = delete;
     ~AreaFileName() {
         if (remove_) {
@@ -72,14 +73,15 @@ private:
     bool remove_;
 };
 
-// Has the guest verify its whole ledger; its one line of answer.
-Result<std::string> ask_ledger(api::MachineService& service) {
+// Makes the guest verify its whole ledger. Returns its one line of answer.
+Result<std::string> ask_ledger(MachineService& service) {
     const std::uint8_t command = 'v';
     service.send_input(std::span(&command, 1), Clock::now() + kPatience);
     const auto answer = TRY(service.wait(
-        {.what = api::WaitFor::serial, .regex = "^LEDGER (OK|BAD).*", .timeout = std::chrono::milliseconds(kPatience)}, {}));
+        {.what = WaitFor::serial, .regex = "^LEDGER (OK|BAD).*", .timeout = std::chrono::milliseconds(kPatience)}, {}));
     if (!answer || answer->line.find("LEDGER OK") == std::string::npos) {
-        return fail(ErrorKind::invalid, "the guest's ledger is not good: " + (answer ? answer->line : "it did not answer"));
+        return fail(ErrorKind::invalid, "the guest's memory is not as it was: " +
+                                            (answer ? answer->line : "the ledger guest did not answer"));
     }
     return answer->line;
 }
@@ -91,13 +93,14 @@ Result<std::unique_ptr<Machine>> boot(const kvm::System& system, const DemoOptio
     config.kernel = "builtin:ledger";
     config.cmdline = "ws=" + options.working_set + " zero=10";
     config.machine_id = TRY(Uuid::random());
-    const BootSource source{.kernel = ledger_image(), .initrds = {}, .cmdline = config.cmdline, .cpus = config.cpus};
+    const GuestFiles files = TRY(GuestFiles::open(config));
     const Clock::time_point began = Clock::now();
-    std::unique_ptr<Machine> machine = TRY(Machine::create(system, config, source));
+    std::unique_ptr<Machine> machine = TRY(Machine::create(system, config, files.source()));
     TRY(machine->resume());
     if (!machine->wait_ready(began + kPatience)) {
         const auto outcome = machine->wait_ended(Clock::now());
-        return fail(outcome && outcome->error ? *outcome->error : Error(ErrorKind::invalid, "the guest did not get ready"));
+        return fail(outcome && outcome->error ? *outcome->error
+                                              : Error(ErrorKind::invalid, "the guest did not say READY"));
     }
     result.boot_ms = millis(Clock::now() - began);
     return machine;
@@ -112,8 +115,8 @@ Result<DemoResult> demo(const DemoOptions& options) {
     {
         const std::unique_ptr<Machine> machine = TRY(boot(system, options, result));
         std::this_thread::sleep_for(kRunFor);
-        api::MachineService service(*machine, "demo");
-        api::SnapshotRequest request;
+        MachineService service(*machine, "demo");
+        SnapshotRequest request;
         request.area = area;
         result.snapshot = TRY(service.snapshot(request));
         result.before = TRY(ask_ledger(service));
@@ -128,7 +131,7 @@ Result<DemoResult> demo(const DemoOptions& options) {
     }
     result.restore_ms = millis(*first - began);
     std::this_thread::sleep_for(kRunFor);
-    api::MachineService service(*machine, "demo");
+    MachineService service(*machine, "demo");
     result.after = TRY(ask_ledger(service));
     result.verified = TRY(verify_area(area));
     if (result.verified.fault_count != 0) {
@@ -157,10 +160,10 @@ void print_table(const DemoOptions& options, const DemoResult& result) {
         std::snprintf(text.data(), text.size(), "%.1f ms", value);
         return std::string(text.data());
     };
-    std::printf("The ledger guest, %s of memory, %u vCPU%s, working set %s:\n\n", options.memory.c_str(), options.cpus,
-                options.cpus == 1 ? "" : "s", options.working_set.c_str());
+    std::printf("The ledger guest, %s of memory, %s, working set %s:\n\n", options.memory.c_str(),
+                count_text(options.cpus, "vCPU").c_str(), options.working_set.c_str());
     row("boot", ms(result.boot_ms), "until the guest has written its working set and says READY");
-    row("snapshot", ms(static_cast<double>(result.snapshot.total_us) / 1000), "all of it, flushed to disk");
+    row("snapshot", ms(static_cast<double>(result.snapshot.total_us) / 1000), "all of it, flushed to the disk");
     row("  of that, pause", ms(static_cast<double>(result.snapshot.pause_us) / 1000), "the guest stood still");
     row("  written", size_text(result.snapshot.written_bytes >> 10 << 10), "data, page entries and state");
     row("restore", ms(result.restore_ms), "until the restored guest has executed an instruction");
@@ -191,20 +194,18 @@ void print_json(const DemoResult& result) {
 
 }  // namespace
 
-void add_demo(CLI::App& app, Globals& globals, Action& chosen) {
+void add_demo(Command program, Globals& globals) {
     auto options = std::make_shared<DemoOptions>();
-    CLI::App* command =
-        app.add_subcommand("demo", "boot, snapshot, restore and verify the built-in guest, and show how long it took");
-    command->add_option("--mem", options->memory, "guest memory (default: 256M)");
-    command->add_option("--cpus", options->cpus, "vCPUs (default: 1)");
-    command->add_option("--ws", options->working_set, "the guest's working set (default: 64M)");
-    command->add_option("--area", options->area, "snapshot area to use and keep (default: a temporary file)");
-    command->callback([=, &globals, &chosen] {
-        chosen = [=, &globals]() -> Result<int> {
-            const DemoResult result = TRY(demo(*options));
-            globals.json ? print_json(result) : print_table(*options, result);
-            return 0;
-        };
+    Command command =
+        program.subcommand("demo", "boot, snapshot, restore and verify the built-in guest, and show how long it took");
+    command.option("--mem", options->memory, "guest memory (default: 256M)");
+    command.option("--cpus", options->cpus, "vCPUs (default: 1)");
+    command.option("--ws", options->working_set, "the guest's working set (default: 64M)");
+    command.option("--area", options->area, "snapshot area to use and keep (default: a temporary file)");
+    command.action([=, &globals]() -> Result<int> {
+        const DemoResult result = TRY(demo(*options));
+        globals.json ? print_json(result) : print_table(*options, result);
+        return 0;
     });
 }
 

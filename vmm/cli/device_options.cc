@@ -3,14 +3,13 @@
 
 #include <algorithm>
 #include <charconv>
-#include <filesystem>
 #include <initializer_list>
 #include <map>
 #include <set>
 #include <string_view>
-#include <system_error>
 #include <vector>
 
+#include "vmm/base/absolute_path.h"
 #include "vmm/base/try.h"
 
 namespace snapvm::cli {
@@ -18,9 +17,10 @@ namespace {
 
 using Fields = std::map<std::string_view, std::string, std::less<>>;
 
-// Takes `option`'s text apart. Each key is one of `known`, once, with a value.
-Result<Fields> parse_fields(std::string_view option, std::string_view text, std::initializer_list<std::string_view> known,
-                            const std::string& advice) {
+// Splits the text of `option` into fields. Each key is one of `known`, occurs once, and has a
+// value.
+Result<Fields> parse_fields(std::string_view option, std::string_view text,
+                            std::initializer_list<std::string_view> known, const std::string& advice) {
     Fields fields;
     std::string_view rest = text;
     while (true) {
@@ -29,10 +29,13 @@ Result<Fields> parse_fields(std::string_view option, std::string_view text, std:
         const auto key = std::ranges::find(known, field.substr(0, equals));
         if (equals == std::string_view::npos || equals + 1 == field.size() || key == known.end()) {
             return fail(ErrorKind::usage,
-                        std::string(option) + " " + std::string(text) + ": \"" + std::string(field) + "\" is not for it", advice);
+                        std::string(option) + " " + std::string(text) + ": \"" + std::string(field) +
+                            "\" is not one of its fields",
+                        advice);
         }
         if (!fields.emplace(*key, field.substr(equals + 1)).second) {
-            return fail(ErrorKind::usage, std::string(option) + " " + std::string(text) + " says " + std::string(*key) + " twice",
+            return fail(ErrorKind::usage,
+                        std::string(option) + " " + std::string(text) + " gives " + std::string(*key) + " twice",
                         advice);
         }
         if (field.size() == rest.size()) {
@@ -42,20 +45,11 @@ Result<Fields> parse_fields(std::string_view option, std::string_view text, std:
     }
 }
 
-Result<std::string> absolute(const std::string& path) {
-    std::error_code error;
-    const std::filesystem::path whole = std::filesystem::absolute(path, error);
-    if (error) {
-        return fail(Error::system("getcwd", path, error.value()));
-    }
-    return whole.string();
-}
-
 Result<std::uint32_t> parse_cid(const std::string& text) {
     std::uint32_t cid = 0;
     const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), cid);
     if (error != std::errc() || rest != text.data() + text.size()) {
-        return fail(ErrorKind::usage, "\"" + text + "\" is no vsock cid", "give a number, 3 or more");
+        return fail(ErrorKind::usage, "\"" + text + "\" is not a vsock cid", "give a number, 3 or more");
     }
     return cid;
 }
@@ -69,11 +63,12 @@ Status set_disk_path(DeviceConfig& devices, std::string_view id, const std::stri
     if (disk == devices.disks.end()) {
         std::string ids;
         for (const DiskConfig& one : devices.disks) {
-            ids += (ids.empty() ? "its disks: " : ", ") + one.id;
+            ids += (ids.empty() ? "its disks are " : ", ") + one.id;
         }
-        return fail(ErrorKind::usage, "--set " + setting + ": the machine in the snapshot has no disk " + std::string(id), ids);
+        return fail(ErrorKind::usage,
+                    "--set " + setting + ": the machine in the snapshot has no disk " + std::string(id), ids);
     }
-    disk->path = TRY(absolute(path));
+    disk->path = TRY(absolute_path(path));
     return {};
 }
 
@@ -99,11 +94,11 @@ Status set_vsock(DeviceConfig& devices, std::string_view what, const std::string
     return {};
 }
 
-/// What one machine alone can have.
+/// A resource that only one machine can use.
 struct Place {
     std::string name;
     std::string path;
-    std::string key;  ///< of --set
+    std::string key;  ///< the key of --set that changes it
     std::string example;
 };
 
@@ -111,7 +106,8 @@ std::vector<Place> places_of(const DeviceConfig& devices) {
     std::vector<Place> places;
     for (const DiskConfig& disk : devices.disks) {
         if (!disk.read_only) {
-            places.push_back({"disk " + disk.id + ", which they write", disk.path, "disk." + disk.id + ".path", "COPY{i}"});
+            places.push_back(
+                {"disk " + disk.id + ", which they write", disk.path, "disk." + disk.id + ".path", "COPY{i}"});
         }
     }
     for (const NetConfig& net : devices.nets) {
@@ -129,20 +125,22 @@ Result<DiskConfig> parse_disk(const std::string& text) {
     const std::string advice = "write --disk id=ID,path=FILE[,readonly=on]";
     Fields fields = TRY(parse_fields("--disk", text, {"id", "path", "readonly"}, advice));
     if (!fields.contains("id") || !fields.contains("path")) {
-        return fail(ErrorKind::usage, "--disk " + text + " lacks " + (fields.contains("id") ? "a path" : "an id"), advice);
+        return fail(ErrorKind::usage, "--disk " + text + " lacks " + (fields.contains("id") ? "a path" : "an id"),
+                    advice);
     }
     const std::string read_only = fields.contains("readonly") ? fields["readonly"] : "off";
     if (read_only != "on" && read_only != "off") {
-        return fail(ErrorKind::usage, "--disk " + text + ": readonly is on or off", advice);
+        return fail(ErrorKind::usage, "--disk " + text + ": readonly is neither on nor off", advice);
     }
-    return DiskConfig{.id = fields["id"], .path = TRY(absolute(fields["path"])), .read_only = read_only == "on"};
+    return DiskConfig{.id = fields["id"], .path = TRY(absolute_path(fields["path"])), .read_only = read_only == "on"};
 }
 
 Result<VsockConfig> parse_vsock(const std::string& text) {
     const std::string advice = "write --vsock cid=3,socket=PATH";
     Fields fields = TRY(parse_fields("--vsock", text, {"cid", "socket"}, advice));
     if (!fields.contains("cid") || !fields.contains("socket")) {
-        return fail(ErrorKind::usage, "--vsock needs both the guest's cid and a socket", advice);
+        return fail(ErrorKind::usage, "--vsock " + text + " lacks " + (fields.contains("cid") ? "a socket" : "a cid"),
+                    advice);
     }
     return VsockConfig{TRY(parse_cid(fields["cid"])), fields["socket"]};
 }
@@ -151,7 +149,8 @@ Result<NetConfig> parse_net(const std::string& text) {
     const std::string advice = "write --net id=ID,tap=TAP[,mac=02:00:00:00:00:0a]";
     Fields fields = TRY(parse_fields("--net", text, {"id", "tap", "mac"}, advice));
     if (!fields.contains("id") || !fields.contains("tap")) {
-        return fail(ErrorKind::usage, "--net " + text + " lacks " + (fields.contains("id") ? "a tap" : "an id"), advice);
+        return fail(ErrorKind::usage, "--net " + text + " lacks " + (fields.contains("id") ? "a tap" : "an id"),
+                    advice);
     }
     return NetConfig{.id = fields["id"],
                      .tap = fields["tap"],
@@ -170,7 +169,7 @@ Status set_device(DeviceConfig& devices, const std::string& text, unsigned clone
     const std::size_t equals = std::min(text.find('='), text.size());
     const std::string_view key = std::string_view(text).substr(0, equals);
     const std::string value = for_clone(text.substr(std::min(equals + 1, text.size())), clone);
-    const std::size_t dot = std::min(key.rfind('.'), key.size());  // an id may have dots of its own
+    const std::size_t dot = std::min(key.rfind('.'), key.size());  // an id may have dots itself
     const std::string_view device = key.substr(0, dot);
     const std::string_view what = key.substr(std::min(dot + 1, key.size()));
     if (!value.empty() && device.starts_with(kDisk) && what == "path") {
@@ -180,8 +179,8 @@ Status set_device(DeviceConfig& devices, const std::string& text, unsigned clone
     } else if (!value.empty() && device == "vsock" && (what == "socket" || what == "cid")) {
         TRY(set_vsock(devices, what, value, text));
     } else {
-        return fail(ErrorKind::usage, "--set " + text + " makes no sense",
-                    "it takes disk.ID.path=FILE, net.ID.tap=TAP, vsock.socket=PATH and vsock.cid=N");
+        return fail(ErrorKind::usage, "--set " + text + " is not a setting of a device",
+                    "write disk.ID.path=FILE, net.ID.tap=TAP, vsock.socket=PATH or vsock.cid=N");
     }
     return devices.validate();
 }
@@ -195,9 +194,10 @@ Status check_clones(const DeviceConfig& devices, std::span<const std::string> se
         }
         for (const Place& place : places_of(own)) {
             if (!taken.insert(place.path).second) {
-                return fail(ErrorKind::usage,
-                            std::to_string(count) + " machines cannot share " + place.name + " (" + place.path + ")",
-                            "give each its own, {i} being its number: --set '" + place.key + "=" + place.example + "'");
+                return fail(
+                    ErrorKind::usage,
+                    std::to_string(count) + " machines cannot share " + place.name + " (" + place.path + ")",
+                    "give each its own, with {i} for its number: --set '" + place.key + "=" + place.example + "'");
             }
         }
     }

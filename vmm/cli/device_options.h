@@ -1,30 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
-// Devices as the command line names them: `--disk id=ID,path=F`, and `--set DEVICE.KEY=VALUE` for those of a snapshot, where DEVICE is a kind,
-// and the id behind it where a machine may have several.
+// Parses devices on the command line: `--disk id=ID,path=F` for a new machine, and `--set
+// DEVICE.KEY=VALUE` for those of a snapshot. DEVICE is a kind, followed by an id if a machine can
+// have several of the kind.
 #pragma once
 
 #include <span>
 #include <string>
 
-#include "devices/device_config.h"
+#include "devices/config/device_config.h"
 #include "vmm/base/error.h"
 
 namespace snapvm::cli {
 
-/// "id=root,path=F[,readonly=on|off]". The path is made absolute: the configuration outlives the folder that this runs in.
+/// Parses "id=root,path=F[,readonly=on|off]". Makes the path absolute, since the configuration is
+/// used from other working directories later.
 Result<DiskConfig> parse_disk(const std::string& text);
 Result<VsockConfig> parse_vsock(const std::string& text);
-/// "id=eth0,tap=T[,mac=M]"; without a MAC a random one, which the machine and its snapshots keep.
+/// Parses "id=eth0,tap=T[,mac=M]". Without a MAC it takes a random one, which the machine and its
+/// snapshots keep.
 Result<NetConfig> parse_net(const std::string& text);
 
-/// `text` with the number of the clone in place of each "{i}".
+/// Replaces each "{i}" in `text` by the number of the clone.
 [[nodiscard]] std::string for_clone(std::string text, unsigned clone);
 
-/// Changes one thing on the host's side of a snapshot's devices: "disk.ID.path=F", "net.ID.tap=T", "vsock.socket=P", "vsock.cid=N", with "{i}" in the value
-/// for the number of the clone. Paths of disks are made absolute, as above.
+/// Changes one host-side setting of a snapshot's devices: "disk.ID.path=F", "net.ID.tap=T",
+/// "vsock.socket=P", "vsock.cid=N". "{i}" in the value stands for the number of the clone. Makes
+/// paths of disks absolute, like parse_disk.
 Status set_device(DeviceConfig& devices, const std::string& text, unsigned clone);
 
-/// Refuses what `count` clones of one machine cannot have together, each with these settings: a disk that they write, a tap, a socket.
+/// Fails with usage if `count` clones with these settings would share a disk that they write, a
+/// tap, or a socket.
 Status check_clones(const DeviceConfig& devices, std::span<const std::string> settings, unsigned count);
 
 }  // namespace snapvm::cli

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// `snapvm doctor`: what this host offers, what it costs, and what to do about the rest.
-#include <CLI/CLI.hpp>
+// `snapvm doctor`: prints what this host offers and costs, with advice.
 #include <string>
 
 #include "vmm/base/fd.h"
@@ -21,9 +20,10 @@ Result<int> examine(bool json) {
 
 }  // namespace
 
-void add_doctor(CLI::App& app, Globals& globals, Action& chosen) {
-    CLI::App* command = app.add_subcommand("doctor", "What this host offers and costs, with advice for what is missing");
-    command->callback([&globals, &chosen] { chosen = [&globals] { return examine(globals.json); }; });
+void add_doctor(Command program, Globals& globals) {
+    Command command =
+        program.subcommand("doctor", "show what this host offers and what it costs, with advice for what is missing");
+    command.action([&globals] { return examine(globals.json); });
 }
 
 }  // namespace snapvm::cli

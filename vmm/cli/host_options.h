@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The options that `run` and `restore` share: what surrounds a machine on the host.
+// The options that `run` and `restore` share: the host's side of a machine.
 #pragma once
 
 #include <chrono>
@@ -8,23 +8,14 @@
 #include <string_view>
 
 #include "vmm/base/error.h"
+#include "vmm/cli/command_line.h"
+#include "vmm/host/line_target.h"
 #include "vmm/machine/machine.h"
-
-namespace CLI {
-class App;
-}
 
 namespace snapvm::cli {
 
-/// Where a line's output goes, and whether its input comes from stdin.
-struct LineTarget {
-    enum class Kind { stdio, file, none };
-    Kind kind = Kind::stdio;
-    std::string path;
-
-    /// `line`: its name, for messages.
-    static Result<LineTarget> parse(const std::string& text, std::string_view line);
-};
+/// Parses "stdio", "file=PATH" or "none". `line` names the line in messages.
+Result<LineTarget> parse_line_target(const std::string& text, std::string_view line);
 
 struct HostOptions {
     std::string name;
@@ -32,21 +23,22 @@ struct HostOptions {
     std::string serial = "stdio";
     bool serial_given = false;
     std::string console = "none";
-    bool console_given = false;   ///< so a new machine has one
-    bool virtio_terminal = false;  ///< the console is what a user talks to, through the API
+    bool console_given = false;   ///< a new machine then has a console
+    bool virtio_terminal = false;  ///< the console is the terminal that the API offers
     std::string timeout;
     std::string dirty = "auto";
     bool detach = false;
 
-    void add_to(CLI::App& app);
+    void add_to(Command command);
     [[nodiscard]] Result<std::optional<std::chrono::microseconds>> parsed_timeout() const;
     [[nodiscard]] HostSetup setup() const;
-    /// stdio in the foreground, none when detached or when the console is there, unless said otherwise.
+    /// Returns what `--serial` says. By default that is stdio in the foreground, and none if the
+    /// machine is detached or a virtio console has stdio.
     [[nodiscard]] Result<LineTarget> serial_target() const;
     [[nodiscard]] Result<LineTarget> console_target() const;
-    /// Those of one clone: name and paths have its number in place of each "{i}".
+    /// Returns the options of one clone: its number replaces each "{i}" in name and paths.
     [[nodiscard]] HostOptions for_clone(unsigned clone) const;
-    /// Refuses paths that `count` clones would share.
+    /// Fails with usage if `count` clones would share a path.
     [[nodiscard]] Status check_clones(unsigned count) const;
 };
 

@@ -13,7 +13,7 @@ Result<MachineConfig> query_config(const Globals& globals, const std::string& na
     const std::string body = TRY(ask(client, "GET", "/machine-config", "", kQuickAnswer));
     const auto json = nlohmann::json::parse(body, nullptr, /*allow_exceptions=*/false);
     if (!json.is_object()) {
-        return fail(ErrorKind::invalid, name + " did not tell its configuration: " + body);
+        return fail(ErrorKind::invalid, "machine " + name + " did not give its configuration: " + body);
     }
     MachineConfig config;
     config.memory_bytes = json.value("mem_size_mib", std::uint64_t{0}) << 20;

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// snapvm: finds the command, runs it, says in one line what went wrong.
+// snapvm: finds the command, runs it, and prints an error as one line.
 #include <malloc.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <string_view>
@@ -13,7 +12,7 @@
 namespace snapvm::cli {
 namespace {
 
-using Adder = void (*)(CLI::App&, Globals&, Action&);
+using Adder = void (*)(Command, Globals&);
 
 constexpr std::pair<std::string_view, Adder> kCommands[] = {
     {"run", add_run},
@@ -42,45 +41,37 @@ bool is_command(std::string_view word) {
     return std::ranges::any_of(kCommands, [&](const auto& command) { return command.first == word; });
 }
 
-// Declaring the options of every command takes a good part of a millisecond, so only the one that is named gets them; all do for
-// --help and for a name that is not known.
-void add_commands(CLI::App& app, std::string_view wanted, Globals& globals, Action& chosen) {
+// Adds only the wanted command, since declaring the options of all takes a good part of a
+// millisecond. Adds all for --help and for an unknown name.
+void add_commands(Command program, std::string_view wanted, Globals& globals) {
     for (const auto& [name, add] : kCommands) {
         if (name == wanted) {
-            add(app, globals, chosen);
+            add(program, globals);
             return;
         }
     }
     for (const auto& [name, add] : kCommands) {
-        add(app, globals, chosen);
+        add(program, globals);
     }
 }
 
 int main(int argc, char** argv) {
-    CLI::App app("A KVM mini-hypervisor with snapshots built in", "snapvm");
     Globals globals;
-    Action chosen;
-    app.set_version_flag("--version", SNAPVM_VERSION);
-    app.require_subcommand(1);
-    app.fallthrough();
-    app.add_option("--run-dir", globals.run_dir,
-                   "where running machines are found (default: $XDG_RUNTIME_DIR/snapvm or /run/snapvm)");
-    app.add_flag("--json", globals.json, "results as JSON");
-    add_commands(app, argc > 1 ? argv[1] : "", globals, chosen);
-    try {
-        app.parse(argc, argv);
-    } catch (const CLI::ParseError& error) {
-        if (error.get_exit_code() == 0) {
-            return app.exit(error);  // --help, --version
-        }
-        if (argc > 1 && argv[1][0] != '-' && !is_command(argv[1])) {
-            std::fprintf(stderr, "snapvm: there is no command %s; see snapvm --help\n", argv[1]);
-            return kExitUsage;
-        }
-        std::fprintf(stderr, "snapvm: %s; see snapvm --help\n", error.what());
+    CommandLine line("snapvm", "A KVM mini-hypervisor with snapshots built in", SNAPVM_VERSION);
+    line.program().option("--run-dir", globals.run_dir,
+                          "the folder in which machines are found (default: $XDG_RUNTIME_DIR/snapvm or /run/snapvm)");
+    line.program().flag("--json", globals.json, "print results as JSON");
+    add_commands(line.program(), argc > 1 ? argv[1] : "", globals);
+    const Result<Action> action = line.parse(argc, argv);
+    if (!action && argc > 1 && argv[1][0] != '-' && !is_command(argv[1])) {
+        std::fprintf(stderr, "snapvm: there is no command %s; see snapvm --help\n", argv[1]);
         return kExitUsage;
     }
-    const Result<int> code = chosen();
+    if (!action) {
+        std::fprintf(stderr, "snapvm: %s; see snapvm --help\n", action.error().message().c_str());
+        return kExitUsage;
+    }
+    const Result<int> code = (*action)();
     if (!code) {
         std::fprintf(stderr, "snapvm: %s\n", code.error().message().c_str());
         return exit_code_of(code.error());
@@ -92,8 +83,8 @@ int main(int argc, char** argv) {
 }  // namespace snapvm::cli
 
 int main(int argc, char** argv) {
-    // One heap for all threads. Each thread's own would be mapped and unmapped at its first allocation, which makes the guest's page faults
-    // wait; no thread here allocates much.
+    // One heap for all threads. A heap for each thread would be mapped at its first allocation and
+    // unmapped at its end, which delays the guest's page faults. No thread here allocates much.
     ::mallopt(M_ARENA_MAX, 1);  // NOLINT(concurrency-mt-unsafe): before any thread
     return snapvm::cli::main(argc, argv);
 }

@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// snapvm run: a new machine with a guest booted in it.
-#include <CLI/CLI.hpp>
+// snapvm run: boots a guest in a new machine, or waits for the machine in a snapshot.
 #include <memory>
+#include <vector>
 
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 #include "vmm/cli/commands.h"
 #include "vmm/cli/device_options.h"
-#include "vmm/cli/guest_files.h"
-#include "vmm/cli/hosted_run.h"
+#include "vmm/cli/launch.h"
+#include "vmm/control/guest_files.h"
 
 namespace snapvm::cli {
 namespace {
 
 struct RunOptions {
+    bool has_kernel = false;
+    std::string needs_kernel;  ///< an option that is given and describes the machine
     std::string kernel;
     std::string boot = "auto";
     std::vector<std::string> initrds;
@@ -32,7 +34,8 @@ struct RunOptions {
 Result<BalloonConfig> parse_balloon(std::string_view text) {
     constexpr std::string_view kSize = "size=";
     if (!text.starts_with(kSize)) {
-        return fail(ErrorKind::usage, "--balloon " + std::string(text) + " is not understood", "give size=0, or size=64M");
+        return fail(ErrorKind::usage, "--balloon " + std::string(text) + " is not a balloon's size",
+                    "write --balloon size=0 or size=64M");
     }
     return BalloonConfig{.bytes = TRY(parse_size(text.substr(kSize.size())))};
 }
@@ -69,56 +72,69 @@ Result<MachineConfig> config_of(const RunOptions& options) {
     return config;
 }
 
-Result<int> run(const RunOptions& options, const Globals& globals) {
-    const MachineConfig config = TRY(config_of(options));
-    const GuestFile kernel = TRY(GuestFile::open(options.kernel, "kernel"));
-    std::vector<GuestFile> initrds;
-    BootSource source{.kernel = kernel.bytes(),
-                      .initrds = {},
-                      .cmdline = options.cmdline,
-                      .cpus = options.cpus,
-                      .force_pvh = config.boot == BootProtocol::pvh,
-                      .force_linux64 = config.boot == BootProtocol::linux64};
-    for (const std::string& path : options.initrds) {
-        initrds.push_back(TRY(GuestFile::open(path, "initrd")));
-        source.initrds.push_back(initrds.back().bytes());
+// Without a kernel the process waits for a machine, as `firecracker --api-sock` does. It needs a
+// name or a socket by which a client finds it.
+Result<int> run_without_machine(const RunOptions& options, const Globals& globals) {
+    if (options.host.name.empty() && options.host.api_socket.empty()) {
+        return fail(ErrorKind::usage, "--kernel is required",
+                    "with --name or --api-socket in its place, the process waits for PUT /snapshot/load");
     }
-    HostedRun hosted;
-    hosted.options = options.host;
-    hosted.globals = globals;
-    hosted.boots = true;
-    hosted.build = [&](const kvm::System& system, unsigned /*clone*/) -> Result<BuiltMachine> {
-        return BuiltMachine{TRY(Machine::create(system, config, source, options.host.setup())), 0};
+    if (!options.needs_kernel.empty()) {
+        return fail(ErrorKind::usage, options.needs_kernel + " needs --kernel",
+                    "without a kernel the machine comes from a snapshot, with all its devices");
+    }
+    Launch wanted;
+    wanted.options = options.host;
+    wanted.globals = globals;
+    return launch(std::move(wanted));
+}
+
+Result<int> run(const RunOptions& options, const Globals& globals) {
+    if (!options.has_kernel) {
+        return run_without_machine(options, globals);
+    }
+    const MachineConfig config = TRY(config_of(options));
+    const GuestFiles files = TRY(GuestFiles::open(config));
+    Launch wanted;
+    wanted.options = options.host;
+    wanted.globals = globals;
+    wanted.boots = true;
+    wanted.build = [&](const kvm::System& system, unsigned /*clone*/) -> Result<BuiltMachine> {
+        return BuiltMachine{TRY(Machine::create(system, config, files.source(), options.host.setup())), 0};
     };
-    return hosted.run();
+    return launch(std::move(wanted));
 }
 
 }  // namespace
 
-void add_run(CLI::App& app, Globals& globals, Action& chosen) {
+void add_run(Command program, Globals& globals) {
     auto options = std::make_shared<RunOptions>();
-    CLI::App* command = app.add_subcommand("run", "boot a guest in a new machine");
-    command->add_option("--kernel", options->kernel, "ELF kernel, bzImage, or builtin:ledger")->required();
-    command->add_option("--boot", options->boot, "boot protocol")->check(CLI::IsMember({"auto", "pvh", "linux64"}));
-    command->add_option("--initrd", options->initrds, "initial RAM disk; may be given several times")->expected(1)->take_all();
-    command->add_option("--cmdline", options->cmdline, "the guest's command line");
-    command->add_option("--mem", options->memory, "guest memory, a multiple of 2M (default: 256M)");
-    command->add_option("--cpus", options->cpus, "vCPUs, 1 to 64 (default: 1)");
-    command->add_option("--pages", options->pages, "pages behind guest memory")->check(CLI::IsMember({"auto", "4k", "thp"}));
-    command
-        ->add_option("--disk", options->disks,
-                     "id=ID,path=FILE[,readonly=on]: a raw file or block device; may be given several times")
-        ->expected(1)
-        ->take_all();
-    command->add_option("--net", options->nets, "id=ID,tap=TAP[,mac=M]: a network interface on a tap; may be given several times")
-        ->expected(1)
-        ->take_all();
-    command->add_option("--balloon", options->balloon, "a virtio balloon, and what it takes from the guest at first: size=0");
-    command->add_option("--vsock", options->vsock,
-                        "cid=N,socket=P: streams between the guest, as cid N, and unix sockets: P, and P_PORT for the guest's own");
-    command->add_flag("--rng", options->rng, "a virtio device of random numbers");
-    options->host.add_to(*command);
-    command->callback([=, &globals, &chosen] { chosen = [=, &globals] { return run(*options, globals); }; });
+    Command command = program.subcommand("run", "boot a guest in a new machine");
+    command.option("--kernel", options->kernel,
+                   "ELF kernel, bzImage, or builtin:ledger (default: none; wait for PUT /snapshot/load)");
+    command.option("--boot", options->boot, {"auto", "pvh", "linux64"}, "the boot protocol (default: auto)");
+    command.list("--initrd", options->initrds, "an initial RAM disk; may be given several times");
+    command.option("--cmdline", options->cmdline, "the guest's command line");
+    command.option("--mem", options->memory, "guest memory, a multiple of 2M (default: 256M)");
+    command.option("--cpus", options->cpus, "vCPUs, 1 to 64 (default: 1)");
+    command.option("--pages", options->pages, {"auto", "4k", "thp"}, "the pages behind guest memory (default: auto)");
+    command.list("--disk", options->disks,
+                 "id=ID,path=FILE[,readonly=on]: a raw file or block device; may be given several times");
+    command.list("--net", options->nets,
+                 "id=ID,tap=TAP[,mac=M]: a network interface on a tap; may be given several times");
+    command.option("--balloon", options->balloon,
+                   "size=SIZE: a virtio balloon, and the memory that it takes from the guest at first");
+    command.option(
+        "--vsock", options->vsock,
+        "cid=N,socket=P: streams between the guest, as cid N, and unix sockets: P, and P_PORT for the guest's own");
+    command.flag("--rng", options->rng, "a virtio device that gives random numbers");
+    const std::size_t describing = command.options();  // the machine; --kernel and --help too
+    options->host.add_to(command);
+    command.action([=, &globals] {
+        options->has_kernel = command.given("--kernel");
+        options->needs_kernel = command.first_given(describing);
+        return run(*options, globals);
+    });
 }
 
 }  // namespace snapvm::cli

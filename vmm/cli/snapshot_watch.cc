@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "vmm/base/thread.h"
 #include "vmm/cli/control.h"
 #include "vmm/memory/gpa.h"
 
@@ -49,23 +50,33 @@ std::string progress_text(const std::string& status) {
     const double done = number("round_done");
     const double left = done > 0 && pages > done ? seconds * (pages - done) / done : 0;
     if (phase == "detaching") {
-        std::snprintf(text.data(), text.size(), "detaching: %.0f of %.0f MiB, about %.1f s left", done * kPageSize / kMiB,
-                      pages * kPageSize / kMiB, left);
+        std::snprintf(text.data(), text.size(), "detaching: %.0f of %.0f MiB, about %.1f s left",
+                      done * kPageSize / kMiB, pages * kPageSize / kMiB, left);
         return text.data();
     }
-    std::snprintf(text.data(), text.size(),
-                  "%s, round %.0f: %.0f of %.0f pages, %.0f MiB written, %.0f MiB/s, staged %.0f MiB, about %.1f s left",
-                  phase.c_str(), number("round"), done, pages, number("written_bytes") / kMiB,
-                  seconds > 0 ? number("written_bytes") / kMiB / seconds : 0, number("staged_bytes") / kMiB, left);
+    std::snprintf(
+        text.data(), text.size(),
+        "%s, round %.0f: %.0f of %.0f pages, %.0f MiB written, %.0f MiB/s, staged %.0f MiB, about %.1f s left",
+        phase.c_str(), number("round"), done, pages, number("written_bytes") / kMiB,
+        seconds > 0 ? number("written_bytes") / kMiB / seconds : 0, number("staged_bytes") / kMiB, left);
     return text.data();
 }
 
 SnapshotWatch::SnapshotWatch(const Globals& globals, std::string name)
-    : globals_(globals), name_(std::move(name)), terminal_(::isatty(STDERR_FILENO) != 0), over_(::eventfd(0, EFD_CLOEXEC)) {
+    : globals_(globals),
+      name_(std::move(name)),
+      terminal_(::isatty(STDERR_FILENO) != 0),
+      over_(::eventfd(0, EFD_CLOEXEC)) {
     const sigset_t set = ending_signals();
     ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
     signals_ = UniqueFd(::signalfd(-1, &set, SFD_CLOEXEC));
-    thread_ = std::thread([this] { run(); });
+    // Without the thread the command works, too: it shows no progress, and Ctrl-C ends this process
+    // alone.
+    if (auto thread = start_thread(ThreadRole::progress, [this] { run(); })) {
+        thread_ = *std::move(thread);
+    } else {
+        ::pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+    }
 }
 
 void SnapshotWatch::end() {
@@ -99,7 +110,7 @@ void SnapshotWatch::cancel() {
     if (auto client = connect_machine(globals_, name_)) {
         (void)ask(*client, "PUT", "/snapshot/cancel", "", kQuickAnswer);
     }
-    // The next one is not ours to take any more.
+    // The next signal ends this process.
     const sigset_t set = ending_signals();
     ::pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// While a snapshot is being made, or let go of: progress on a terminal, and Ctrl-C calls it off.
+// Watches a snapshot or a detach: shows progress on a terminal, and cancels it on Ctrl-C.
 #pragma once
 
 #include <string>
@@ -10,18 +10,19 @@
 
 namespace snapvm::cli {
 
-/// One line of what GET /snapshot/status answered.
+/// Returns one line for an answer of GET /snapshot/status.
 [[nodiscard]] std::string progress_text(const std::string& status);
 
-/// Blocks SIGINT and SIGTERM in this thread, and takes them in one of its own, which asks the machine by connections of its own. Made
-/// before the request that waits. A second Ctrl-C ends this process; the snapshot is called off all the same.
+/// Blocks SIGINT and SIGTERM in the calling thread, and takes them on a thread of its own, which
+/// makes its own connections to the machine. Constructed before the request that waits is sent. The
+/// first Ctrl-C cancels the snapshot; a second one ends this process.
 class SnapshotWatch {
 public:
     SnapshotWatch(const Globals& globals, std::string name);
     SnapshotWatch(const SnapshotWatch&) = delete;
     SnapshotWatch& operator=(const SnapshotWatch&) = delete;
     ~SnapshotWatch() { end(); }
-    /// The request has been answered.
+    /// Ends the watch, after the request was answered.
     void end();
 
 private:

@@ -14,10 +14,10 @@ namespace snapvm::cli {
 namespace {
 
 constexpr char kEscape = '\x01';  // Ctrl-a
-// Those that end a process unless caught, and that somebody may send us or we may cause.
+// Signals that end a process unless it catches them, and that others send or a bug causes.
 constexpr std::array kFatalSignals = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE, SIGABRT, SIGSEGV, SIGBUS};
 
-// What a signal handler and atexit need; written before raw_fd says that it is there.
+// Used by the signal handler and by atexit. Written before raw_fd is set.
 termios saved;
 std::array<struct sigaction, kFatalSignals.size()> old_actions;
 std::atomic<int> raw_fd = -1;
@@ -31,7 +31,8 @@ void restore_terminal() {
 
 void on_fatal_signal(int number) {
     restore_terminal();
-    // SA_RESETHAND has put the default action back: this time it ends us, and the parent sees by what.
+    // SA_RESETHAND has restored the default action. So this raise ends the process, and the parent
+    // sees the signal's number.
     ::raise(number);
 }
 

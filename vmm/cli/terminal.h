@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The user's terminal as the guest's: raw mode that never outlives us, and the keys that are ours.
+// Makes the user's terminal the guest's: raw mode, which ends with this process at the latest, and
+// the escape keys.
 #pragma once
 
 #include <termios.h>
@@ -11,11 +12,13 @@
 
 namespace snapvm::cli {
 
-/// Puts a terminal into raw mode and back: on destruction, at exit(3), and when a signal ends the process. Output processing
-/// stays on, so that a guest's bare "\n" starts a new line. One at a time in a process.
+/// Puts a terminal into raw mode, and back on destruction, at exit(3), and when a signal ends the
+/// process. Output processing stays on, so that a guest's bare "
+/// " starts a new line. A process may have one active at a time.
 class RawTerminal {
 public:
-    /// Does nothing when `fd` is no terminal; active() is false then.
+    /// Enters raw mode. Does nothing if `fd` is not a terminal; active() is then false. Fails with
+    /// busy if one is active.
     static Result<RawTerminal> enter(int fd);
     RawTerminal(RawTerminal&& other) noexcept;
     RawTerminal& operator=(RawTerminal&&) = delete;
@@ -28,8 +31,8 @@ private:
     bool active_;
 };
 
-/// Takes our own keys out of what is typed: Ctrl-a x ends the machine, Ctrl-a d detaches, Ctrl-a Ctrl-a is one Ctrl-a for the
-/// guest; Ctrl-a with any other key is the guest's, both of them.
+/// Takes the escape keys out of the input: Ctrl-a x ends the machine, Ctrl-a d detaches, and Ctrl-a
+/// Ctrl-a is one Ctrl-a for the guest. Ctrl-a with any other key goes to the guest, both keys.
 class EscapeFilter {
 public:
     enum class Action { none, quit, detach };
@@ -37,7 +40,7 @@ public:
         std::string bytes;  ///< for the guest
         Action action = Action::none;
     };
-    /// What comes after a quit or detach in the same input is dropped.
+    /// Filters input. Drops the bytes after a quit or detach.
     Output feed(std::string_view typed);
 
 private:

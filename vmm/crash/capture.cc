@@ -27,18 +27,20 @@ constexpr std::size_t kConsoleLines = 20;
 
 constexpr std::uint64_t kLow32 = 0xFFFF'FFFF;
 
-// How the processor reads what RIP, RSP and RBP point at.
+// How the processor interprets RIP, RSP and RBP.
 struct Mode {
     CodeSize code = CodeSize::bits64;
     std::string text;
     std::uint64_t code_base = 0;
     std::uint64_t stack_base = 0;
-    std::uint64_t stack_mask = ~0ULL;  // of RSP and RBP
+    std::uint64_t stack_mask = ~0ULL;  // for RSP and RBP
     std::uint64_t linear_mask = ~0ULL;
 
     [[nodiscard]] unsigned word_size() const { return code == CodeSize::bits64 ? 8 : code == CodeSize::bits32 ? 4 : 2; }
     [[nodiscard]] std::uint64_t code_at(std::uint64_t rip) const { return (code_base + rip) & linear_mask; }
-    [[nodiscard]] std::uint64_t stack_at(std::uint64_t rsp) const { return (stack_base + (rsp & stack_mask)) & linear_mask; }
+    [[nodiscard]] std::uint64_t stack_at(std::uint64_t rsp) const {
+        return (stack_base + (rsp & stack_mask)) & linear_mask;
+    }
 };
 
 std::string paging_text(const kvm_sregs& sregs) {
@@ -72,24 +74,26 @@ Mode mode_of(const kvm_regs& regs, const kvm_sregs& sregs) {
         mode.stack_mask = sregs.ss.db != 0 ? kLow32 : 0xFFFF;
         mode.linear_mask = kLow32;
     }
-    // KVM keeps the CPL there, whatever the selectors say.
+    // KVM keeps the CPL here, whatever the selectors say.
     mode.text += ", CPL " + std::to_string(sregs.ss.dpl & 3) + ", " + paging_text(sregs);
     return mode;
 }
 
 std::vector<CrashReport::Instruction> listing(CodeSize size, std::span<const std::byte> bytes, std::uint64_t address,
-                                              std::size_t most) {
+                                              std::size_t max_instructions) {
     std::vector<CrashReport::Instruction> lines;
-    auto decoded = emulate::disassemble(size, bytes, address, most);
+    auto decoded = emulate::disassemble(size, bytes, address, max_instructions);
     for (auto& line : decoded ? *decoded : std::vector<emulate::DisassembledLine>()) {
         lines.push_back({line.address, std::move(line.bytes), std::move(line.text)});
     }
     return lines;
 }
 
-// x86 cannot be read backwards. Of the starts from which instructions end exactly at the end of `bytes` the farthest: those that began in the
-// middle of one have had the most of them to fall into step.
-std::vector<CrashReport::Instruction> listing_before(CodeSize size, std::span<const std::byte> bytes, std::uint64_t address) {
+// Lists the instructions before an address. x86 code cannot be decoded backwards, so of all starts
+// from which instructions end exactly at the end of `bytes`, the farthest is taken: a decoder that
+// starts inside an instruction gets in step after a few.
+std::vector<CrashReport::Instruction> listing_before(CodeSize size, std::span<const std::byte> bytes,
+                                                     std::uint64_t address) {
     for (; !bytes.empty(); bytes = bytes.subspan(1), ++address) {
         std::vector<CrashReport::Instruction> lines = listing(size, bytes, address, bytes.size());
         const bool sound = std::ranges::none_of(lines, [](const auto& line) { return line.text == "(bad)"; });
@@ -106,13 +110,15 @@ void show_code(CrashReport& report, const Mode& mode, const AddressSpace& space)
     std::array<std::byte, kLinesFromRip * emulate::kMaxInstruction> after{};
     const std::size_t readable = space.peek(report.code_address, after);
     if (readable == 0) {
-        report.left_out.push_back("the code at RIP: there is no memory at linear address 0x" + hex(report.code_address));
+        report.left_out.push_back("the code at RIP: there is no memory at linear address 0x" +
+                                  hex(report.code_address));
         return;
     }
-    // What lies before may be on a page that is not there.
+    // The bytes before RIP may be on a page that is not mapped.
     std::array<std::byte, kLinesBefore * emulate::kMaxInstruction> buffer{};
     std::span<std::byte> before(buffer);
-    for (const std::size_t size : {buffer.size(), std::min<std::size_t>(buffer.size(), report.code_address % kPageSize)}) {
+    for (const std::size_t size :
+         {buffer.size(), std::min<std::size_t>(buffer.size(), report.code_address % kPageSize)}) {
         before = std::span(buffer).first(std::min<std::uint64_t>(size, report.code_address));
         if (space.peek(report.code_address - before.size(), before) == before.size()) {
             break;
@@ -123,14 +129,15 @@ void show_code(CrashReport& report, const Mode& mode, const AddressSpace& space)
     std::ranges::move(lines, std::back_inserter(report.code));
 }
 
-// A word of the stack; nothing where there is no memory.
+// Returns a word of the stack, or nothing if there is no memory.
 std::optional<std::uint64_t> word_at(const AddressSpace& space, std::uint64_t linear, unsigned size) {
     std::uint64_t word = 0;
     const auto bytes = std::as_writable_bytes(std::span(&word, 1)).first(size);
     return space.peek(linear, bytes) == size ? std::optional(word) : std::nullopt;
 }
 
-// Untrusted: frames must lie ever higher, and there are at most so many.
+// Follows saved frame pointers. They are untrusted: each frame must be higher than the one before,
+// and kMostFrames limits their number.
 void follow_frames(CrashReport& report, const Mode& mode, const AddressSpace& space) {
     report.backtrace = {{report.regs->rip, report.regs->rbp}};
     const unsigned size = mode.word_size();
@@ -170,7 +177,8 @@ void show_stack(CrashReport& report, const Mode& mode, const AddressSpace& space
     report.word_size = mode.word_size();
     report.stack_address = mode.stack_at(report.regs->rsp);
     while (report.stack.size() < kStackWords) {
-        const auto word = word_at(space, report.stack_address + report.stack.size() * report.word_size, report.word_size);
+        const auto word =
+            word_at(space, report.stack_address + report.stack.size() * report.word_size, report.word_size);
         if (!word) {
             break;
         }
@@ -234,7 +242,7 @@ std::vector<std::string> last_lines(const ConsoleTail& tail) {
     return lines;
 }
 
-// AMD-V's KVM resets a vCPU that has shut down: Intel SDM volume 3, table 9-1 has a reset's CS and RIP.
+// AMD-V's KVM resets a vCPU that shuts down. CS and RIP of a reset: Intel SDM volume 3, table 9-1.
 bool was_reset(const CrashReport& report) {
     return report.ending.run_error == 0 && report.ending.exit == KVM_EXIT_SHUTDOWN && report.regs->rip == 0xFFF0 &&
            report.sregs->cs.base == 0xFFFF'0000;
@@ -243,9 +251,10 @@ bool was_reset(const CrashReport& report) {
 }  // namespace
 
 CrashReport::Ending ending_of(const kvm_run& run, std::uint32_t vcpu, int run_error) {
-    CrashReport::Ending ending{.vcpu = vcpu, .run_error = run_error, .exit = 0, .detail = {}, .data = {}, .instruction = {}};
+    CrashReport::Ending ending{
+        .vcpu = vcpu, .run_error = run_error, .exit = 0, .detail = {}, .data = {}, .instruction = {}};
     if (run_error != 0) {
-        return ending;  // kvm_run is of some earlier exit
+        return ending;  // kvm_run still describes an earlier exit
     }
     ending.exit = run.exit_reason;
     switch (run.exit_reason) {
@@ -255,7 +264,7 @@ CrashReport::Ending ending_of(const kvm_run& run, std::uint32_t vcpu, int run_er
             ending.detail = run.internal.suberror;
             const std::size_t count = std::min<std::size_t>(run.internal.ndata, std::size(run.internal.data));
             ending.data.assign(run.internal.data, run.internal.data + count);
-            // Flags, then size and bytes in the next two words.
+            // Flags first, then size and bytes in the next two words.
             const auto& failure = run.emulation_failure;
             if (run.internal.suberror == KVM_INTERNAL_ERROR_EMULATION && count >= 3 &&
                 (failure.flags & KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) != 0) {
@@ -271,7 +280,8 @@ CrashReport::Ending ending_of(const kvm_run& run, std::uint32_t vcpu, int run_er
 }
 
 FailedVcpu read_failed_vcpu(const kvm::VcpuFd& vcpu, int run_error) {
-    FailedVcpu failed{.ending = ending_of(vcpu.shared(), vcpu.index(), run_error), .regs = {}, .sregs = {}, .left_out = {}};
+    FailedVcpu failed{
+        .ending = ending_of(vcpu.shared(), vcpu.index(), run_error), .regs = {}, .sregs = {}, .left_out = {}};
     if (auto regs = vcpu.get<kvm_regs>(KVM_GET_REGS, "KVM_GET_REGS")) {
         failed.regs = *regs;
     } else {
@@ -285,7 +295,8 @@ FailedVcpu read_failed_vcpu(const kvm::VcpuFd& vcpu, int run_error) {
     return failed;
 }
 
-CrashReport capture_crash(std::string reason, FailedVcpu failed, GuestMemory& memory, std::span<const ConsoleTail> consoles) {
+CrashReport capture_crash(std::string reason, FailedVcpu failed, GuestMemory& memory,
+                          std::span<const ConsoleTail> consoles) {
     CrashReport report;
     report.reason = std::move(reason);
     report.ending = std::move(failed.ending);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Fills a crash report. Everything it looks at may be damaged: what cannot be read is left out, and nothing here fails.
+// Fills a crash report. Everything it reads may be damaged; it leaves out what it cannot read, and
+// never fails.
 #pragma once
 
 #include <optional>
@@ -14,7 +15,7 @@
 
 namespace snapvm {
 
-/// A vCPU as it failed.
+/// A vCPU in the state in which it failed.
 struct FailedVcpu {
     CrashReport::Ending ending;
     std::optional<kvm_regs> regs;
@@ -22,22 +23,24 @@ struct FailedVcpu {
     std::vector<std::string> left_out;
 };
 
-/// The newest output of a line of the guest's.
+/// The newest output of one of the guest's lines.
 struct ConsoleTail {
     std::string name;
     std::string bytes;
-    bool whole = true;  ///< there was nothing before
+    bool whole = true;  ///< no output precedes these bytes
 };
 
-/// How much of a console is worth handing over.
+/// The most bytes of a console that a caller passes.
 inline constexpr std::size_t kConsoleTail = 8192;
 
-/// On the thread that has just come back from KVM_RUN. `run_error`: its errno, 0 when it returned.
+/// Reads a vCPU's state. The thread whose KVM_RUN just returned calls it. `run_error` is KVM_RUN's
+/// errno, 0 if it succeeded.
 [[nodiscard]] FailedVcpu read_failed_vcpu(const kvm::VcpuFd& vcpu, int run_error);
-/// What KVM says in `run`, the rest of FailedVcpu aside.
+/// Decodes what KVM reports in `run`: the part of FailedVcpu that needs no vCPU.
 [[nodiscard]] CrashReport::Ending ending_of(const kvm_run& run, std::uint32_t vcpu, int run_error);
 
-/// Other vCPUs may be running. Only reads `memory`, and none of it after a KVM_RUN that could not (EFAULT): it would be the end of us, too.
+/// Makes a report. Other vCPUs may be running. It only reads `memory`, and reads none after a
+/// KVM_RUN that failed with EFAULT or EHWPOISON: the same read would kill this process.
 [[nodiscard]] CrashReport capture_crash(std::string reason, FailedVcpu failed, GuestMemory& memory,
                                         std::span<const ConsoleTail> consoles);
 

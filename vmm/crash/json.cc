@@ -14,7 +14,8 @@ using nlohmann::ordered_json;
 std::string number(std::uint64_t value) { return "0x" + hex(value); }
 
 std::string lower(std::string text) {
-    std::ranges::transform(text, text.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
+    std::ranges::transform(text, text.begin(),
+                           [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
     return text;
 }
 
@@ -41,7 +42,8 @@ void put_ending(ordered_json& json, const CrashReport& report) {
         json["hardware_reason"] = number(*ending.detail);
     }
     if (!ending.instruction.empty()) {
-        json["failed_instruction"] = {{"bytes", crash::hex_bytes(ending.instruction, "")}, {"text", report.failed_instruction}};
+        json["failed_instruction"] = {{"bytes", crash::hex_bytes(ending.instruction, "")},
+                                      {"text", report.failed_instruction}};
     }
 }
 
@@ -92,15 +94,17 @@ std::string to_json(const CrashReport& report) {
     }
     json["backtrace_end"] = report.backtrace_end;
     if (!report.stack.empty()) {
-        json["stack"] = {
-            {"address", number(report.stack_address)}, {"word_size", report.word_size}, {"words", numbers(report.stack)}};
+        json["stack"] = {{"address", number(report.stack_address)},
+                         {"word_size", report.word_size},
+                         {"words", numbers(report.stack)}};
     }
     json["consoles"] = ordered_json::object();
     for (const CrashReport::ConsoleLines& console : report.consoles) {
         json["consoles"][console.name] = console.lines;
     }
     json["left_out"] = report.left_out;
-    // Nothing in it is a guest's or a file's raw byte; should an error's text hold one, it is replaced and nothing throws.
+    // The report has no raw bytes of a guest or file. If an error's text has some, dump replaces
+    // them and does not throw.
     return ordered_json{{"crash", std::move(json)}}.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
 }
 

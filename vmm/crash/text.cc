@@ -11,7 +11,7 @@ namespace {
 
 using crash::hex;
 
-// Lines of a screen's width.
+// Collects lines of a screen's width.
 class Screen {
 public:
     void line(std::string text) {
@@ -22,7 +22,7 @@ public:
         text_ += text + "\n";
         ++rows_;
     }
-    // So many cells side by side.
+    // Prints `columns` cells in each line.
     void table(const std::vector<std::string>& cells, std::size_t columns) {
         std::string row;
         for (std::size_t i = 0; i < cells.size(); ++i) {
@@ -50,7 +50,8 @@ std::string headline(const CrashReport& report) {
     const CrashReport::Ending& ending = report.ending;
     std::string text = "vCPU " + std::to_string(ending.vcpu) + ": ";
     if (ending.run_error != 0) {
-        text += "KVM_RUN: " + std::generic_category().message(ending.run_error) + " (" + std::to_string(ending.run_error) + ")";
+        text += "KVM_RUN: " + std::generic_category().message(ending.run_error) + " (" +
+                std::to_string(ending.run_error) + ")";
     } else {
         text += std::string(crash::exit_name(ending.exit)) + " (" + std::to_string(ending.exit) + ")";
     }
@@ -74,7 +75,8 @@ void show_ending(Screen& screen, const CrashReport& report) {
     }
     screen.table(words, 6);
     if (!report.ending.instruction.empty()) {
-        screen.line("  KVM could not carry out: " + crash::hex_bytes(report.ending.instruction) + "  " + report.failed_instruction);
+        screen.line("  KVM could not carry out: " + crash::hex_bytes(report.ending.instruction) + "  " +
+                    report.failed_instruction);
     }
 }
 
@@ -105,8 +107,8 @@ void show_registers(Screen& screen, const CrashReport& report) {
     }
     std::vector<std::string> cells;
     for (const auto& [name, segment] : crash::segments(*report.sregs)) {
-        cells.push_back(padded(name, 3) + " " + hex(segment.selector, 4) + " base " + hex(segment.base, 16) + " limit " +
-                        hex(segment.limit, 8) +
+        cells.push_back(padded(name, 3) + " " + hex(segment.selector, 4) + " base " + hex(segment.base, 16) +
+                        " limit " + hex(segment.limit, 8) +
                         (segment.unusable != 0 ? " unusable " : " attr " + hex(crash::attributes(segment), 4)));
     }
     for (const auto& [name, table] : crash::tables(*report.sregs)) {
@@ -125,7 +127,7 @@ void show_code(Screen& screen, const CrashReport& report) {
         return;
     }
     screen.line("Code (linear addresses):");
-    constexpr std::size_t kBytesWidth = 32;  // most instructions; longer ones push their text aside
+    constexpr std::size_t kBytesWidth = 32;  // fits most instructions; longer ones move their text to the right
     for (const CrashReport::Instruction& line : report.code) {
         screen.line(std::string(line.address == report.code_address ? "  > " : "    ") + hex(line.address, 16) + "  " +
                     padded(crash::hex_bytes(line.bytes), kBytesWidth) + "  " + line.text);
@@ -163,7 +165,7 @@ void show_consoles(Screen& screen, const CrashReport& report) {
         screen.line("Last lines of the " + console.name + ":");
         for (std::size_t i = console.lines.size() - shown; i < console.lines.size(); ++i) {
             const std::string& line = console.lines[i];
-            // The end of a long one is the newest.
+            // Of a long line the end is shown, which is the newest.
             constexpr std::size_t kFits = kCrashColumns - 2;
             screen.line("  " + (line.size() <= kFits ? line : "..." + line.substr(line.size() - (kFits - 3))));
         }

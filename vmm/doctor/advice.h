@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What to do about a host, judged from its facts alone.
+// Gives advice on a host, from its facts alone.
 #pragma once
 
 #include <string>
@@ -9,13 +9,14 @@
 
 namespace snapvm::doctor {
 
-/// One thing that is missing or slow: what it means for snapvm and what to do, in one line. `topic` is the fact's name in the JSON.
+/// One missing or slow feature: what it means for snapvm and what to do, in one line. `topic` is
+/// the fact's name in the JSON.
 struct Advice {
     std::string topic;
     std::string text;
 };
 
-/// Nothing for what is fine, so an empty answer is a good host.
+/// Returns advice only for problems, so an empty result means a good host.
 [[nodiscard]] std::vector<Advice> advise(const HostFacts& facts);
 
 }  // namespace snapvm::doctor

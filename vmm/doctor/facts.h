@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a host offers and costs, as plain values: measured once by probe_host, then printed, judged and stored beside bench results.
+// What a host offers and costs, as plain values. probe_host measures them once; they are printed,
+// judged, and stored with bench results.
 #pragma once
 
 #include <cstdint>
@@ -10,41 +11,44 @@
 
 namespace snapvm::doctor {
 
-/// Who asks, and on what.
+/// The kernel, the processor and the user.
 struct SystemFacts {
     std::string kernel;  ///< uname's release
     std::string cpu_model;
-    std::uint32_t cpus = 0;  ///< that this process may use
+    std::uint32_t cpus = 0;  ///< usable by this process
     bool root = false;
     bool hypervisor = false;  ///< this host is a virtual machine itself
 };
 
 struct KvmFacts {
     kvm::Capabilities capabilities;
-    double create_vm_us = 0;  ///< p50 of KVM_CREATE_VM
-    double exit_us = 0;  ///< KVM_RUN to the next port exit, from CPL 0
-    std::optional<double> kernel_instruction_ns;  ///< an instruction of a register loop at CPL 0; nothing: not measurable
-    bool kernel_emulated = false;  ///< that is so slow that KVM must be interpreting it
-    bool tsc_settable = false;  ///< the guest reads what was written to its TSC
+    double create_vm_us = 0;  ///< median time of KVM_CREATE_VM
+    double exit_us = 0;  ///< from KVM_RUN to the next port exit, from CPL 0
+    /// The time of one instruction of a register loop at CPL 0, or nothing if it cannot be
+    /// measured.
+    std::optional<double> kernel_instruction_ns;
+    bool kernel_emulated = false;  ///< so slow that KVM must be interpreting it
+    bool tsc_settable = false;  ///< the guest reads the value that was written to its TSC
     std::uint32_t tsc_khz = 0;
-    std::string nx_huge_pages;  ///< the module's parameter: "Y", "N", "never"; empty where it cannot be read
+    std::string nx_huge_pages;  ///< the module's parameter: "Y", "N", "never"; empty if unreadable
 };
 
 struct UserfaultfdFacts {
-    bool available = false;  ///< at least for faults of user mode
+    bool available = false;  ///< at least for faults in user mode
     bool missing = false, minor = false, write_protect = false;
-    bool protect_unpopulated = false;  ///< write_protect for pages that are not there, too
-    /// How this user gets one that also takes KVM's faults: "system call", "/dev/userfaultfd", or empty for not at all.
+    bool protect_unpopulated = false;  ///< write_protect also works for unpopulated pages
+    /// How this user gets a userfaultfd that also reports KVM's faults: "system call",
+    /// "/dev/userfaultfd", or empty if there is no way.
     std::string kernel_faults;
-    int sysctl = -1;  ///< vm.unprivileged_userfaultfd; -1 where it cannot be read
+    int sysctl = -1;  ///< vm.unprivileged_userfaultfd; -1 if unreadable
 };
 
 struct IoUringFacts {
-    int error = 0;  ///< errno of setting up a ring; 0: works
-    int sysctl = -1;  ///< kernel.io_uring_disabled; -1 where there is none
+    int error = 0;  ///< errno of setting up a ring; 0: it works
+    int sysctl = -1;  ///< kernel.io_uring_disabled; -1 if the kernel has none
 };
 
-/// The chosen words of /sys/kernel/mm/transparent_hugepage; empty where there is no such file.
+/// The selected words of /sys/kernel/mm/transparent_hugepage; empty if there is no such file.
 struct HugePageFacts {
     std::string enabled, defrag, shmem_enabled;
     std::uint64_t reserved = 0;  ///< hugetlb pages
@@ -52,8 +56,8 @@ struct HugePageFacts {
 
 struct CgroupFacts {
     std::string version;  ///< "v1", "v2", "hybrid", "none"
-    bool favordynmods = false;  ///< on the hierarchy that matters
-    std::optional<double> cpu_limit;  ///< CPUs' worth of time
+    bool favordynmods = false;  ///< of the unified or the v1 cpu hierarchy
+    std::optional<double> cpu_limit;  ///< in CPUs
     std::optional<std::uint64_t> memory_limit;  ///< bytes
 };
 
@@ -61,7 +65,7 @@ struct MemoryFacts {
     std::uint64_t total = 0, available = 0, swap = 0;  ///< bytes
     int overcommit = 0;  ///< vm.overcommit_memory
     std::uint64_t max_map_count = 0;
-    std::optional<std::uint64_t> locked_limit;  ///< RLIMIT_MEMLOCK, bytes; nothing: no limit
+    std::optional<std::uint64_t> locked_limit;  ///< RLIMIT_MEMLOCK in bytes; nothing: no limit
     std::uint64_t open_files = 0;  ///< RLIMIT_NOFILE
 };
 
@@ -75,7 +79,8 @@ struct HostFacts {
     MemoryFacts memory;
 };
 
-/// An instruction slower than this is interpreted, whatever the clock rate: a slow processor needs 1 ns for one of a register loop.
+/// An instruction slower than this is interpreted, whatever the clock rate: a slow processor takes
+/// 1 ns for an instruction of a register loop.
 inline constexpr double kEmulatedInstructionNs = 50;
 
 }  // namespace snapvm::doctor

@@ -18,7 +18,7 @@ std::string_view trimmed(std::string_view text) {
     return text.substr(first, text.find_last_not_of(kSpace) - first + 1);
 }
 
-// The pieces between `separators`, empty ones left out.
+// Returns the parts between `separators`, without empty ones.
 std::vector<std::string_view> split(std::string_view text, std::string_view separators) {
     std::vector<std::string_view> pieces;
     while (!text.empty()) {
@@ -45,7 +45,7 @@ struct MountLine {
     std::vector<std::string_view> options;
 };
 
-// /proc/mounts: device, path, type, options, two numbers (proc(5)).
+// A line of /proc/mounts has device, path, type, options and two numbers (proc(5)).
 std::vector<MountLine> mount_lines(std::string_view mounts) {
     std::vector<MountLine> lines;
     for (const std::string_view line : split(mounts, "\n")) {
@@ -58,7 +58,8 @@ std::vector<MountLine> mount_lines(std::string_view mounts) {
 }
 
 CgroupMount to_mount(const MountLine& line, bool version_2) {
-    return {.path = std::string(line.path), .version_2 = version_2, .favordynmods = contains(line.options, "favordynmods")};
+    return {
+        .path = std::string(line.path), .version_2 = version_2, .favordynmods = contains(line.options, "favordynmods")};
 }
 
 }  // namespace
@@ -123,7 +124,8 @@ std::optional<CgroupMount> find_cgroup_v2(std::string_view mounts) {
 
 std::optional<std::string> cgroup_path(std::string_view text, std::string_view controller) {
     for (const std::string_view line : split(text, "\n")) {
-        // hierarchy number:controllers:path; the unified one is number 0 and has no controllers here (cgroups(7)).
+        // A line has hierarchy number, controllers and path. The unified hierarchy has number 0 and
+        // no controllers (cgroups(7)).
         const auto first = line.find(':');
         const auto second = first == std::string_view::npos ? first : line.find(':', first + 1);
         if (second == std::string_view::npos) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Finds out the facts. What is not there is a fact too: only a /dev/kvm that cannot be used is an error.
+// Measures the facts. A missing feature is a fact, too; only an unusable /dev/kvm is an error.
 #pragma once
 
 #include "vmm/base/error.h"
@@ -7,12 +7,13 @@
 
 namespace snapvm::doctor {
 
-/// Everything, in about 0.1 s: most of that goes into the twenty machines whose creation is timed and the loop at CPL 0.
+/// Measures everything, in about 0.1 s. Most of that goes into twenty timed creations of machines,
+/// and into the loop at CPL 0.
 Result<HostFacts> probe_host();
 
-/// The parts. These need /dev/kvm (its error says what to do) …
+/// Measures KVM. Needs /dev/kvm; the error says how to get it.
 Result<KvmFacts> probe_kvm();
-/// … and these nothing.
+/// The other parts; they need nothing and never fail.
 [[nodiscard]] SystemFacts probe_system();
 [[nodiscard]] UserfaultfdFacts probe_userfaultfd();
 [[nodiscard]] IoUringFacts probe_io_uring();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The host's side: what any process can see of memory, cgroups, huge pages, userfaultfd and io_uring.
+// Probes the host: memory, cgroups, huge pages, userfaultfd and io_uring, as any process can see
+// them.
 #include <fcntl.h>
-#include <liburing.h>
 #include <linux/userfaultfd.h>
 #include <sched.h>
 #include <sys/resource.h>
@@ -16,12 +16,13 @@
 #include "vmm/base/try.h"
 #include "vmm/doctor/parse.h"
 #include "vmm/doctor/probe.h"
+#include "vmm/io/engine.h"
 #include "vmm/memory/userfaultfd.h"
 
 namespace snapvm::doctor {
 namespace {
 
-// A file that may well not be there: empty then.
+// Reads a file that may be absent. Returns an empty string then.
 std::string text_of(const std::string& path) { return read_file(path, 4U << 20).value_or(std::string()); }
 
 int small_number(const std::string& path) {
@@ -29,7 +30,8 @@ int small_number(const std::string& path) {
     return value ? static_cast<int>(std::min<std::uint64_t>(*value, 1U << 30)) : -1;
 }
 
-// The folders of a process' cgroup and those above it, up to the hierarchy's root: a limit on any of them holds.
+// Returns the folders of a process' cgroup and of those above it, up to the hierarchy's root. A
+// limit on any of them applies.
 std::vector<std::string> cgroup_folders(const CgroupMount& mount, std::string path) {
     std::vector<std::string> folders;
     while (!path.empty() && path != "/") {
@@ -47,7 +49,7 @@ void keep_smaller(std::optional<T>& smallest, std::optional<T> value) {
     }
 }
 
-// What cgroup v1 writes for "no limit" is a number near 2^63.
+// For "no limit" cgroup v1 writes a number near 2^63.
 std::optional<std::uint64_t> memory_limit(const std::string& text) {
     const auto value = parse_number(text);
     return value && *value < (1ULL << 62) ? value : std::nullopt;
@@ -93,11 +95,8 @@ UserfaultfdFacts probe_userfaultfd() {
 IoUringFacts probe_io_uring() {
     IoUringFacts facts;
     facts.sysctl = small_number("/proc/sys/kernel/io_uring_disabled");
-    io_uring ring{};
-    facts.error = -::io_uring_queue_init(8, &ring, 0);
-    if (facts.error == 0) {
-        ::io_uring_queue_exit(&ring);
-    }
+    const auto engine = io::make_engine(io::EngineKind::uring, {});
+    facts.error = engine ? 0 : engine.error().code();
     return facts;
 }
 
@@ -127,7 +126,7 @@ CgroupFacts probe_cgroup() {
     }
     if (cpu) {
         for (const std::string& folder : cgroup_folders(*cpu, cgroup_path(own, "cpu").value_or("/"))) {
-            // -1 there means no limit, and is no number to cpu_max.
+            // A quota of -1 means no limit. cpu_max does not parse it as a number.
             keep_smaller(facts.cpu_limit,
                          cpu_max(text_of(folder + "/cpu.cfs_quota_us") + " " + text_of(folder + "/cpu.cfs_period_us")));
         }

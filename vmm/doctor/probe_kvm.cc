@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// KVM's side, measured with machines of a few instructions each.
+// Probes KVM, with machines that execute a few instructions each.
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -20,24 +20,27 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kRepeats = 9;
-// Few where instructions are slow, more until they stand out from the exits.
+// The first number of loops, for slow instructions, and the most. It grows until the loops stand
+// out from the exits.
 constexpr std::uint32_t kFirstLoops = 1'000, kMostLoops = 1'024'000, kMoreLoops = 4;
 constexpr std::uint32_t kTscMsr = 0x10;
 
-// Guest memory: one page each for the three levels of page tables, then the code and the number of loops to make.
+// Layout of guest memory: one page for each of the three levels of page tables, then the code, then
+// the number of loops to make.
 constexpr std::uint64_t kMemory = 2ULL << 20;
 constexpr std::uint64_t kPml4 = 0x1000, kPdpt = 0x2000, kPd = 0x3000, kCode = 0x4000, kLoops = 0x5000;
 
-// How many instructions more a loop's exit has before it than an empty one's: mov, test, jz and the loop itself, less a jmp.
+// Returns how many more instructions precede a loop's exit than an empty one: mov, test, jz and the
+// loop, without a jmp.
 constexpr double instructions_of(std::uint32_t loops) { return 2 + 2.0 * loops; }
 
-// Every out is an exit, so the host's clock can time what lies between two of them.
+// Every out is an exit, so the host's clock times what is between two of them.
 std::vector<std::uint8_t> program() {
     std::vector<std::uint8_t> code;
     const auto append = [&code](std::initializer_list<std::uint8_t> bytes) { code.insert(code.end(), bytes); };
     const std::initializer_list<std::uint8_t> out = {0xE6, 0xF4};  // out %al, $0xf4
     append(out);
-    append(out);                                                   // 1: nothing in between: the cost of an exit
+    append(out);                                                   // 1: the cost of an exit
     append({0x8B, 0x0C, 0x25, kLoops & 0xFF, kLoops >> 8, 0, 0});  // mov kLoops, %ecx
     append({0x85, 0xC9, 0x74, 0x08});                              // test %ecx, %ecx; jz 3f
     append({0xFF, 0xC9, 0x75, 0xFC});                              // 2: dec %ecx; jnz 2b
@@ -55,12 +58,14 @@ double microseconds_since(Clock::time_point start) {
     return std::chrono::duration<double, std::micro>(Clock::now() - start).count();
 }
 
-// A machine in long mode at CPL 0, its memory mapped one to one.
+// A machine in long mode at CPL 0, with its memory mapped one to one.
 class TinyGuest {
 public:
     static Result<TinyGuest> create(const kvm::System& system) {
         Mapping memory = TRY(Mapping::anonymous(kMemory, kMemory));
-        const auto put = [&](std::uint64_t at, std::uint64_t value) { std::memcpy(memory.data() + at, &value, sizeof value); };
+        const auto put = [&](std::uint64_t at, std::uint64_t value) {
+            std::memcpy(memory.data() + at, &value, sizeof value);
+        };
         constexpr std::uint64_t kPresentWritable = 3, kLarge = 0x80;
         put(kPml4, kPdpt | kPresentWritable);
         put(kPdpt, kPd | kPresentWritable);
@@ -70,7 +75,7 @@ public:
         kvm::Vm vm = TRY(kvm::Vm::create(system));
         TRY(vm.add_slot(Gpa{0}, memory.data(), kMemory, "the doctor's guest"));
         kvm::VcpuFd vcpu = TRY(vm.create_vcpu(system, 0));
-        // KVM refuses long mode to a processor whose CPUID does not have it.
+        // KVM refuses long mode if the vCPU's CPUID does not have it.
         const auto cpuid = TRY(system.supported_cpuid());
         TRY(vcpu.set_cpuid(cpuid));
         TinyGuest guest(std::move(memory), std::move(vm), std::move(vcpu));
@@ -80,7 +85,7 @@ public:
 
     kvm::VcpuFd& vcpu() { return vcpu_; }
 
-    // Runs to the next out; how long that took, in microseconds.
+    // Runs to the next out. Returns how long that took, in microseconds.
     Result<double> run() {
         const auto start = Clock::now();
         int error = vcpu_.run();
@@ -98,13 +103,14 @@ public:
         return took;
     }
 
-    // How many loops it makes between its exits; none: from the next exit on it tells its TSC.
+    // Sets the number of loops between exits. With 0 the guest reports its TSC from the next exit
+    // on.
     void set_loops(std::uint32_t loops) { std::memcpy(memory_.data() + kLoops, &loops, sizeof loops); }
 
-    // Two exits, the second behind the loops.
+    // Makes two exits, the second after the loops.
     Result<ExitPair> run_pair() { return ExitPair{.empty_us = TRY(run()), .loop_us = TRY(run())}; }
 
-    // The guest's own reading of its TSC.
+    // Returns the TSC as the guest reads it.
     Result<std::uint64_t> read_tsc() {
         TRY(run());
         const auto regs = TRY(vcpu_.get<kvm_regs>(KVM_GET_REGS, "KVM_GET_REGS"));
@@ -144,7 +150,7 @@ private:
         return {};
     }
 
-    // Destroyed in reverse: the memory goes after the machine that maps it.
+    // Destroyed in reverse order: the memory goes after the machine that maps it.
     Mapping memory_;
     kvm::Vm vm_;
     kvm::VcpuFd vcpu_;
@@ -152,7 +158,7 @@ private:
 
 Status measure_guest(const kvm::System& system, KvmFacts& facts) {
     TinyGuest guest = TRY(TinyGuest::create(system));
-    TRY(guest.run());  // the first entry sets a lot up
+    TRY(guest.run());  // the first entry includes set-up work
     std::array<ExitPair, kRepeats> pairs{};
     for (std::uint32_t loops = kFirstLoops; loops <= kMostLoops; loops *= kMoreLoops) {
         guest.set_loops(loops);
@@ -170,8 +176,8 @@ Status measure_guest(const kvm::System& system, KvmFacts& facts) {
     facts.kernel_emulated = facts.kernel_instruction_ns.value_or(0) > kEmulatedInstructionNs;
     facts.tsc_khz = guest.vcpu().tsc_khz();
 
-    // Some KVMs take the value and keep the host's counter all the same, so the guest is asked. Far ahead, since KVM takes small
-    // differences for an attempt to synchronise vCPUs.
+    // Some KVMs accept the value but keep the host's counter, so the guest reads it. The value is
+    // far ahead, since KVM treats small differences as an attempt to synchronise vCPUs.
     constexpr std::uint64_t kAhead = 1ULL << 42, kSlack = 1ULL << 38;
     const std::uint64_t before = TRY(guest.read_tsc());
     const std::array<kvm_msr_entry, 1> tsc = {{{.index = kTscMsr, .reserved = 0, .data = before + kAhead}}};
@@ -188,7 +194,7 @@ Result<double> create_vm_p50(const kvm::System& system) {
     for (double& sample : samples) {
         const auto start = Clock::now();
         const UniqueFd vm(TRY(KVM_IOCTL(system.fd(), KVM_CREATE_VM, 0UL, "/dev/kvm")));
-        sample = microseconds_since(start);  // before the machine goes again
+        sample = microseconds_since(start);  // before the machine is destroyed
     }
     return median(std::move(samples));
 }
@@ -201,7 +207,8 @@ Result<KvmFacts> probe_kvm() {
     facts.capabilities = system.capabilities();
     facts.create_vm_us = TRY(create_vm_p50(system));
     TRY(measure_guest(system, facts));
-    facts.nx_huge_pages = chosen_word(read_file("/sys/module/kvm/parameters/nx_huge_pages", 64).value_or(std::string()));
+    facts.nx_huge_pages =
+        chosen_word(read_file("/sys/module/kvm/parameters/nx_huge_pages", 64).value_or(std::string()));
     return facts;
 }
 

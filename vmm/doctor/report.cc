@@ -2,8 +2,8 @@
 #include "vmm/doctor/report.h"
 
 #include <cstdio>
-#include <system_error>
 #include <nlohmann/json.hpp>
+#include <system_error>
 
 #include "vmm/doctor/advice.h"
 
@@ -71,7 +71,8 @@ std::string userfaultfd_text(const UserfaultfdFacts& facts) {
     std::string kinds = "missing";
     kinds += facts.minor ? ", minor" : "";
     kinds += facts.write_protect ? ", write-protect" : "";
-    return kinds + "; for guests' faults: " + (facts.kernel_faults.empty() ? "not for this user" : "by " + facts.kernel_faults);
+    return kinds +
+           "; for guests' faults: " + (facts.kernel_faults.empty() ? "not for this user" : "by " + facts.kernel_faults);
 }
 
 }  // namespace
@@ -104,7 +105,9 @@ std::string facts_json(const HostFacts& facts, bool advice) {
           {"kernel_faults", facts.userfaultfd.kernel_faults},
           {"sysctl", facts.userfaultfd.sysctl}}},
         {"io_uring",
-         {{"available", facts.io_uring.error == 0}, {"errno", facts.io_uring.error}, {"sysctl", facts.io_uring.sysctl}}},
+         {{"available", facts.io_uring.error == 0},
+          {"errno", facts.io_uring.error},
+          {"sysctl", facts.io_uring.sysctl}}},
         {"huge_pages",
          {{"enabled", facts.huge_pages.enabled},
           {"defrag", facts.huge_pages.defrag},
@@ -130,7 +133,7 @@ std::string facts_json(const HostFacts& facts, bool advice) {
             json["advice"].push_back({{"topic", line.topic}, {"text", line.text}});
         }
     }
-    // A file name or a model's name may hold any bytes: dump must not throw on them.
+    // File names and model names may have any bytes. dump must not throw on them.
     return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
@@ -140,35 +143,42 @@ std::string facts_table(const HostFacts& facts) {
     Table table;
     table.row("kernel", facts.system.kernel + (facts.system.hypervisor ? " (a virtual machine)" : ""));
     table.row("processor", facts.system.cpu_model + ", " + std::to_string(facts.system.cpus) + " usable CPUs");
-    table.row("KVM", "API version " + std::to_string(KVM_API_VERSION) + ", " + std::to_string(caps.max_vcpus) + " vCPUs, " +
-                         std::to_string(caps.memory_slots) + " memory slots");
+    table.row("KVM", "API version " + std::to_string(KVM_API_VERSION) + ", " + std::to_string(caps.max_vcpus) +
+                         " vCPUs, " + std::to_string(caps.memory_slots) + " memory slots");
     table.row("KVM_CREATE_VM", text("%.2f ms (p50)", kvm.create_vm_us / 1000));
     table.row("exit from CPL 0", text("%.1f us", kvm.exit_us));
-    table.row("kernel mode", kvm.kernel_instruction_ns ? text("%.2f ns an instruction", *kvm.kernel_instruction_ns) +
-                                                             (kvm.kernel_emulated ? ", emulated" : ", native")
-                                                       : "not measurable: its instructions cost less than an exit varies by");
+    table.row("kernel mode", kvm.kernel_instruction_ns
+                                 ? text("%.2f ns an instruction", *kvm.kernel_instruction_ns) +
+                                       (kvm.kernel_emulated ? ", emulated" : ", native")
+                                 : "not measured: the times of exits vary by more than an instruction takes");
     table.row("TSC", std::to_string(kvm.tsc_khz / 1000) + " MHz; can be set: " + yes(kvm.tsc_settable) +
                          "; can be scaled: " + yes(caps.tsc_control != 0));
     table.row("dirty log", std::string("yes, manual protect ") + (caps.manual_dirty_log != 0 ? "yes" : "no") +
                                ((caps.manual_dirty_log & 2) != 0 ? ", initially set" : ""));
     table.row("dirty ring",
-              caps.dirty_ring == 0 ? "no" : std::to_string(caps.dirty_ring / static_cast<int>(sizeof(kvm_dirty_gfn))) + " entries");
+              caps.dirty_ring == 0
+                  ? "no"
+                  : std::to_string(caps.dirty_ring / static_cast<int>(sizeof(kvm_dirty_gfn))) + " entries");
     table.row("xsave2, sregs2", std::to_string(caps.xsave2) + " bytes, " + yes(caps.sregs2 != 0));
     table.row("pre-fault memory", yes(caps.pre_fault_memory != 0));
     table.row("nx_huge_pages", or_unknown(kvm.nx_huge_pages));
     table.row("userfaultfd", userfaultfd_text(facts.userfaultfd));
-    table.row("io_uring", facts.io_uring.error == 0 ? "yes" : "no: " + std::generic_category().message(facts.io_uring.error));
-    table.row("huge pages", "enabled " + or_unknown(facts.huge_pages.enabled) + ", defrag " + or_unknown(facts.huge_pages.defrag) +
-                                ", shmem " + or_unknown(facts.huge_pages.shmem_enabled) + ", reserved " +
+    table.row("io_uring",
+              facts.io_uring.error == 0 ? "yes" : "no: " + std::generic_category().message(facts.io_uring.error));
+    table.row("huge pages", "enabled " + or_unknown(facts.huge_pages.enabled) + ", defrag " +
+                                or_unknown(facts.huge_pages.defrag) + ", shmem " +
+                                or_unknown(facts.huge_pages.shmem_enabled) + ", reserved " +
                                 std::to_string(facts.huge_pages.reserved));
     table.row("cgroup", facts.cgroup.version + (facts.cgroup.favordynmods ? ", favordynmods" : "") + "; CPU limit " +
-                            (facts.cgroup.cpu_limit ? text("%.2f", *facts.cgroup.cpu_limit) : "none") + ", memory limit " +
+                            (facts.cgroup.cpu_limit ? text("%.2f", *facts.cgroup.cpu_limit) : "none") +
+                            ", memory limit " +
                             (facts.cgroup.memory_limit ? mebibytes(*facts.cgroup.memory_limit) : "none"));
-    table.row("memory", mebibytes(facts.memory.available) + " of " + mebibytes(facts.memory.total) + " available, swap " +
-                            mebibytes(facts.memory.swap) + ", overcommit " + std::to_string(facts.memory.overcommit));
+    table.row("memory", mebibytes(facts.memory.available) + " of " + mebibytes(facts.memory.total) +
+                            " available, swap " + mebibytes(facts.memory.swap) + ", overcommit " +
+                            std::to_string(facts.memory.overcommit));
     table.row("limits", "mappings " + std::to_string(facts.memory.max_map_count) + ", locked memory " +
-                            (facts.memory.locked_limit ? mebibytes(*facts.memory.locked_limit) : "unlimited") + ", open files " +
-                            std::to_string(facts.memory.open_files));
+                            (facts.memory.locked_limit ? mebibytes(*facts.memory.locked_limit) : "unlimited") +
+                            ", open files " + std::to_string(facts.memory.open_files));
     std::string result = table.take();
     for (const Advice& line : advise(facts)) {
         result += "advice: " + line.text + "\n";

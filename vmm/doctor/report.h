@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Host facts as people and as programs read them.
+// Formats host facts for people and for programs.
 #pragma once
 
 #include <string>
@@ -8,9 +8,10 @@
 
 namespace snapvm::doctor {
 
-/// One JSON object without a line break; bench results carry it as their host's facts. With `advice`, its lines too.
+/// Returns one JSON object without a line break. Bench results contain it as the facts of their
+/// host. `advice` adds the lines of advice.
 [[nodiscard]] std::string facts_json(const HostFacts& facts, bool advice = false);
-/// A table, then one line a piece of advice; ends with a line break.
+/// Returns a table, then one line for each advice, with a line break at the end.
 [[nodiscard]] std::string facts_table(const HostFacts& facts);
 
 }  // namespace snapvm::doctor

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The arithmetic of what the doctor measures. Pure functions of the samples.
+// Computes the doctor's results from its samples. The functions depend on the samples alone.
 #pragma once
 
 #include <optional>
@@ -8,21 +8,24 @@
 
 namespace snapvm::doctor {
 
-/// The middle one by size; the higher of two. There must be a sample.
+/// Returns the middle sample by size; of two middle ones, the higher. There must be a sample.
 [[nodiscard]] double median(std::vector<double> samples);
 
-/// Two exits, one right after the other: with nothing before it, and with a loop.
+/// Two consecutive exits: one with nothing before it, and one after a loop.
 struct ExitPair {
     double empty_us = 0;
     double loop_us = 0;
 };
-/// An exit with nothing before it.
+/// Returns the time of an exit with nothing before it.
 [[nodiscard]] double exit_us(std::span<const ExitPair> pairs);
-/// What the loops cost, as the median of the pairs' differences: what disturbs one pair, or makes both of its exits slow, does not move it.
+/// Returns the time of the loops, as the median of the pairs' differences. A disturbance of one
+/// pair, or one that slows both exits of a pair, does not change it.
 [[nodiscard]] double loop_us(std::span<const ExitPair> pairs);
-/// Whether the loops cost so much more than the exits they are measured between that noise in those does not matter.
+/// Returns whether the loops take so much longer than the exits around them that noise in the exits
+/// does not matter.
 [[nodiscard]] bool loop_stands_out(std::span<const ExitPair> pairs);
-/// An instruction of the loops, each of which has `instructions`; nothing where the difference is none.
+/// Returns the time of one instruction. Each loop has `instructions`. Returns nothing if the loops
+/// took no measurable time.
 [[nodiscard]] std::optional<double> instruction_ns(std::span<const ExitPair> pairs, double instructions);
 
 }  // namespace snapvm::doctor

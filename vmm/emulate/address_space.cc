@@ -12,11 +12,12 @@ namespace {
 
 using namespace x86;
 
-constexpr std::uint64_t kPresent = 1, kWritable = 2, kUser = 4, kAccessed = 1ULL << 5, kDirty = 1ULL << 6, kLarge = 1ULL << 7;
+constexpr std::uint64_t kPresent = 1, kWritable = 2, kUser = 4, kAccessed = 1ULL << 5, kDirty = 1ULL << 6,
+                        kLarge = 1ULL << 7;
 constexpr std::uint64_t kNoExecute = 1ULL << 63;
 constexpr std::uint64_t kFrame = 0x000F'FFFF'FFFF'F000;
 
-// How the bits of an address are cut up.
+// How paging divides an address into indices.
 struct Shape {
     int levels = 0;
     int index_bits = 9;
@@ -40,7 +41,7 @@ std::uint32_t error_code(const PagingMode& mode, Access access, bool present) {
            (access.fetch && tells_fetch ? kFaultFetch : 0);
 }
 
-// `rights`: of all levels together, kNoExecute where any has it, the others where all have.
+// `rights` combines all levels: kNoExecute if any level has it, the others if all levels have them.
 bool allowed(const PagingMode& mode, Access access, std::uint64_t rights) {
     const bool user_page = (rights & kUser) != 0;
     if (access.fetch) {
@@ -57,7 +58,8 @@ bool allowed(const PagingMode& mode, Access access, std::uint64_t rights) {
     return !access.write || (rights & kWritable) != 0 || (mode.cr0 & kCr0WriteProtect) == 0;
 }
 
-// False where the entry is no longer what was read: another vCPU may be taking the page away.
+// Sets bits in an entry. Returns false if the entry has changed since it was read: another vCPU may
+// be unmapping the page.
 bool add_bits(GuestMemory& memory, Gpa at, std::uint64_t entry_size, std::uint64_t entry, std::uint64_t bits) {
     const auto bytes = memory.span(at, entry_size);
     if (!bytes) {
@@ -65,7 +67,8 @@ bool add_bits(GuestMemory& memory, Gpa at, std::uint64_t entry_size, std::uint64
     }
     bool done = false;
     if (entry_size == 8) {
-        done = std::atomic_ref(*reinterpret_cast<std::uint64_t*>(bytes->data())).compare_exchange_strong(entry, entry | bits);
+        done = std::atomic_ref(*reinterpret_cast<std::uint64_t*>(bytes->data()))
+                   .compare_exchange_strong(entry, entry | bits);
     } else {
         auto half = static_cast<std::uint32_t>(entry);
         const auto with = static_cast<std::uint32_t>(entry | bits);
@@ -94,16 +97,20 @@ std::expected<Gpa, PageFault> AddressSpace::walk(std::uint64_t linear, Access ac
             return *found;
         }
     }
-    return std::unexpected(PageFault{linear, error_code(mode_, access, false)});  // the guest will find out, and try again
+    // The guest retries after the fault.
+    return std::unexpected(PageFault{linear, error_code(mode_, access, false)});
 }
 
-// Nothing: an entry has changed under way.
-std::optional<std::expected<Gpa, PageFault>> AddressSpace::walk_once(std::uint64_t linear, Access access, Purpose purpose) const {
+// Returns nothing if an entry changed during the walk.
+std::optional<std::expected<Gpa, PageFault>> AddressSpace::walk_once(std::uint64_t linear, Access access,
+                                                                     Purpose purpose) const {
     if ((mode_.cr0 & kCr0Paging) == 0) {
         return Gpa{linear & 0xFFFF'FFFF};
     }
     const Shape shape = shape_of(mode_);
-    const auto fault = [&](bool present) { return std::unexpected(PageFault{linear, error_code(mode_, access, present)}); };
+    const auto fault = [&](bool present) {
+        return std::unexpected(PageFault{linear, error_code(mode_, access, present)});
+    };
     std::uint64_t rights = kWritable | kUser;
     Gpa table{mode_.cr3 & (shape.levels == 3 ? 0xFFFF'FFE0ULL : kFrame)};
     for (int level = shape.levels; level > 0; --level) {
@@ -111,20 +118,23 @@ std::optional<std::expected<Gpa, PageFault>> AddressSpace::walk_once(std::uint64
         const int bits = level == shape.levels ? shape.top_index_bits : shape.index_bits;
         const Gpa at = table + ((linear >> shift) & ((1ULL << bits) - 1)) * shape.entry_size;
         std::uint64_t entry = 0;
-        if (!memory_.read(at, std::as_writable_bytes(std::span(&entry, 1)).first(shape.entry_size)) || (entry & kPresent) == 0) {
+        if (!memory_.read(at, std::as_writable_bytes(std::span(&entry, 1)).first(shape.entry_size)) ||
+            (entry & kPresent) == 0) {
             return fault(false);
         }
-        const bool pae_top = shape.levels == 3 && level == 3;  // has no rights of its own
+        const bool pae_top = shape.levels == 3 && level == 3;  // has no access rights
         if (!pae_top) {
             rights = (rights & (entry | kNoExecute) & (kWritable | kUser | kNoExecute)) | (entry & kNoExecute);
         }
-        const bool may_be_large = shape.levels == 2 ? (mode_.cr4 & kCr4LargePages) != 0 : level <= (shape.levels > 3 ? 3 : 2);
+        const bool may_be_large =
+            shape.levels == 2 ? (mode_.cr4 & kCr4LargePages) != 0 : level <= (shape.levels > 3 ? 3 : 2);
         const bool leaf = level == 1 || (may_be_large && (entry & kLarge) != 0);
         if (leaf && purpose == Purpose::access && !allowed(mode_, access, rights)) {
             return fault(true);
         }
         const std::uint64_t marks = pae_top ? 0 : kAccessed | (leaf && access.write ? kDirty : 0);
-        if (purpose == Purpose::access && (entry & marks) != marks && !add_bits(memory_, at, shape.entry_size, entry, marks)) {
+        if (purpose == Purpose::access && (entry & marks) != marks &&
+            !add_bits(memory_, at, shape.entry_size, entry, marks)) {
             return std::nullopt;
         }
         if (leaf) {
@@ -158,7 +168,8 @@ std::size_t AddressSpace::peek(std::uint64_t linear, std::span<std::byte> out) c
 
 // Translates every page before the first byte moves, so that a fault leaves nothing half done.
 template <class Part>
-std::expected<void, PageFault> AddressSpace::by_page(std::uint64_t linear, std::uint64_t size, Access access, Part part) {
+std::expected<void, PageFault> AddressSpace::by_page(std::uint64_t linear, std::uint64_t size, Access access,
+                                                     Part part) {
     struct Piece {
         Gpa at;
         std::uint64_t offset, size;
@@ -183,19 +194,21 @@ std::expected<void, PageFault> AddressSpace::read(std::uint64_t linear, std::spa
     return by_page(linear, out.size(), access, [&](Gpa at, std::uint64_t offset, std::uint64_t size) {
         const auto bytes = out.subspan(offset, size);
         if (!memory_.read(at, bytes)) {
-            std::ranges::fill(bytes, std::byte{0xFF});  // nobody's address: as the bus answers
+            std::ranges::fill(bytes, std::byte{0xFF});  // not memory: reads as ones, like the bus
         }
     });
 }
 
-std::expected<void, PageFault> AddressSpace::write(std::uint64_t linear, std::span<const std::byte> data, Access access) {
+std::expected<void, PageFault> AddressSpace::write(std::uint64_t linear, std::span<const std::byte> data,
+                                                   Access access) {
     access.write = true;
     return by_page(linear, data.size(), access, [&](Gpa at, std::uint64_t offset, std::uint64_t size) {
-        (void)memory_.write(at, data.subspan(offset, size));  // nobody's address: as the bus, nothing
+        (void)memory_.write(at, data.subspan(offset, size));  // not memory: the write is lost, as on the bus
     });
 }
 
-std::expected<AddressSpace::Located, PageFault> AddressSpace::span(std::uint64_t linear, std::uint64_t size, Access access) {
+std::expected<AddressSpace::Located, PageFault> AddressSpace::span(std::uint64_t linear, std::uint64_t size,
+                                                                   Access access) {
     const auto at = walk(linear, access, Purpose::access);
     if (!at) {
         return std::unexpected(at.error());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A guest's linear addresses, through its own page tables. Source: Intel SDM volume 3, chapter 4 (paging), 4.6 (access rights), 4.7 (page
-// fault's error code).
+// Translates a guest's linear addresses by its page tables. Source: Intel SDM volume 3, chapter 4
+// (paging), 4.6 (access rights), 4.7 (page fault error code).
 #pragma once
 
 #include <cstdint>
@@ -23,46 +23,53 @@ struct PagingMode {
     static PagingMode of(const kvm_sregs& sregs) { return {sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer}; }
 };
 
-/// Who wants what of a page.
+/// The kind of an access to a page.
 struct Access {
     bool write = false;
     bool fetch = false;
-    bool user = false;  ///< by CPL 3
-    bool user_pages_open = true;  ///< a supervisor's data access may go to user pages under SMAP (RFLAGS.AC)
+    bool user = false;  ///< made at CPL 3
+    bool user_pages_open = true;  ///< a supervisor's data access may use user pages in spite of SMAP (RFLAGS.AC)
 };
 
-/// What the processor would raise: #PF with this error code and CR2.
+/// The #PF that the processor would raise: its error code and CR2.
 struct PageFault {
     std::uint64_t address = 0;
     std::uint32_t error_code = 0;
 };
 
-/// Whether an address is one at all: in long mode its upper bits are copies of the highest that counts (Intel SDM volume 1, 3.3.7.1).
+/// Returns whether an address is canonical: in long mode its upper bits are copies of the highest
+/// translated bit (Intel SDM volume 1, 3.3.7.1).
 [[nodiscard]] bool is_canonical(std::uint64_t address, const PagingMode& mode);
 
-/// Walks page tables: two levels, PAE, four or five, or none. Untrusted: tables may lie anywhere and form circles, the number of levels bounds
-/// the walk. Left out: protection keys and reserved bits, which no kernel's own accesses depend on. Addresses must be canonical, but for looking:
-/// their fault is another. Holds a reference to the memory; values of the registers at construction. One thread at a time.
+/// Walks page tables with two levels, PAE, four or five levels, or no paging. The tables are
+/// untrusted: they may lie anywhere and form cycles, and the number of levels bounds the walk.
+/// Protection keys and reserved bits are not checked, since no kernel's own accesses depend on
+/// them. Addresses must be canonical, since others raise a different fault; look_up and peek accept
+/// any. The object refers to the memory, and keeps the register values of its construction. One
+/// thread at a time uses it.
 class AddressSpace {
 public:
     AddressSpace(GuestMemory& memory, const PagingMode& mode) : memory_(memory), mode_(mode) {}
 
-    /// For looking only: no access rights, no accessed and dirty bits. Nothing where nothing is mapped, or the address is not canonical; there
-    /// may be no memory where it leads.
+    /// Translates an address without checks of access rights, and sets no accessed or dirty bits.
+    /// Fails if the address is not mapped or not canonical. The result may not be memory.
     [[nodiscard]] std::expected<Gpa, PageFault> look_up(std::uint64_t linear) const;
-    /// Copies out what can be read from there, without rights; how many bytes that was.
+    /// Copies out the bytes that can be read from `linear` on, without checks of rights. Returns
+    /// how many.
     [[nodiscard]] std::size_t peek(std::uint64_t linear, std::span<std::byte> out) const;
 
-    /// As an instruction's access: rights are checked, accessed and dirty bits are set. All or nothing over page boundaries.
+    /// Reads or writes as an instruction does: checks rights, and sets accessed and dirty bits. If
+    /// a page of the range faults, nothing is transferred.
     std::expected<void, PageFault> read(std::uint64_t linear, std::span<std::byte> out, Access access);
     std::expected<void, PageFault> write(std::uint64_t linear, std::span<const std::byte> data, Access access);
-    /// Guest memory in place.
+    /// A range of guest memory.
     struct Located {
         Gpa at;
-        std::span<std::byte> bytes;  ///< empty: that address is no memory of the guest's
+        std::span<std::byte> bytes;  ///< empty: the address is not memory
     };
-    /// [linear, linear + size), which must lie within one page, for an atomic access. The caller marks what it writes, by the address found here:
-    /// looked up again it may be another.
+    /// Locates [linear, linear + size), which must lie within one page, for an atomic access. After
+    /// a write the caller calls mark_written with the result. It must not translate again, since
+    /// the address may be mapped elsewhere by then.
     std::expected<Located, PageFault> span(std::uint64_t linear, std::uint64_t size, Access access);
     void mark_written(const Located& written) { memory_.mark_written(written.at, written.bytes.size()); }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What an emulated instruction reads and changes, and what can come of it.
+// The state that an emulated instruction reads and changes, and the exceptions that it can raise.
 #pragma once
 
 #include <cstddef>
@@ -15,20 +15,22 @@
 
 namespace snapvm::emulate {
 
-using namespace x86;  // the processor's names are all over this folder
+using namespace x86;  // this folder uses the processor's names everywhere
 
-/// x87, vector and other XSAVE-managed state: read and written only by instructions that need it, since each is a call to KVM.
+/// x87, vector and other state that XSAVE manages. Each access is a call to KVM, so only the
+/// instructions that need it make one.
 class ExtendedState {
 public:
     virtual ~ExtendedState() = default;
-    /// In XSAVE's standard form, with a header that says which components are in use (KVM_GET_XSAVE2).
+    /// Returns the state in XSAVE's standard form. Its header tells which components are in use
+    /// (KVM_GET_XSAVE2).
     virtual Result<std::vector<std::byte>> load() = 0;
     virtual Status store(std::span<const std::byte> image) = 0;
-    /// The components that the guest's kernel has enabled.
+    /// Returns XCR0: the components that the guest's kernel has enabled.
     virtual Result<std::uint64_t> xcr0() = 0;
 };
 
-/// General and system registers. An instruction that leaves with an exception has changed none.
+/// General and system registers. An instruction that raises a fault leaves them unchanged.
 struct CpuState {
     kvm_regs regs{};
     kvm_sregs sregs{};
@@ -37,17 +39,19 @@ struct CpuState {
     [[nodiscard]] unsigned cpl() const { return sregs.ss.dpl; }
 };
 
-/// To be raised in the guest. `after`: a trap, whose saved RIP is behind the instruction (INT3, INT n).
+/// An exception to raise in the guest. `after` makes it a trap, whose saved RIP is after the
+/// instruction (INT3, INT n).
 struct Exception {
     std::uint8_t vector = 0;
     std::optional<std::uint32_t> error_code = {};
     std::optional<std::uint64_t> cr2 = {};
     bool after = false;
-    bool software_interrupt = false;  ///< INT n, which is no exception
+    bool software_interrupt = false;  ///< INT n, which is not an exception
 };
 
-inline constexpr std::uint8_t kVectorDebug = 1, kVectorBreakpoint = 3, kVectorInvalidOpcode = 6, kVectorDeviceNotAvailable = 7,
-                              kVectorStackFault = 12, kVectorGeneralProtection = 13, kVectorPageFault = 14, kVectorX87 = 16;
+inline constexpr std::uint8_t kVectorDebug = 1, kVectorBreakpoint = 3, kVectorInvalidOpcode = 6,
+                              kVectorDeviceNotAvailable = 7, kVectorStackFault = 12, kVectorGeneralProtection = 13,
+                              kVectorPageFault = 14, kVectorX87 = 16;
 
 inline Exception invalid_opcode() { return {.vector = kVectorInvalidOpcode}; }
 inline Exception general_protection() { return {.vector = kVectorGeneralProtection, .error_code = 0}; }

@@ -17,7 +17,7 @@ Result<Decoder> Decoder::create(CodeSize size) {
     (void)cs_option(handle, CS_OPT_DETAIL, CS_OPT_ON);
     Decoder decoder(handle);
     if (!decoder.instruction_) {
-        return fail(ErrorKind::system, "cs_malloc: no memory");
+        return fail(ErrorKind::system, "cs_malloc: Cannot allocate memory");
     }
     return decoder;
 }
@@ -28,11 +28,11 @@ const cs_insn* Decoder::decode(std::span<const std::byte> bytes, std::uint64_t a
     return cs_disasm_iter(*handle_, &code, &size, &address, instruction_.get()) ? instruction_.get() : nullptr;
 }
 
-Result<std::vector<DisassembledLine>> disassemble(CodeSize size, std::span<const std::byte> bytes, std::uint64_t address,
-                                                  std::size_t most) {
+Result<std::vector<DisassembledLine>> disassemble(CodeSize size, std::span<const std::byte> bytes,
+                                                  std::uint64_t address, std::size_t max_instructions) {
     Decoder decoder = TRY(Decoder::create(size));
     std::vector<DisassembledLine> lines;
-    while (!bytes.empty() && lines.size() < most) {
+    while (!bytes.empty() && lines.size() < max_instructions) {
         const cs_insn* instruction = decoder.decode(bytes, address);
         DisassembledLine line{.address = address, .bytes = {}, .text = "(bad)"};
         std::size_t length = 1;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Instructions, taken apart by Capstone.
+// Decodes instructions with Capstone.
 #pragma once
 
 #include <capstone/capstone.h>
@@ -15,19 +15,20 @@
 
 namespace snapvm::emulate {
 
-/// How the processor reads code: of CS and EFER.
+/// The code size that CS and EFER select.
 enum class CodeSize : std::uint8_t { bits16, bits32, bits64 };
 
-/// x86 has no longer ones.
+/// The longest x86 instruction, in bytes.
 inline constexpr std::size_t kMaxInstruction = 15;
 
-/// Owns a Capstone handle. One thread at a time.
+/// Owns a Capstone handle. One thread at a time uses it.
 class Decoder {
 public:
-    /// Fails where there is no memory.
+    /// Fails with system if Capstone has no memory.
     static Result<Decoder> create(CodeSize size);
 
-    /// The first instruction of `bytes`, which lie at `address`; null where they are none. Valid until the next call.
+    /// Decodes the first instruction of `bytes`, which are at `address`. Returns null if there is
+    /// none. The result is valid until the next call.
     [[nodiscard]] const cs_insn* decode(std::span<const std::byte> bytes, std::uint64_t address);
 
 private:
@@ -50,11 +51,11 @@ private:
 struct DisassembledLine {
     std::uint64_t address = 0;
     std::vector<std::byte> bytes;
-    std::string text;  ///< Intel's syntax; "(bad)" where the bytes are no instruction
+    std::string text;  ///< Intel's syntax; "(bad)" if the bytes are not an instruction
 };
 
-/// Up to `most` instructions from `address` on, as far as `bytes` go.
+/// Disassembles up to `max_instructions` instructions from `address` on, until `bytes` end.
 [[nodiscard]] Result<std::vector<DisassembledLine>> disassemble(CodeSize size, std::span<const std::byte> bytes,
-                                                                std::uint64_t address, std::size_t most);
+                                                                std::uint64_t address, std::size_t max_instructions);
 
 }  // namespace snapvm::emulate

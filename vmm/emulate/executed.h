@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How carrying out one instruction ended.
+// The result of an emulated instruction.
 #pragma once
 
 #include <expected>
@@ -11,10 +11,11 @@
 
 namespace snapvm::emulate {
 
-/// An instruction, or a form of one, that is not known here.
+/// The instruction, or this form of it, is not implemented here.
 struct NotEmulated {};
 
-/// It raises an exception in the guest; or nobody can do it; or the host failed us.
+/// Why an instruction was not carried out: it raises an exception in the guest, it is not
+/// implemented, or the host failed.
 using NotDone = std::variant<Exception, NotEmulated, Error>;
 using Executed = std::expected<void, NotDone>;
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// For the files that carry out instructions, and no others.
+// Internal to the files that carry out instructions.
 #pragma once
 
 #include <capstone/capstone.h>
@@ -16,7 +16,7 @@
 
 namespace snapvm::emulate {
 
-// One instruction on its way, and what all of them need.
+// One instruction being carried out, and what all instructions need.
 class Execution {
 public:
     Execution(const cs_insn& instruction, CpuState& cpu, AddressSpace& space, ExtendedState& extended)
@@ -31,7 +31,8 @@ private:
     }
     [[nodiscard]] std::uint64_t next_rip() const { return cpu_.regs.rip + instruction_.size; }
     [[nodiscard]] std::uint64_t edx_eax() const { return (cpu_.regs.rdx << 32) | (cpu_.regs.rax & 0xFFFF'FFFF); }
-    // Where the operand in memory lies; an exception where no memory can.
+    // Returns the linear address of the memory operand, or the exception for one that is not
+    // canonical.
     [[nodiscard]] std::expected<std::uint64_t, NotDone> memory_address() const;
     Executed trap(std::uint8_t vector, bool software_interrupt);
     Executed wait();

@@ -15,9 +15,11 @@
 namespace snapvm::emulate {
 namespace {
 
-constexpr std::uint64_t kArithmeticFlags = kFlagCarry | kFlagParity | kFlagAdjust | kFlagZero | kFlagSign | kFlagOverflow;
+constexpr std::uint64_t kArithmeticFlags =
+    kFlagCarry | kFlagParity | kFlagAdjust | kFlagZero | kFlagSign | kFlagOverflow;
 
-// With the processor's own, on the memory itself: other vCPUs are at it at the same time, with and without LOCK.
+// Uses the processor's own instruction on guest memory, since other vCPUs may access it at the same
+// time, with or without LOCK.
 bool compare_exchange(std::span<std::byte> at, std::uint64_t& low, std::uint64_t& high, std::uint64_t new_low,
                       std::uint64_t new_high) {
     bool equal = false;
@@ -29,8 +31,9 @@ bool compare_exchange(std::span<std::byte> at, std::uint64_t& low, std::uint64_t
 }
 
 bool starts_with(std::span<const std::byte> bytes, std::initializer_list<std::uint8_t> pattern) {
-    return bytes.size() >= pattern.size() && std::ranges::equal(bytes.first(pattern.size()), pattern, {},
-                                                                [](std::byte byte) { return std::to_integer<std::uint8_t>(byte); });
+    return bytes.size() >= pattern.size() &&
+           std::ranges::equal(bytes.first(pattern.size()), pattern, {},
+                              [](std::byte byte) { return std::to_integer<std::uint8_t>(byte); });
 }
 
 }  // namespace
@@ -47,8 +50,8 @@ std::expected<std::uint64_t, NotDone> Execution::memory_address() const {
         const std::uint64_t last = *address + std::max<std::uint64_t>(operand.size, 1) - 1;
         const PagingMode mode = PagingMode::of(cpu_.sregs);
         if (!is_canonical(*address, mode) || !is_canonical(last, mode)) {
-            const bool stack =
-                operand.mem.segment == X86_REG_SS || (operand.mem.segment == X86_REG_INVALID && is_stack_base(operand.mem.base));
+            const bool stack = operand.mem.segment == X86_REG_SS ||
+                               (operand.mem.segment == X86_REG_INVALID && is_stack_base(operand.mem.base));
             return raise(stack ? Exception{.vector = kVectorStackFault, .error_code = 0} : general_protection());
         }
         return *address;
@@ -61,7 +64,7 @@ Executed Execution::trap(std::uint8_t vector, bool software_interrupt) {
     return raise({.vector = vector, .after = true, .software_interrupt = software_interrupt});
 }
 
-// WAIT raises what the x87 has pending; everything else of the x87 is KVM's.
+// WAIT raises a pending x87 exception. KVM executes all other x87 instructions.
 Executed Execution::wait() {
     constexpr std::uint64_t kBoth = kCr0MonitorCoprocessor | kCr0TaskSwitched;
     if ((cpu_.sregs.cr0 & kBoth) == kBoth) {
@@ -107,7 +110,8 @@ Executed Execution::count_bits() {
         if (!address) {
             return std::unexpected(address.error());
         }
-        const auto bytes = std::as_writable_bytes(std::span(&value, 1)).first(std::min<std::size_t>(source.size, sizeof value));
+        const auto bytes =
+            std::as_writable_bytes(std::span(&value, 1)).first(std::min<std::size_t>(source.size, sizeof value));
         if (const auto done = space_.read(*address, bytes, access()); !done) {
             return raise(page_fault(done.error()));
         }
@@ -173,7 +177,7 @@ Executed Execution::get_extended_control() {
         return host_failed(xcr0.error());
     }
     std::uint64_t value = *xcr0;
-    if (selector == 1) {  // of those, what is in use
+    if (selector == 1) {  // XCR0 and the components in use
         const auto image = extended_.load();
         if (!image) {
             return host_failed(image.error());
@@ -223,7 +227,7 @@ Executed Execution::run() {
         case X86_INS_POPCNT: return count_bits();
         case X86_INS_CMPXCHG16B: return compare_exchange_16();
         case X86_INS_RDRAND: return random();
-        // Capstone takes RDPID, which is RDSEED with REP before it, for RDSEED.
+        // Capstone decodes RDPID, which is RDSEED with a REP prefix, as RDSEED.
         case X86_INS_RDSEED: return instruction_.bytes[0] == X86_PREFIX_REP ? not_emulated() : random();
         case X86_INS_XGETBV: return get_extended_control();
         case X86_INS_RDFSBASE:
@@ -246,7 +250,8 @@ Executed Execution::run() {
         case X86_INS_XRSTOR64: return restore(RestoreKind::xrstor);
         case X86_INS_XRSTORS:
         case X86_INS_XRSTORS64: return restore(RestoreKind::xrstors);
-        // At the entry of page faults, where the repair steps over what is under its breakpoint.
+        // These occur at the entry of page fault handlers. The repair carries out the instruction
+        // under its breakpoint.
         case X86_INS_CLD: cpu_.regs.rflags &= ~kFlagDirection; return {};
         case X86_INS_NOP:
         case X86_INS_ENDBR64: return {};
@@ -259,7 +264,7 @@ Executed execute(const cs_insn* instruction, std::span<const std::byte> bytes, C
     constexpr std::size_t kProtectionKeysSize = 3;
     const CpuState before = cpu;
     std::size_t size = kProtectionKeysSize;
-    // RDPKRU and WRPKRU Capstone 4 does not know.
+    // Capstone 4 does not know RDPKRU and WRPKRU.
     Executed done = not_emulated();
     if (starts_with(bytes, {0x0F, 0x01, 0xEE})) {
         done = access_protection_keys(/*write=*/false, cpu, extended);
@@ -272,7 +277,8 @@ Executed execute(const cs_insn* instruction, std::span<const std::byte> bytes, C
     if (done) {
         cpu.regs.rip = before.regs.rip + size;
         cpu.regs.rflags &= ~kFlagResume;
-    } else if (const auto* exception = std::get_if<Exception>(&done.error()); exception == nullptr || !exception->after) {
+    } else if (const auto* exception = std::get_if<Exception>(&done.error());
+               exception == nullptr || !exception->after) {
         cpu = before;
     }
     return done;

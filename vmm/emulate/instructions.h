@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Instructions that KVM's own emulator lacks, one by one. Source: Intel SDM volume 2.
+// Carries out instructions that KVM's own emulator lacks. Source: Intel SDM volume 2.
 #pragma once
 
 #include <capstone/capstone.h>
@@ -12,9 +12,10 @@
 
 namespace snapvm::emulate {
 
-/// Carries out one instruction as the processor would, RIP included. Untrusted: `bytes` are the guest's; whatever it is, nothing but the
-/// guest's registers and memory changes. After an exception the registers are as before, but for RIP where it is a trap. `instruction`
-/// is what the decoder made of `bytes`, null where that was nothing.
+/// Carries out one instruction as the processor would, and advances RIP. `bytes` are the guest's
+/// and untrusted; only the guest's registers and memory change. After an exception the registers
+/// are as before; a trap has advanced RIP. `instruction` is what the decoder made of `bytes`, or
+/// null if it could not decode them.
 Executed execute(const cs_insn* instruction, std::span<const std::byte> bytes, CpuState& cpu, AddressSpace& space,
                  ExtendedState& extended);
 

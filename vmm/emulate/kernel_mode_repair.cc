@@ -18,7 +18,7 @@ namespace {
 
 constexpr std::uint64_t kSingleStepped = 1ULL << 14;  // of DR6
 
-// A vCPU's extended state, by KVM's calls.
+// A vCPU's extended state, through KVM's ioctls.
 class VcpuExtendedState final : public ExtendedState {
 public:
     VcpuExtendedState(const kvm::VcpuFd& vcpu, std::size_t size) : vcpu_(vcpu), size_(size) {}
@@ -35,7 +35,8 @@ public:
     }
     Result<std::uint64_t> xcr0() override {
         const auto xcrs = TRY(vcpu_.get<kvm_xcrs>(KVM_GET_XCRS, "KVM_GET_XCRS"));
-        for (const kvm_xcr& xcr : std::span(xcrs.xcrs).first(std::min<std::size_t>(xcrs.nr_xcrs, std::size(xcrs.xcrs)))) {
+        for (const kvm_xcr& xcr :
+             std::span(xcrs.xcrs).first(std::min<std::size_t>(xcrs.nr_xcrs, std::size(xcrs.xcrs)))) {
             if (xcr.xcr == 0) {
                 return xcr.value;
             }
@@ -94,8 +95,8 @@ private:
                         .sregs = TRY(vcpu.get<kvm_sregs>(KVM_GET_SREGS, "KVM_GET_SREGS"))};
     }
 
-    // SREGS first: what they change (mode, privilege) decides how KVM takes the rest. Both drop the #UD that KVM has queued for an
-    // instruction that it does not know.
+    // SREGS first: mode and privilege decide how KVM takes the other registers. Both calls drop the
+    // #UD that KVM has queued for an instruction that it does not know.
     static Status put(kvm::VcpuFd& vcpu, const CpuState& cpu) {
         if (cpu.sregs_changed) {
             TRY(vcpu.set(KVM_SET_SREGS, cpu.sregs, "KVM_SET_SREGS"));
@@ -103,8 +104,9 @@ private:
         return vcpu.set(KVM_SET_REGS, cpu.regs, "KVM_SET_REGS");
     }
 
-    // The guest's next system call must find the breakpoint, and the gate changes without an exit: so it is looked up again after every
-    // exit until the first system call has shown that it is the right one, and then for every other table.
+    // The breakpoint must be at the right address before the guest's next system call, but the
+    // guest changes the gate without an exit. So the gate is read after every exit until a system
+    // call was caught there, and again for every other IDT.
     Status follow_page_fault_entry(kvm::VcpuFd& vcpu, const kvm_sregs& sregs) {
         if (proved_ && sregs.idt.base == table_) {
             return {};
@@ -125,14 +127,15 @@ private:
         }
         CpuState cpu = TRY(state_of(vcpu));
         if (debug_.breakpoint(BreakpointUser::page_fault_entry) != debug.pc) {
-            // The guest's own: by RFLAGS.TF, or INT1. While somebody has a breakpoint KVM hands us all of them.
+            // The guest's own debug exception, by RFLAGS.TF or INT1. While a breakpoint is set, KVM
+            // reports all of them to the VMM.
             auto registers = TRY(vcpu.get<kvm_debugregs>(KVM_GET_DEBUGREGS, "KVM_GET_DEBUGREGS"));
             registers.dr6 = debug.dr6;
             TRY(vcpu.set(KVM_SET_DEBUGREGS, registers, "KVM_SET_DEBUGREGS"));
             TRY(inject(vcpu, cpu, {.vector = kVectorDebug}));
             return true;
         }
-        // Of page faults few are fetches, and only these can be system calls.
+        // Few page faults are instruction fetches, and only those can be system calls.
         const AddressSpace space(memory_, PagingMode::of(cpu.sregs));
         const auto fetch = fetch_of_program(cpu, space);
         if (fetch && become_system_call(cpu, *fetch, TRY(system_call_msrs(vcpu)), space)) {
@@ -140,7 +143,8 @@ private:
             TRY(put(vcpu, cpu));
             return true;
         }
-        // A page fault as any other. RFLAGS.RF does not get this KVM past a breakpoint, so what is under it is done here.
+        // An ordinary page fault. RFLAGS.RF does not make this KVM pass a breakpoint, so the
+        // instruction under it is carried out here.
         if (TRY(carry_out(vcpu, cpu)) == Step::not_emulated) {
             TRY(debug_.set_single_step(vcpu, true));
         }
@@ -151,14 +155,15 @@ private:
         constexpr std::array<std::uint32_t, 3> kIndices = {kMsrStar, kMsrLstar, kMsrFmask};
         const auto found = TRY(vcpu.msrs(kIndices));
         if (found.size() != kIndices.size()) {
-            return fail(ErrorKind::unsupported, "this KVM does not tell STAR, LSTAR and FMASK");
+            return fail(ErrorKind::unsupported, "this KVM does not report the MSRs STAR, LSTAR and FMASK");
         }
         return SystemCallMsrs{.star = found[0].data, .lstar = found[1].data, .fmask = found[2].data};
     }
 
     Result<Step> carry_out(kvm::VcpuFd& vcpu, CpuState& cpu) {
         if ((cpu.sregs.efer & kEferLongModeActive) == 0 || cpu.sregs.cs.l == 0) {
-            return Step::not_emulated;  // kernels leave the other modes within some instructions, all of which KVM knows
+            // Kernels leave the other modes after a few instructions, all of which KVM knows.
+            return Step::not_emulated;
         }
         AddressSpace space(memory_, PagingMode::of(cpu.sregs));
         std::array<std::byte, kMaxInstruction> bytes{};
@@ -181,14 +186,14 @@ private:
         return Step::not_emulated;
     }
 
-    // An instruction has retired since MOV SS or STI.
+    // Ends the shadow of MOV SS or STI, since an instruction has retired.
     static Status end_interrupt_shadow(kvm::VcpuFd& vcpu) {
         auto events = TRY(vcpu.get<kvm_vcpu_events>(KVM_GET_VCPU_EVENTS, "KVM_GET_VCPU_EVENTS"));
         if (events.interrupt.shadow == 0) {
             return {};
         }
         events.interrupt.shadow = 0;
-        events.flags = KVM_VCPUEVENT_VALID_SHADOW;  // NMIs and INITs may have come meanwhile: not taken back
+        events.flags = KVM_VCPUEVENT_VALID_SHADOW;  // leaves NMIs and INITs that came meanwhile
         return vcpu.set(KVM_SET_VCPU_EVENTS, events, "KVM_SET_VCPU_EVENTS");
     }
 
@@ -197,7 +202,7 @@ private:
             cpu.sregs.cr2 = *exception.cr2;
             cpu.sregs_changed = true;
         }
-        // Registers first: setting them drops what is pending.
+        // Registers first: setting them drops pending exceptions.
         TRY(put(vcpu, cpu));
         auto events = TRY(vcpu.get<kvm_vcpu_events>(KVM_GET_VCPU_EVENTS, "KVM_GET_VCPU_EVENTS"));
         events.interrupt.shadow = 0;
@@ -205,7 +210,7 @@ private:
         if (exception.software_interrupt) {
             events.interrupt.injected = 1;
             events.interrupt.nr = exception.vector;
-            events.interrupt.soft = 0;  // RIP is behind it already
+            events.interrupt.soft = 0;  // RIP is after the instruction already
         } else {
             events.exception.injected = 1;
             events.exception.nr = exception.vector;
@@ -218,7 +223,7 @@ private:
     GuestMemory& memory_;
     Decoder decoder_;
     std::size_t xsave_size_;
-    bool synced_;  // KVM leaves the registers in the run mapping at every exit
+    bool synced_;  // KVM leaves the registers in the kvm_run mapping at every exit
     GuestDebug debug_;
     std::uint64_t table_ = 0;
     bool proved_ = false;

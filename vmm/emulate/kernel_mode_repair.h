@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Hosts whose KVM interprets kernel mode, and what it leaves undone there: instructions its emulator lacks, and SYSCALL.
+// For hosts whose KVM interprets kernel mode: carries out what it lacks there, which is some
+// instructions and SYSCALL.
 #pragma once
 
 #include <memory>
@@ -11,11 +12,11 @@
 
 namespace snapvm::emulate {
 
-/// Whether this host's KVM has no hardware virtualisation to run kernel mode with: the processor has neither VT-x nor AMD-V. Looked up
-/// once, in a microsecond.
+/// Returns whether this host's KVM interprets kernel mode, since the processor has neither VT-x nor
+/// AMD-V. The first call takes a microsecond and the answer is kept.
 [[nodiscard]] bool kernel_mode_is_emulated();
 
-/// For one vCPU of a machine whose memory outlives it.
+/// Makes the repair for one vCPU. `memory` must outlive it.
 Result<std::unique_ptr<ExitRepair>> repair_kernel_mode(const kvm::System& system, GuestMemory& memory);
 
 }  // namespace snapvm::emulate

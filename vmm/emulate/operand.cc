@@ -7,7 +7,8 @@
 namespace snapvm::emulate {
 namespace {
 
-// One register's names, by width. The first four have their second byte as a register, too (AH, CH, DH, BH).
+// One register's names, by width. The second byte of the first four is a register, too (AH, CH, DH,
+// BH).
 struct Names {
     x86_reg r64, r32, r16, r8, high;
     __u64 kvm_regs::* value;
@@ -69,7 +70,8 @@ const kvm_segment& segment_of(const kvm_sregs& sregs, x86_reg reg, bool by_stack
 }  // namespace
 
 bool is_stack_base(x86_reg base) {
-    return base == X86_REG_RSP || base == X86_REG_RBP || base == X86_REG_ESP || base == X86_REG_EBP || base == X86_REG_BP;
+    return base == X86_REG_RSP || base == X86_REG_RBP || base == X86_REG_ESP || base == X86_REG_EBP ||
+           base == X86_REG_BP;
 }
 
 std::optional<std::uint64_t> read_register(const CpuState& cpu, x86_reg reg, std::uint64_t next_rip) {
@@ -95,7 +97,8 @@ bool write_register(CpuState& cpu, x86_reg reg, std::uint64_t value) {
     return true;
 }
 
-std::optional<std::uint64_t> linear_address(const CpuState& cpu, const cs_insn& instruction, const x86_op_mem& operand) {
+std::optional<std::uint64_t> linear_address(const CpuState& cpu, const cs_insn& instruction,
+                                            const x86_op_mem& operand) {
     const std::uint64_t next_rip = instruction.address + instruction.size;
     auto address = static_cast<std::uint64_t>(operand.disp);
     if (operand.base != X86_REG_INVALID) {

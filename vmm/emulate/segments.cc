@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Instructions about segments: their bases, and what descriptors say of them. Source: Intel SDM volume 3, 3.4.5 (descriptors), 5.10.
+// Instructions that read or write segment bases, or query descriptors. Source: Intel SDM volume 3,
+// 3.4.5 (descriptors), 5.10.
 #include "vmm/emulate/execution.h"
 #include "vmm/emulate/operand.h"
 
@@ -8,7 +9,9 @@ namespace {
 
 bool is_code(const kvm_segment& segment) { return segment.s != 0 && (segment.type & 8) != 0; }
 bool is_conforming(const kvm_segment& segment) { return is_code(segment) && (segment.type & 4) != 0; }
-bool is_readable(const kvm_segment& segment) { return segment.s != 0 && (!is_code(segment) || (segment.type & 2) != 0); }
+bool is_readable(const kvm_segment& segment) {
+    return segment.s != 0 && (!is_code(segment) || (segment.type & 2) != 0);
+}
 bool is_writable(const kvm_segment& segment) { return segment.s != 0 && !is_code(segment) && (segment.type & 2) != 0; }
 
 constexpr unsigned kLdt = 2, kTssAvailable = 9, kTssBusy = 11, kCallGate = 12;
@@ -38,7 +41,8 @@ Executed Execution::segment_base() {
     return {};
 }
 
-// LAR, LSL, VERR, VERW: ZF says whether the selector is one that may be looked at; it is no error if not.
+// LAR, LSL, VERR, VERW: ZF tells whether the selector may be accessed. If not, that is no
+// exception.
 Executed Execution::segment_query() {
     const bool two = instruction_.id == X86_INS_LAR || instruction_.id == X86_INS_LSL;
     const cs_x86_op& source = x86_.operands[two ? 1 : 0];
@@ -70,8 +74,9 @@ Executed Execution::segment_query() {
         return answer(false);
     }
     std::uint64_t descriptor = 0;
-    // By the processor itself, not by the program: tables may be the supervisor's.
-    if (const auto done = space_.read(base + offset, std::as_writable_bytes(std::span(&descriptor, 1)), {.user_pages_open = false});
+    // A supervisor access even at CPL 3: the tables may be on supervisor pages.
+    if (const auto done =
+            space_.read(base + offset, std::as_writable_bytes(std::span(&descriptor, 1)), {.user_pages_open = false});
         !done) {
         return raise(page_fault(done.error()));
     }
@@ -92,7 +97,7 @@ Executed Execution::segment_query() {
     if (!has_answer) {
         return answer(false);
     }
-    constexpr std::uint64_t kAccessRights = 0x00F0'FF00;  // of the upper half
+    constexpr std::uint64_t kAccessRights = 0x00F0'FF00;  // in the upper half
     if (!write_register(cpu_, x86_.operands[0].reg, rights ? descriptor >> 32 & kAccessRights : segment.limit)) {
         return not_emulated();
     }

@@ -7,7 +7,7 @@ namespace snapvm::emulate {
 namespace {
 
 constexpr std::uint64_t kPrivilegeMask = 3;
-// CF, PF, AF, ZF, SF, TF, IF, DF, OF, NT, AC and ID. IF is on in every program.
+// CF, PF, AF, ZF, SF, TF, IF, DF, OF, NT, AC and ID. IF is set in every program.
 constexpr std::uint64_t kFlagsOfPrograms = 0x24'4FD5;
 
 }  // namespace
@@ -23,11 +23,13 @@ std::optional<PageFaultFrame> fetch_of_program(const CpuState& cpu, const Addres
     return frame;
 }
 
-bool become_system_call(CpuState& cpu, const PageFaultFrame& fetch, const SystemCallMsrs& msrs, const AddressSpace& space) {
+bool become_system_call(CpuState& cpu, const PageFaultFrame& fetch, const SystemCallMsrs& msrs,
+                        const AddressSpace& space) {
     if (fetch.rip != msrs.lstar || msrs.lstar == 0 || (cpu.sregs.efer & kEferSystemCalls) == 0) {
         return false;
     }
-    // Also keeps addresses out that are not canonical, with which some kernels would fail at SYSRET.
+    // The comparison also rejects addresses that are not canonical, with which some kernels fail at
+    // SYSRET.
     constexpr std::array<std::byte, 2> kSyscall = {std::byte{0x0F}, std::byte{0x05}};
     std::array<std::byte, 2> before{};
     if (space.peek(cpu.regs.rcx - before.size(), before) != before.size() || before != kSyscall) {
@@ -39,8 +41,8 @@ bool become_system_call(CpuState& cpu, const PageFaultFrame& fetch, const System
     cpu.sregs_changed = true;
     cpu.regs.rip = msrs.lstar;
     cpu.regs.rsp = fetch.rsp;
-    // RCX and R11 are as SYSCALL leaves them. The flags that the fault has pushed are not the program's any more: the host's own FMASK has been
-    // at them.
+    // RCX and R11 are as SYSCALL leaves them. The flags that the fault pushed are not the
+    // program's, since the host's own FMASK has changed them.
     cpu.regs.r11 = (cpu.regs.r11 & kFlagsOfPrograms) | kFlagsFixed;
     cpu.regs.rflags = (cpu.regs.r11 & ~msrs.fmask) | kFlagsFixed;
     return true;

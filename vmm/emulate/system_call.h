@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// SYSCALL on hosts where it stays at CPL 3 (shared/hosts.md, 4): the guest's kernel gets a page fault for it, at the very address that the
-// system call should have gone to. Source: Intel SDM volume 2, "SYSCALL"; volume 3, 6.12 (what an exception pushes).
+// Repairs SYSCALL on hosts on which it stays at CPL 3. The guest's kernel then gets a page fault at
+// the address that the system call should have entered. Source: Intel SDM volume 2, "SYSCALL";
+// volume 3, 6.12 (what an exception pushes).
 #pragma once
 
 #include <cstdint>
@@ -19,21 +20,24 @@ struct SystemCallMsrs {
     std::uint64_t fmask = 0;
 };
 
-/// What a page fault has pushed, lowest address first.
+/// The stack frame of a page fault, lowest address first.
 struct PageFaultFrame {
     std::uint64_t error_code = 0, rip = 0, cs = 0, rflags = 0, rsp = 0, ss = 0;
 };
 
-/// `cpu` is at the first instruction of the page fault's handler: the frame, where a program was to be read, by itself; else nothing.
+/// Returns the frame of a page fault if it is a program's instruction fetch; else nothing. `cpu` is
+/// at the first instruction of the page fault handler.
 [[nodiscard]] std::optional<PageFaultFrame> fetch_of_program(const CpuState& cpu, const AddressSpace& space);
 
-/// If that fault was a SYSCALL, puts `cpu` into the state that it would have left, and tells so. It was one where there is one before the address
-/// in RCX. A program can jump to LSTAR from elsewhere with such an RCX: then R11 is the program's, too, and is cut down to the flags that a
-/// program can have set.
+/// If the fault was a SYSCALL, puts `cpu` into the state that SYSCALL leaves, and returns true. It
+/// was one if a SYSCALL instruction precedes the address in RCX. A program can also jump to LSTAR
+/// with such an RCX. R11 is then the program's, so only the flags that a program can set are taken
+/// from it.
 [[nodiscard]] bool become_system_call(CpuState& cpu, const PageFaultFrame& fetch, const SystemCallMsrs& msrs,
                                       const AddressSpace& space);
 
-/// Where the gate of vector 14 leads; nothing where there is none (yet), or no long mode.
+/// Returns the address in the gate of vector 14. Returns nothing if there is no gate yet, or
+/// outside long mode.
 [[nodiscard]] std::optional<std::uint64_t> page_fault_entry(const kvm_sregs& sregs, const AddressSpace& space);
 
 }  // namespace snapvm::emulate

@@ -35,13 +35,14 @@ void store(std::span<std::byte> image, std::uint32_t at, const T& value) {
     std::memcpy(image.data() + at, &value, sizeof value);
 }
 
-// The parts of the legacy region that belong to x87: control words and pointers, then the registers.
+// The parts of the legacy region that belong to x87: first control words and pointers, then the
+// registers.
 struct Range {
     std::uint32_t at, size;
 };
 constexpr std::array<Range, 2> kX87Ranges = {{{0, kMxcsrAt}, {32, 128}}};
 
-// What is where in `image`, which is KVM's: every component that XCR0 has must be there.
+// Returns whether `image`, which comes from KVM, is large enough for every component of XCR0.
 bool image_holds(std::span<const std::byte> image, std::uint64_t components) {
     const XsaveLayout& layout = XsaveLayout::of_host();
     for (unsigned i = 2; i < layout.components.size(); ++i) {
@@ -110,8 +111,8 @@ std::uint32_t XsaveLayout::compacted_offset(unsigned component, std::uint64_t pr
     return at;
 }
 
-Executed save_extended_state(SaveKind kind, std::uint64_t address, std::uint64_t requested, AddressSpace& space, Access access,
-                             ExtendedState& state) {
+Executed save_extended_state(SaveKind kind, std::uint64_t address, std::uint64_t requested, AddressSpace& space,
+                             Access access, ExtendedState& state) {
     auto prepared = prepare(address, state);
     if (!prepared) {
         return std::unexpected(std::move(prepared).error());
@@ -122,9 +123,9 @@ Executed save_extended_state(SaveKind kind, std::uint64_t address, std::uint64_t
     const bool compact = kind == SaveKind::xsavec || kind == SaveKind::xsaves;
     std::uint64_t in_use = load<Header>(image, kHeaderAt).present;
     if (compact && load<std::uint32_t>(image, kMxcsrAt) != kInitialMxcsr) {
-        in_use |= kSse;  // MXCSR counts as part of it here
+        in_use |= kSse;  // XSAVEC and XSAVES count MXCSR as part of SSE
     }
-    // All but XSAVE leave out what is in its initial state.
+    // All but XSAVE skip components in their initial state.
     const std::uint64_t written = kind == SaveKind::xsave ? wanted : wanted & in_use;
     access.write = true;
 
@@ -142,7 +143,7 @@ Executed save_extended_state(SaveKind kind, std::uint64_t address, std::uint64_t
             put(range.at, image.subspan(range.at, range.size));
         }
     }
-    // XSAVE and XSAVEOPT write MXCSR for AVX, too, and whether or not SSE is in use.
+    // XSAVE and XSAVEOPT write MXCSR for AVX, too, whether or not SSE is in use.
     if (compact ? (written & kSse) != 0 : (wanted & (kSse | kAvx)) != 0) {
         put(kMxcsrAt, image.subspan(kMxcsrAt, kMxcsrSize));
     }
@@ -152,13 +153,15 @@ Executed save_extended_state(SaveKind kind, std::uint64_t address, std::uint64_t
     for (unsigned i = 2; i < layout.components.size(); ++i) {
         if ((written >> i & 1) != 0) {
             const auto& component = layout.components[i];
-            put(compact ? layout.compacted_offset(i, wanted) : component.offset, image.subspan(component.offset, component.size));
+            put(compact ? layout.compacted_offset(i, wanted) : component.offset,
+                image.subspan(component.offset, component.size));
         }
     }
     std::array<std::uint64_t, 2> header = {in_use & wanted, wanted | kCompacted};
     if (!compact) {
         std::uint64_t old = 0;
-        if (const auto done = space.read(address + kHeaderAt, std::as_writable_bytes(std::span(&old, 1)), access); !done) {
+        if (const auto done = space.read(address + kHeaderAt, std::as_writable_bytes(std::span(&old, 1)), access);
+            !done) {
             return raise(page_fault(done.error()));
         }
         header[0] |= old & ~wanted;
@@ -180,7 +183,8 @@ Executed restore_extended_state(RestoreKind kind, std::uint64_t address, std::ui
     const XsaveLayout& layout = XsaveLayout::of_host();
     const std::uint64_t wanted = requested & prepared->enabled;
     Header header{};
-    if (const auto done = space.read(address + kHeaderAt, std::as_writable_bytes(std::span(&header, 1)), access); !done) {
+    if (const auto done = space.read(address + kHeaderAt, std::as_writable_bytes(std::span(&header, 1)), access);
+        !done) {
         return raise(page_fault(done.error()));
     }
     const bool compact = (header.compaction & kCompacted) != 0;
@@ -232,14 +236,15 @@ Executed restore_extended_state(RestoreKind kind, std::uint64_t address, std::ui
     if (fault) {
         return raise(page_fault(*fault));
     }
-    // KVM_SET_XSAVE leaves protection keys alone where they are not in use, unlike all else.
+    // KVM_SET_XSAVE leaves protection keys unchanged if they are not in use; it resets all other
+    // components.
     constexpr std::uint64_t kKeys = 1ULL << kProtectionKeys;
     if ((wanted & ~loaded & kKeys) != 0) {
         const auto& keys = layout.components[kProtectionKeys];
         std::ranges::fill(image.subspan(keys.offset, keys.size), std::byte{0});
         in_use |= kKeys;
     }
-    // KVM takes MXCSR only with registers that are in use.
+    // KVM takes MXCSR only if the SSE registers are in use.
     if (load<std::uint32_t>(image, kMxcsrAt) != kInitialMxcsr) {
         in_use |= kSse;
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The XSAVE family, carried out on a state that KVM keeps. Source: Intel SDM volume 1, chapter 13 (13.4 layout, 13.7 to 13.12 the instructions).
+// The instructions of the XSAVE family, on the state that KVM keeps. Source: Intel SDM volume 1,
+// chapter 13 (13.4 layout, 13.7 to 13.12 the instructions).
 #pragma once
 
 #include <array>
@@ -11,31 +12,34 @@
 
 namespace snapvm::emulate {
 
-/// Where this processor puts the components of extended state: CPUID leaf 0xD, which no KVM changes.
+/// Where this processor places the components of extended state (CPUID leaf 0xD, which KVM does not
+/// change).
 struct XsaveLayout {
     struct Component {
-        std::uint32_t offset = 0;  ///< in the standard form
-        std::uint32_t size = 0;  ///< 0: there is none of that number
+        std::uint32_t offset = 0;  ///< bytes, in the standard form
+        std::uint32_t size = 0;  ///< bytes; 0: no component has this number
         bool aligned = false;  ///< to 64 bytes, in the compacted form
     };
     std::array<Component, 63> components{};
 
     static const XsaveLayout& of_host();
-    /// Where a component lies in the compacted form that has `present` (XCOMP_BV).
+    /// Returns the offset of a component in the compacted form with the components `present`
+    /// (XCOMP_BV).
     [[nodiscard]] std::uint32_t compacted_offset(unsigned component, std::uint64_t present) const;
 };
 
 enum class SaveKind : std::uint8_t { xsave, xsaveopt, xsavec, xsaves };
 enum class RestoreKind : std::uint8_t { xrstor, xrstors };
 
-/// `requested`: EDX:EAX. Checks alignment and the header as the processor does. Supervisor components (IA32_XSS) are taken for absent: no
-/// host that needs this has been seen with one.
-Executed save_extended_state(SaveKind kind, std::uint64_t address, std::uint64_t requested, AddressSpace& space, Access access,
-                             ExtendedState& state);
+/// Save and restore extended state. `requested` is EDX:EAX. They check alignment and the header as
+/// the processor does. Supervisor components (IA32_XSS) count as absent, since no host that needs
+/// this has any.
+Executed save_extended_state(SaveKind kind, std::uint64_t address, std::uint64_t requested, AddressSpace& space,
+                             Access access, ExtendedState& state);
 Executed restore_extended_state(RestoreKind kind, std::uint64_t address, std::uint64_t requested, AddressSpace& space,
                                 Access access, ExtendedState& state);
 
-/// RDPKRU and WRPKRU: the one component with instructions of its own.
+/// Carries out RDPKRU and WRPKRU, the instructions of the protection-keys component.
 Executed access_protection_keys(bool write, CpuState& cpu, ExtendedState& extended);
 
 }  // namespace snapvm::emulate

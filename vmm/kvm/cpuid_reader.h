@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reads a CPUID table out of KVM, for a vCPU's (KVM_GET_CPUID2) and the supported one alike.
+// Reads a CPUID table from KVM: a vCPU's (KVM_GET_CPUID2) or the supported one.
 #pragma once
 
 #include <algorithm>
@@ -12,9 +12,11 @@
 
 namespace snapvm::kvm {
 
-/// The table that `call(kvm_cpuid2*)`, an ioctl with a Result<int>, gives. `expected`: how many entries it will have, where that is known. It
-/// is what the call is asked for first: Linux up to 6.1 at least leaves `nent` of KVM_GET_CPUID2 as it was given, and in a table of another
-/// size the entries behind the last would look like zeros of KVM's. More entries than that are an E2BIG.
+/// Returns the table that `call(kvm_cpuid2*)`, an ioctl with a Result<int>, fills in. `expected` is
+/// the number of its entries if that is known, else 0. The first call has room for exactly that
+/// number: Linux up to at least 6.1 leaves `nent` of KVM_GET_CPUID2 as it was given, and in a
+/// larger table the entries after the last would look like zeros from KVM. A table with too little
+/// room is an E2BIG, and a larger one is tried.
 template <class Call>
 Result<std::vector<kvm_cpuid_entry2>> read_cpuid(std::size_t expected, Call call) {
     constexpr std::size_t kMost = 4096;
@@ -25,7 +27,8 @@ Result<std::vector<kvm_cpuid_entry2>> read_cpuid(std::size_t expected, Call call
         table->nent = static_cast<std::uint32_t>(count);
         const Result<int> got = call(table);
         if (got) {
-            return std::vector<kvm_cpuid_entry2>(table->entries, table->entries + std::min<std::size_t>(table->nent, count));
+            return std::vector<kvm_cpuid_entry2>(table->entries,
+                                                 table->entries + std::min<std::size_t>(table->nent, count));
         }
         if (got.error().code() != E2BIG) {
             return fail(got.error());

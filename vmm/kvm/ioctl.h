@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every ioctl goes through here: retried on EINTR, its failure kept with its name.
+// Makes every KVM ioctl: retries it on EINTR, and keeps its name in the error.
 #pragma once
 
 #include <sys/ioctl.h>
@@ -11,9 +11,10 @@
 
 namespace snapvm::kvm {
 
-/// The ioctl's non-negative result, or an Error that names `call` and `object`.
+/// Returns the ioctl's non-negative result. Fails with system; the error names `call` and `object`.
 template <class Argument>
-Result<int> checked_ioctl(int fd, unsigned long request, Argument argument, std::string_view call, std::string_view object) {
+Result<int> checked_ioctl(int fd, unsigned long request, Argument argument, std::string_view call,
+                          std::string_view object) {
     int result = 0;
     do {
         result = ::ioctl(fd, request, argument);
@@ -26,5 +27,6 @@ Result<int> checked_ioctl(int fd, unsigned long request, Argument argument, std:
 
 }  // namespace snapvm::kvm
 
-/// checked_ioctl with the request's own name as the call.
-#define KVM_IOCTL(fd, request, argument, object) ::snapvm::kvm::checked_ioctl((fd), (request), (argument), #request, (object))
+/// Calls checked_ioctl, with the request's own name as the call.
+#define KVM_IOCTL(fd, request, argument, object) \
+    ::snapvm::kvm::checked_ioctl((fd), (request), (argument), #request, (object))

@@ -8,12 +8,14 @@
 namespace snapvm::kvm {
 namespace {
 
-// KVM holds its MMU lock while it clears a range; vCPUs that fault wait. 64 Mi of guest memory a call.
+// KVM holds its MMU lock while it clears a range, and vCPUs that fault wait for it. So one call
+// clears at most 64 MiB of guest memory.
 constexpr std::uint64_t kChunkWords = 256;
 
 }  // namespace
 
-Status LogTracker::clear(std::size_t slot, std::span<const std::uint64_t> words, std::uint64_t first_word, std::uint64_t count) {
+Status LogTracker::clear(std::size_t slot, std::span<const std::uint64_t> words, std::uint64_t first_word,
+                         std::uint64_t count) {
     const std::uint64_t first = first_word * 64;
     return vm_.clear_dirty_log(slot, first, std::min(count * 64, vm_.slot_pages(slot) - first), words);
 }
@@ -35,8 +37,8 @@ Status LogTracker::collect(DirtySet& into) {
         log_.assign(all.size(), 0);
         TRY(vm_.dirty_log(slot, log_));
         for (std::uint64_t word = 0; word < log_.size(); word += kChunkWords) {
-            auto part =
-                std::span<const std::uint64_t>(log_).subspan(word, std::min<std::uint64_t>(kChunkWords, log_.size() - word));
+            auto part = std::span<const std::uint64_t>(log_).subspan(
+                word, std::min<std::uint64_t>(kChunkWords, log_.size() - word));
             std::uint64_t skipped = word;
             while (!part.empty() && part.front() == 0) {
                 part = part.subspan(1);
@@ -46,7 +48,9 @@ Status LogTracker::collect(DirtySet& into) {
                 part = part.first(part.size() - 1);
             }
             if (!part.empty()) {
-                // Before anybody copies these pages: a write after the copy then sets the bit anew (traps.md: cleared after the copy).
+                // Cleared before the caller copies these pages, so that a write after the copy sets
+                // the bit again. If it were cleared after the copy, a write in between would be
+                // lost.
                 TRY(clear(slot, part, skipped, part.size()));
             }
         }
@@ -66,7 +70,8 @@ Status LogTracker::peek(DirtySet& into) {
 }
 
 void LogTracker::stop() {
-    // It cannot fail where switching it on did not; if it does, the guest is slower and nothing is wrong.
+    // It cannot fail if switching it on succeeded. If it does, the guest is slower, and nothing is
+    // lost.
     (void)vm_.track_writes(false);
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Dirty pages by KVM's dirty log in manual mode. Source: Documentation/virt/kvm/api.rst, KVM_GET_DIRTY_LOG, KVM_CLEAR_DIRTY_LOG.
+// Tracks dirty pages with KVM's dirty log in manual mode. Source: Documentation/virt/kvm/api.rst,
+// KVM_GET_DIRTY_LOG, KVM_CLEAR_DIRTY_LOG.
 #pragma once
 
 #include <vector>
@@ -9,13 +10,13 @@
 
 namespace snapvm::kvm {
 
-/// Needs Vm::enable_manual_dirty_log. Blocks are slots. `vm` must outlive it.
+/// Needs Vm::enable_manual_dirty_log. A block's number is its slot's. `vm` must outlive it.
 class LogTracker final : public DirtyTracker {
 public:
     explicit LogTracker(Vm& vm) : vm_(vm) {}
     [[nodiscard]] std::string_view name() const override { return "log"; }
-    /// Protects nothing yet: KVM begins with all bits set (INITIALLY_SET), so that the guest does not stand while a large memory is
-    /// protected as a whole.
+    /// Protects no page yet. KVM starts with all bits set (INITIALLY_SET), so the guest does not
+    /// wait while all of a large memory is protected; `arm` protects it in parts.
     Status start() override { return vm_.track_writes(true); }
     Status arm(std::size_t block, std::uint64_t first, std::uint64_t count) override;
     Status collect(DirtySet& into) override;

@@ -18,8 +18,9 @@ void RingTracker::take_entries() {
     }
 }
 
-// All rings, since the reset is for all of them. The order is KVM's: take the entries, reset, and only then may anybody copy the pages,
-// since until the reset they stay writable without being logged (traps.md: entries reused, or copied, before the reset).
+// Harvests all rings, since one reset applies to all. KVM requires the order: take the entries,
+// reset, and only then copy the pages. Until the reset they stay writable without being logged, so
+// a write after an earlier copy would be lost.
 Status RingTracker::harvest() {
     take_entries();
     TRY(quiet_ ? quiet_->run([this] { return reset_rings(); }) : Status{});
@@ -27,11 +28,12 @@ Status RingTracker::harvest() {
     return {};
 }
 
-// Linux 6.16 and newer leave the reset when the thread has a signal pending, and forget to protect the pages they were at. A quiet thread gets
-// none; but a stop of the process (SIGSTOP, a debugger, the cgroup's freezer) looks the same to the kernel. Which pages it forgot cannot
-// be seen, so all of that harvest are reported from now on, whether written or not. To protect memory as a whole again would be
-// exact; but it changes the slots, which nobody may while a vCPU waits in its fault (copy_before_write.h). Missed is a stop just behind the
-// last entry.
+// Linux 6.16 and newer end the reset early if the thread has a signal pending, and forget to
+// protect the pages they were at. A quiet thread gets no signals, but a stop of the process
+// (SIGSTOP, a debugger, the cgroup freezer) has the same effect. The forgotten pages cannot be
+// identified, so each collect reports all pages of that harvest from now on, written or not.
+// Protecting all memory again would be exact, but it changes the slots, which must not happen while
+// a vCPU waits in a fault (copy_before_write.h). A stop just after the last entry is not detected.
 Status RingTracker::reset_rings() {
     constexpr unsigned kMostTries = 1000;
     for (unsigned tries = 0; tries < kMostTries; ++tries) {
@@ -68,7 +70,8 @@ Status RingTracker::collect(DirtySet& into) {
 
 Status RingTracker::peek(DirtySet& into) {
     const std::lock_guard lock(mutex_);
-    // Not reset yet: writes to these pages are not logged until the next collect, which has them among the pending ones and resets.
+    // There is no reset, so writes to these pages are not logged until the next collect. It reports
+    // the pages, which are pending, and resets.
     take_entries();
     into.add(pending_);
     if (suspicious_) {
@@ -80,7 +83,8 @@ Status RingTracker::peek(DirtySet& into) {
 void RingTracker::stop() {
     const std::lock_guard lock(mutex_);
     (void)vm_.track_writes(false);
-    // Entries that nobody asked for any more must not fill the rings: with the tracking off no new ones come.
+    // Empties the rings, so that old entries do not fill them. No new ones come while tracking is
+    // off.
     (void)harvest();
     pending_.clear();
     quiet_.reset();

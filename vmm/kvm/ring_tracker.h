@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Dirty pages by KVM's dirty rings, one a vCPU. Source: Documentation/virt/kvm/api.rst, KVM_CAP_DIRTY_LOG_RING.
+// Tracks dirty pages with KVM's dirty rings, one for each vCPU. Source:
+// Documentation/virt/kvm/api.rst, KVM_CAP_DIRTY_LOG_RING.
 #pragma once
 
 #include <memory>
@@ -13,23 +14,25 @@
 
 namespace snapvm::kvm {
 
-/// Needs Vm::enable_dirty_ring before the vCPUs were created. Blocks are slots. `vm` and `vcpus` must outlive it.
+/// Needs Vm::enable_dirty_ring before the vCPUs were created. A block's number is its slot's. `vm`
+/// and `vcpus` must outlive it.
 class RingTracker final : public DirtyTracker {
 public:
-    /// Entries a vCPU: 256 MiB of guest memory between two harvests.
+    /// Entries of each vCPU's ring. A full ring is 256 MiB of guest memory.
     static constexpr std::uint32_t kEntries = 65536;
 
     RingTracker(Vm& vm, std::span<VcpuFd> vcpus, std::span<const MemoryBlock> blocks)
         : vm_(vm), vcpus_(vcpus), pending_(blocks), unprotected_(blocks), suspects_(blocks) {}
     [[nodiscard]] std::string_view name() const override { return "ring"; }
-    /// Protects everything.
+    /// Switches tracking on, which protects all memory at once.
     Status start() override;
     Status arm(std::size_t /*block*/, std::uint64_t /*first*/, std::uint64_t /*count*/) override { return {}; }
     Status collect(DirtySet& into) override;
     Status peek(DirtySet& into) override;
     void stop() override;
 
-    /// A vCPU has left KVM_RUN because its ring is full (KVM_EXIT_DIRTY_RING_FULL): on its thread.
+    /// Harvests the rings, so that a vCPU that left KVM_RUN with KVM_EXIT_DIRTY_RING_FULL can go
+    /// on. The vCPU's thread calls it.
     Status make_room();
 
 private:
@@ -39,12 +42,12 @@ private:
 
     Vm& vm_;
     std::span<VcpuFd> vcpus_;
-    std::mutex mutex_;   ///< guards the harvest; innermost
+    std::mutex mutex_;   ///< guards all below; only QuietThread::mutex_ is taken under it
     DirtySet pending_;   ///< harvested, not yet collected
-    DirtySet unprotected_;  ///< harvested since the last reset that went through
-    DirtySet suspects_;     ///< of resets that did not: maybe writable without being logged, so reported each time
-    bool suspicious_ = false;  ///< there are such
-    std::unique_ptr<QuietThread> quiet_;  ///< while it is on
+    DirtySet unprotected_;  ///< harvested since the last reset that succeeded
+    DirtySet suspects_;     ///< pages of resets that fell short: maybe writable unlogged, so reported each time
+    bool suspicious_ = false;  ///< suspects_ is not empty
+    std::unique_ptr<QuietThread> quiet_;  ///< makes the resets; exists while tracking is on
 };
 
 }  // namespace snapvm::kvm

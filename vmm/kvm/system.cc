@@ -16,7 +16,7 @@ namespace {
 
 constexpr const char* kDevice = "/dev/kvm";
 
-// What to do about a /dev/kvm that does not open.
+// Returns advice for a /dev/kvm that does not open.
 std::string advice_for(int error) {
     switch (error) {
         case EACCES:
@@ -24,13 +24,14 @@ std::string advice_for(int error) {
         case ENOENT:
         case ENODEV:
         case ENXIO:
-            return "load the module (sudo modprobe kvm_intel or kvm_amd); in a virtual machine, enable nested virtualisation; in a "
+            return "load the module (sudo modprobe kvm_intel or kvm_amd); in a virtual machine, enable nested "
+                   "virtualisation; in a "
                    "container, pass the device in (--device /dev/kvm)";
-        default: return "see whether another hypervisor holds the processor's virtualisation";
+        default: return "stop another hypervisor if it holds the processor's virtualisation";
     }
 }
 
-// A variable-length array argument: the kernel says E2BIG until it is large enough.
+// Makes a buffer for an argument with a flexible array. KVM returns E2BIG while it is too small.
 template <class Header, class Element>
 std::vector<std::byte> flexible(std::size_t count) {
     return std::vector<std::byte>(sizeof(Header) + count * sizeof(Element));
@@ -54,7 +55,8 @@ Result<System> System::open() {
         return fail(ErrorKind::unsupported, "KVM has API version " + std::to_string(version) + ", 12 is needed",
                     "use Linux 2.6.22 or newer");
     }
-    system.run_mapping_size_ = static_cast<std::size_t>(TRY(KVM_IOCTL(system.fd(), KVM_GET_VCPU_MMAP_SIZE, 0UL, kDevice)));
+    system.run_mapping_size_ =
+        static_cast<std::size_t>(TRY(KVM_IOCTL(system.fd(), KVM_GET_VCPU_MMAP_SIZE, 0UL, kDevice)));
     Capabilities& caps = system.capabilities_;
     caps.max_vcpus = system.check(KVM_CAP_MAX_VCPUS);
     caps.memory_slots = system.check(KVM_CAP_NR_MEMSLOTS);
@@ -81,10 +83,11 @@ Result<System> System::open() {
     caps.binary_stats = system.check(KVM_CAP_BINARY_STATS_FD);
     caps.sync_regs = system.check(KVM_CAP_SYNC_REGS);
     caps.pre_fault_memory = system.check(236);   // KVM_CAP_PRE_FAULT_MEMORY, newer than Debian 12's headers
-    caps.memory_attributes = system.check(233);  // KVM_CAP_MEMORY_ATTRIBUTES, likewise
+    caps.memory_attributes = system.check(233);  // KVM_CAP_MEMORY_ATTRIBUTES, newer than them, too
     if (caps.user_memory == 0 || caps.split_irqchip == 0 || caps.immediate_exit == 0 || caps.signal_msi == 0 ||
         caps.vcpu_events == 0 || caps.xcrs == 0) {
-        return fail(ErrorKind::unsupported, "this KVM lacks user memory, split irqchip, immediate exit, MSI, events or XCRs",
+        return fail(ErrorKind::unsupported,
+                    "this KVM lacks user memory, split irqchip, immediate exit, MSI, events or XCRs",
                     "use Linux 4.12 or newer");
     }
     return system;

@@ -17,9 +17,9 @@ Result<VcpuFd> VcpuFd::create(const System& system, int vm_fd, std::uint32_t ind
     Mapping run = TRY(Mapping::of_file(fd.get(), 0, system.run_mapping_size(), 4096, /*shared=*/true));
     Mapping ring;
     if (ring_entries != 0) {
-        ring =
-            TRY(Mapping::of_file(fd.get(), KVM_DIRTY_LOG_PAGE_OFFSET * kPageSize, ring_entries * sizeof(kvm_dirty_gfn), kPageSize,
-                                 /*shared=*/true));
+        ring = TRY(Mapping::of_file(fd.get(), KVM_DIRTY_LOG_PAGE_OFFSET * kPageSize,
+                                    ring_entries * sizeof(kvm_dirty_gfn), kPageSize,
+                                    /*shared=*/true));
     }
     VcpuFd vcpu(std::move(fd), std::move(run), index);
     vcpu.ring_ = std::move(ring);
@@ -40,7 +40,8 @@ Status VcpuFd::control(unsigned long request, void* argument, const char* call) 
 }
 
 Result<std::vector<kvm_cpuid_entry2>> VcpuFd::cpuid() const {
-    return read_cpuid(cpuid_entries_, [&](kvm_cpuid2* table) { return KVM_IOCTL(fd_.get(), KVM_GET_CPUID2, table, name_); });
+    return read_cpuid(cpuid_entries_,
+                      [&](kvm_cpuid2* table) { return KVM_IOCTL(fd_.get(), KVM_GET_CPUID2, table, name_); });
 }
 
 Status VcpuFd::set_cpuid(std::span<const kvm_cpuid_entry2> entries) {
@@ -63,7 +64,8 @@ Result<std::vector<kvm_msr_entry>> VcpuFd::msrs(std::span<const std::uint32_t> i
         for (std::size_t i = 0; i < indices.size(); ++i) {
             table->entries[i] = {.index = indices[i], .reserved = 0, .data = 0};
         }
-        // KVM_GET_MSRS stops at the first MSR it cannot read and says how many it did.
+        // KVM_GET_MSRS stops at the first MSR that it cannot read, and returns the number of those
+        // before.
         const int got = TRY(KVM_IOCTL(fd_.get(), KVM_GET_MSRS, table, name_));
         const auto count = static_cast<std::size_t>(got);
         found.insert(found.end(), table->entries, table->entries + count);
@@ -92,7 +94,7 @@ Status VcpuFd::set_tsc_khz(std::uint32_t khz) {
 
 Status VcpuFd::notify_paused() {
     const auto done = KVM_IOCTL(fd_.get(), KVM_KVMCLOCK_CTRL, 0UL, name_);
-    if (!done && done.error().code() != EINVAL) {  // EINVAL: the guest has not set up kvmclock
+    if (!done && done.error().code() != EINVAL) {  // EINVAL: the guest has set up no kvmclock
         return fail(done.error());
     }
     return {};

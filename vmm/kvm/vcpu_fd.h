@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One vCPU's descriptor and its kvm_run page. Source: Documentation/virt/kvm/api.rst, "vcpu ioctls".
+// A vCPU's descriptor and its kvm_run page. Source: Documentation/virt/kvm/api.rst, "vcpu ioctls".
 #pragma once
 
 #include <atomic>
@@ -16,32 +16,36 @@
 
 namespace snapvm::kvm {
 
-/// Owns a vCPU descriptor and the kvm_run mapping. `run` belongs to one thread; everything else may be called from another one
-/// only while no thread is in `run`. Exception: `request_immediate_exit`, from anywhere at any time.
+/// Owns a vCPU descriptor and the kvm_run mapping. One thread calls `run`. Other threads call the
+/// rest only while no thread is in `run`, with these exceptions: any thread may call
+/// `request_immediate_exit` at any time, and one thread at a time may harvest the dirty ring.
 class VcpuFd {
 public:
-    /// `ring_entries`: of the dirty ring, where the machine has one; else 0.
+    /// Creates vCPU `index`. `ring_entries` is the size of its dirty ring, 0 if the machine has
+    /// none.
     static Result<VcpuFd> create(const System& system, int vm_fd, std::uint32_t index, std::uint32_t ring_entries);
 
     [[nodiscard]] std::uint32_t index() const { return index_; }
     [[nodiscard]] kvm_run& shared() const { return *reinterpret_cast<kvm_run*>(run_.data()); }
-    /// The bytes of a port access, in the run mapping.
+    /// Returns the bytes of the port access that KVM_RUN left for, in the kvm_run mapping.
     [[nodiscard]] std::span<std::byte> io_bytes() const;
 
-    /// KVM_RUN. 0, or the errno: EINTR (kicked) and EAGAIN are everyday answers, so this is no Result.
+    /// Calls KVM_RUN. Returns 0 or the errno. It returns no Result, since EINTR (a kick) and EAGAIN
+    /// are regular results.
     [[nodiscard]] int run();
-    /// Makes the next (or current, together with a signal) KVM_RUN return EINTR.
+    /// Makes the next KVM_RUN return EINTR. With a signal it also ends the current one.
     void request_immediate_exit() { immediate_exit().store(1, std::memory_order_seq_cst); }
     void clear_immediate_exit() { immediate_exit().store(0, std::memory_order_seq_cst); }
 
     Result<std::vector<kvm_cpuid_entry2>> cpuid() const;
     Status set_cpuid(std::span<const kvm_cpuid_entry2> entries);
-    /// Reads the given MSRs; those that KVM cannot read are left out of the answer.
+    /// Reads the given MSRs. Leaves out those that KVM cannot read.
     Result<std::vector<kvm_msr_entry>> msrs(std::span<const std::uint32_t> indices) const;
-    /// Sets as many as KVM takes, in order; returns how many. A short count is the caller's to judge (traps.md).
+    /// Sets MSRs in order until KVM refuses one. Returns how many it set; the caller decides what a
+    /// smaller number means.
     Result<std::size_t> set_msrs(std::span<const kvm_msr_entry> entries);
 
-    /// The fixed-size state structs: get<kvm_regs>(KVM_GET_REGS, "KVM_GET_REGS").
+    /// Reads a state struct of fixed size: get<kvm_regs>(KVM_GET_REGS, "KVM_GET_REGS").
     template <class T>
     Result<T> get(unsigned long request, const char* call) const {
         T value{};
@@ -52,26 +56,30 @@ public:
     }
     template <class T>
     Status set(unsigned long request, const T& value, const char* call) {
-        // KVM's setters take a pointer to non-const in the ABI's macros only.
+        // The setters' argument is non-const only in the ABI's macros; KVM does not write to it.
         return control(request, const_cast<T*>(&value), call);
     }
-    /// A vCPU ioctl with any argument.
+    /// Makes a vCPU ioctl with any argument.
     Status control(unsigned long request, void* argument, const char* call) const;
-    /// KVM_GET_TSC_KHZ; 0 where KVM does not tell.
+    /// Returns the vCPU's TSC frequency in kHz (KVM_GET_TSC_KHZ), or 0 if KVM does not tell.
     [[nodiscard]] std::uint32_t tsc_khz() const;
-    /// KVM_SET_TSC_KHZ: the frequency at which the guest sees its TSC run. Some KVMs take it and do nothing, so read it back.
+    /// Sets the frequency of the guest's TSC (KVM_SET_TSC_KHZ). Some KVMs accept it and do nothing,
+    /// so the caller reads it back.
     Status set_tsc_khz(std::uint32_t khz);
-    /// KVM_KVMCLOCK_CTRL: tells the guest that it was paused, so that its watchdogs do not bark. Fine for a guest without kvmclock.
+    /// Tells the guest that it was paused (KVM_KVMCLOCK_CTRL), so that its watchdogs do not report
+    /// the pause as a lockup. Does nothing if the guest has set up no kvmclock.
     Status notify_paused();
 
-    /// Takes the finished entries out of the dirty ring, visit(slot, page) for each, and marks them for KVM_RESET_DIRTY_RINGS. From one
-    /// thread at a time, which may be another than the one in `run`.
+    /// Takes the finished entries out of the dirty ring, calls visit(slot, page) for each, and
+    /// marks them for KVM_RESET_DIRTY_RINGS. One thread at a time calls it; it may do so while
+    /// another is in `run`.
     template <class Visit>
     void harvest_dirty_ring(Visit visit) {
         while (ring_entries_ != 0) {
             kvm_dirty_gfn& entry = ring()[ring_next_ % ring_entries_];
             const std::atomic_ref<std::uint32_t> flags(entry.flags);
-            // KVM writes the flag last, and reads ours first.
+            // KVM writes the flags after the entry's other fields, and reads our flags before it
+            // reuses the entry.
             if ((flags.load(std::memory_order_acquire) & KVM_DIRTY_GFN_F_DIRTY) == 0) {
                 return;
             }
@@ -81,7 +89,8 @@ public:
         }
     }
 
-    /// After a KVM_RESET_DIRTY_RINGS: whether it has not come to all that was taken out. KVM clears the flags as it goes.
+    /// Returns whether a KVM_RESET_DIRTY_RINGS ended before it had reset all harvested entries. KVM
+    /// clears each entry's flags as it resets it.
     [[nodiscard]] bool dirty_ring_reset_fell_short() const {
         if (ring_next_ == 0) {
             return false;
@@ -102,7 +111,7 @@ private:
     Mapping run_;
     std::uint32_t index_;
     std::string name_;
-    std::size_t cpuid_entries_ = 0;  ///< as many as were set
+    std::size_t cpuid_entries_ = 0;  ///< the number of entries set last
     Mapping ring_;
     std::uint32_t ring_entries_ = 0;
     std::uint32_t ring_next_ = 0;

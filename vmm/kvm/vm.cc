@@ -11,7 +11,8 @@ namespace snapvm::kvm {
 namespace {
 
 constexpr const char* kObject = "machine";
-// Four pages that KVM keeps for itself on Intel hosts (real mode on old processors): in the hole, below the BIOS area.
+// Four pages that KVM uses on Intel hosts (for real mode on old processors). They are in the hole
+// below 4 GiB, below the BIOS area.
 constexpr std::uint64_t kIdentityMap = 0xFFFBC000;
 constexpr unsigned long kTss = 0xFFFBD000;
 
@@ -20,7 +21,8 @@ constexpr unsigned long kTss = 0xFFFBD000;
 Result<Vm> Vm::create(const System& system) {
     Vm vm(UniqueFd(TRY(KVM_IOCTL(system.fd(), KVM_CREATE_VM, 0UL, kObject))));
     std::uint64_t identity_map = kIdentityMap;
-    // KVM wants the identity map before the first vCPU, and both are ignored where the hardware does without.
+    // KVM wants the identity map before the first vCPU. It ignores both addresses on hardware that
+    // does not need them.
     TRY(KVM_IOCTL(vm.fd(), KVM_SET_IDENTITY_MAP_ADDR, &identity_map, kObject));
     TRY(KVM_IOCTL(vm.fd(), KVM_SET_TSS_ADDR, kTss, kObject));
     return vm;
@@ -36,8 +38,10 @@ Status Vm::enable_split_irqchip(std::uint32_t pins) {
 
 Status Vm::enable_dirty_ring(const System& system, std::uint32_t entries) {
     kvm_enable_cap cap{};
-    // The acquire-release kind where there is one: it is the same on x86, and the only one elsewhere.
-    cap.cap = system.check(KVM_CAP_DIRTY_LOG_RING_ACQ_REL) > 0 ? KVM_CAP_DIRTY_LOG_RING_ACQ_REL : KVM_CAP_DIRTY_LOG_RING;
+    // Takes the acquire-release kind if KVM has it: it behaves the same on x86, and other
+    // architectures have no other kind.
+    cap.cap =
+        system.check(KVM_CAP_DIRTY_LOG_RING_ACQ_REL) > 0 ? KVM_CAP_DIRTY_LOG_RING_ACQ_REL : KVM_CAP_DIRTY_LOG_RING;
     cap.args[0] = entries * sizeof(kvm_dirty_gfn);
     TRY(KVM_IOCTL(fd(), KVM_ENABLE_CAP, &cap, "dirty ring"));
     ring_entries_ = entries;
@@ -85,12 +89,13 @@ Status Vm::dirty_log(std::size_t slot, std::span<std::uint64_t> words) {
     return {};
 }
 
-Status Vm::clear_dirty_log(std::size_t slot, std::uint64_t first, std::uint64_t count, std::span<const std::uint64_t> words) {
+Status Vm::clear_dirty_log(std::size_t slot, std::uint64_t first, std::uint64_t count,
+                           std::span<const std::uint64_t> words) {
     kvm_clear_dirty_log clear{};
     clear.slot = static_cast<std::uint32_t>(slot);
     clear.first_page = first;
     clear.num_pages = static_cast<std::uint32_t>(count);
-    clear.dirty_bitmap = const_cast<std::uint64_t*>(words.data());  // the ABI's union has no const
+    clear.dirty_bitmap = const_cast<std::uint64_t*>(words.data());  // the union in the ABI has no const
     TRY(KVM_IOCTL(fd(), KVM_CLEAR_DIRTY_LOG, &clear, slots_[slot].name));
     return {};
 }
@@ -109,7 +114,8 @@ Status Vm::signal_msi(Msi msi) {
     message.address_lo = static_cast<std::uint32_t>(msi.address);
     message.address_hi = static_cast<std::uint32_t>(msi.address >> 32);
     message.data = msi.data;
-    // 0 means that the guest has blocked it (LAPIC off, or no such destination): as on hardware, it is gone.
+    // A result of 0 means that the guest blocks the interrupt (LAPIC off, or no such destination).
+    // It is lost, as on hardware.
     TRY(KVM_IOCTL(fd(), KVM_SIGNAL_MSI, &message, kObject));
     return {};
 }
@@ -130,12 +136,12 @@ Status Vm::set_msi_routes(std::span<const Msi> routes) {
     return {};
 }
 
-Status Vm::add_doorbell(Gpa address, std::uint32_t size, int eventfd) {
-    kvm_ioeventfd bell{};
-    bell.addr = address.value;
-    bell.len = size;
-    bell.fd = eventfd;
-    TRY(KVM_IOCTL(fd(), KVM_IOEVENTFD, &bell, kObject));
+Status Vm::add_ioeventfd(Gpa address, std::uint32_t size, int eventfd) {
+    kvm_ioeventfd ioeventfd{};
+    ioeventfd.addr = address.value;
+    ioeventfd.len = size;
+    ioeventfd.fd = eventfd;
+    TRY(KVM_IOCTL(fd(), KVM_IOEVENTFD, &ioeventfd, kObject));
     return {};
 }
 

@@ -1,63 +1,63 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the host asks of a machine's balloon.
-#include "devices/virtio/balloon/balloon.h"
+#include "vmm/machine/balloon.h"
 
 #include <thread>
 
 #include "devices/virtio/balloon/release.h"
-#include "devices/virtio/mmio/mmio.h"
 #include "vmm/base/try.h"
-#include "vmm/machine/machine.h"
 
 namespace snapvm {
 
-Status Machine::has_balloon() const {
-    if (balloon_ == nullptr) {
+using virtio::Balloon;
+
+Status MachineBalloon::exists() const {
+    if (!balloon_) {
         return fail(ErrorKind::usage, "this machine has no balloon", "start it with --balloon size=0");
     }
     return {};
 }
 
-// Its interrupt would reach the LAPIC after that was saved, and its registers before (the console's trap): not while the machine is frozen.
+// Runs `what(balloon)` while the machine is not frozen. In a frozen one the balloon's registers
+// would be saved with the change, but its interrupt would come after its LAPIC was saved.
 template <class What>
-auto Machine::with_balloon(What what) {
-    std::unique_lock input(input_);
-    input_changed_.wait(input, [this] { return !input_held_ || input_over_; });
-    return balloon_transport_->locked(what);
-}
-
-Result<BalloonStatus> Machine::balloon() const {
-    TRY(has_balloon());
-    return balloon_transport_->locked(
-        [this] { return BalloonStatus{balloon_->target_bytes(), balloon_->actual_bytes(), balloon_->polling_seconds()}; });
-}
-
-Status Machine::set_balloon(std::uint64_t bytes) {
-    TRY(has_balloon());
-    if (bytes % kPageSize != 0 || bytes > config_.memory_bytes) {
-        return fail(ErrorKind::usage, "a balloon of " + std::to_string(bytes) + " bytes cannot be had",
-                    "give whole pages, at most the machine's memory");
+Status MachineBalloon::pass(What what) {
+    TRY(exists());
+    if (!gate_.pass(InputGate::Deadline::max(), [&] { balloon_.locked(what); })) {
+        return fail(ErrorKind::usage, "the machine has ended");
     }
-    with_balloon([&] { balloon_->set_target(bytes); });
     return {};
 }
 
-Status Machine::set_balloon_polling(std::uint16_t seconds) {
-    TRY(has_balloon());
-    with_balloon([&] { balloon_->set_polling(seconds); });
-    return {};
-}
-
-Result<virtio::BalloonStatistics> Machine::balloon_statistics(std::chrono::steady_clock::time_point deadline) {
-    constexpr auto kPoll = std::chrono::milliseconds(1);
-    TRY(has_balloon());
-    std::uint64_t before = 0;
-    const bool asked = with_balloon([&] {
-        before = balloon_->statistics().updates;
-        return balloon_->polling_seconds() == 0 && balloon_->request_statistics();
+Result<BalloonStatus> MachineBalloon::status() const {
+    TRY(exists());
+    return balloon_.locked([](Balloon& balloon) {
+        return BalloonStatus{balloon.target_bytes(), balloon.actual_bytes(), balloon.polling_seconds()};
     });
+}
+
+Status MachineBalloon::set_target(std::uint64_t bytes) {
+    TRY(exists());
+    if (bytes % kPageSize != 0 || bytes > memory_bytes_) {
+        return fail(ErrorKind::usage, "a balloon cannot have " + std::to_string(bytes) + " bytes",
+                    "give a multiple of 4K, at most the machine's memory");
+    }
+    return pass([&](Balloon& balloon) { balloon.set_target(bytes); });
+}
+
+Status MachineBalloon::set_polling(std::uint16_t seconds) {
+    return pass([&](Balloon& balloon) { balloon.set_polling(seconds); });
+}
+
+Result<virtio::BalloonStatistics> MachineBalloon::statistics(std::chrono::steady_clock::time_point deadline) {
+    constexpr auto kPoll = std::chrono::milliseconds(1);
+    std::uint64_t before = 0;
+    bool asked = false;
+    TRY(pass([&](Balloon& balloon) {
+        before = balloon.statistics().updates;
+        asked = balloon.polling_seconds() == 0 && balloon.request_statistics();
+    }));
     while (true) {
-        virtio::BalloonStatistics now = balloon_transport_->locked([this] { return balloon_->statistics(); });
+        const virtio::BalloonStatistics now = balloon_.locked([](Balloon& balloon) { return balloon.statistics(); });
         if (!asked || now.updates != before || std::chrono::steady_clock::now() >= deadline) {
             return now;
         }
@@ -65,52 +65,55 @@ Result<virtio::BalloonStatistics> Machine::balloon_statistics(std::chrono::stead
     }
 }
 
-bool Machine::can_tell_free_pages() const {
-    return balloon_ != nullptr && state() == State::running && balloon_transport_->locked([this] { return balloon_->can_hint(); });
+bool MachineBalloon::can_hint() const {
+    return balloon_ && balloon_.locked([](Balloon& balloon) { return balloon.can_hint(); });
 }
 
-void Machine::add_free_pages(DirtySet& into) {
+void MachineBalloon::add_free_pages(DirtySet& into) {
     using Clock = std::chrono::steady_clock;
     constexpr auto kPoll = std::chrono::milliseconds(1);
     constexpr auto kForAnAnswer = std::chrono::milliseconds(100);
     constexpr auto kForAll = std::chrono::seconds(1);
-    // Called with the transport's lock held, on the devices' thread.
+    // The devices' thread calls it, with the transport's lock held.
     const auto note = [&into](std::size_t block, std::uint64_t first, std::uint64_t count) {
         for (std::uint64_t page = first; page < first + count; ++page) {
             into.add(block, page);
         }
     };
-    if (balloon_ == nullptr || !with_balloon([&] { return balloon_->start_hinting(note); })) {
+    bool started = false;
+    if (!pass([&](Balloon& balloon) { started = balloon.start_hinting(note); }) || !started) {
         return;
     }
     const auto began = Clock::now();
     for (bool over = false; !over;) {
         std::this_thread::sleep_for(kPoll);
-        over = balloon_transport_->locked(
-            [&] { return balloon_->hinting_done() || Clock::now() >= began + (balloon_->hinting() ? kForAll : kForAnAnswer); });
+        over = balloon_.locked([&](Balloon& balloon) {
+            return balloon.hinting_done() || Clock::now() >= began + (balloon.hinting() ? kForAll : kForAnAnswer);
+        });
     }
-    with_balloon([this] { balloon_->finish_hinting(); });
+    const auto finish = [](Balloon& balloon) { balloon.finish_hinting(); };
+    if (!pass(finish)) {
+        balloon_.locked(finish);  // the run has ended, but `note` must not outlive this call
+    }
 }
 
-Result<std::uint64_t> Machine::release_free(std::uint64_t most, const std::function<Status()>& go_on) {
-    if (balloon_ == nullptr || state() != State::running) {
+Result<std::uint64_t> MachineBalloon::release_free(std::uint64_t max_bytes,
+                                                   const std::function<Status()>& check_cancelled) {
+    if (!balloon_) {
         return 0;
     }
-    const virtio::BalloonAccess access = [this](const std::function<void(virtio::Balloon&)>& what) {
-        with_balloon([&] { what(*balloon_); });
+    const virtio::BalloonAccess access = [this](const std::function<void(Balloon&)>& what) {
+        if (!pass(what)) {
+            balloon_.locked(what);  // the run has ended, and no later pass would succeed
+        }
     };
-    return virtio::release_free(access, most, go_on);
+    return virtio::release_free(access, max_bytes, check_cancelled);
 }
 
-void Machine::give_back() {
-    if (balloon_ == nullptr) {
-        return;
-    }
-    const std::lock_guard input(input_);
-    if (input_held_) {
-        give_back_waits_ = true;
-    } else {
-        balloon_transport_->locked([this] { balloon_->give_back(); });
+void MachineBalloon::give_back() {
+    if (balloon_) {
+        gate_.pass_or_defer(InputGate::Deferred::balloon,
+                            [this] { balloon_.locked([](Balloon& balloon) { balloon.give_back(); }); });
     }
 }
 

@@ -62,7 +62,7 @@ void Console::consumed(std::uint64_t position) {
             call = room_again_;
         }
     }
-    // Without the lock: the device takes its own and then ours, in `put`.
+    // Called without the lock: the device takes its own lock, and then this one in `put`.
     if (call) {
         call();
     }

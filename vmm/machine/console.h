@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The serial line's other end: keeps what the guest wrote, lets several readers follow it, and feeds the guest input.
+// The host's end of a line: keeps the newest output of the guest and lets several readers follow
+// it.
 #pragma once
 
 #include <chrono>
@@ -12,47 +13,52 @@
 #include <span>
 #include <string>
 
-#include "devices/device.h"
+#include "devices/base/device.h"
 
 namespace snapvm {
 
-/// A ring of the newest output. Positions count bytes since the machine was built, so a reader keeps one number. Any thread.
+/// A ring of the newest output. A position is the number of bytes since the machine was built, so a
+/// reader keeps one number. Any thread may call it.
 class Console final : public OutputSink {
 public:
     static constexpr std::size_t kCapacity = 256 << 10;
 
     Console() : ring_(std::make_unique_for_overwrite<char[]>(kCapacity)) {}
 
-    /// From the serial port, on vCPU threads. False only when the one reader that must not lose anything is a whole ring behind.
+    /// Appends a byte. Returns false if the ring is full of bytes that the held reader has not
+    /// consumed. The devices call it, with their lock held.
     bool put(std::uint8_t byte) override;
 
     struct Chunk {
         std::string bytes;
-        std::uint64_t next = 0;  ///< position after them
+        std::uint64_t next = 0;  ///< position after the last byte of `bytes`
     };
-    /// What was written from `position` on (older output than the ring holds is skipped), waiting until there is some. Empty when
-    /// the deadline passes or the console is closed and all has been read.
+    /// Returns what was written from `position` on, and skips output that the ring no longer holds.
+    /// Waits until there is some. Returns nothing if the deadline passes, or if the console is
+    /// closed and all was read.
     Chunk read(std::uint64_t position, std::chrono::steady_clock::time_point deadline) const;
-    /// The position of the oldest byte still there.
+    /// Returns the position of the oldest byte in the ring.
     [[nodiscard]] std::uint64_t oldest() const;
-    /// The position after the newest byte.
+    /// Returns the position after the newest byte.
     [[nodiscard]] std::uint64_t end() const;
 
-    /// One reader (the process' stdout, a log file) may ask that output waits for it. It says how far it is with `consumed`.
+    /// Makes output wait for one reader (the process' stdout, or a log file), which reports its
+    /// position with `consumed`. Calls `room_again`, without a lock, when there is room after a put
+    /// that failed.
     void hold_for_reader(std::function<void()> room_again);
     void consumed(std::uint64_t position);
     void release_reader();
 
-    /// Nothing more will be written: wakes readers.
+    /// Declares that nothing more will be written, which wakes the readers.
     void close();
     [[nodiscard]] bool closed() const;
 
 private:
     [[nodiscard]] std::uint64_t oldest_locked() const { return written_ > kCapacity ? written_ - kCapacity : 0; }
 
-    mutable std::mutex mutex_;  // innermost
+    mutable std::mutex mutex_;  // guards all below; no other lock is taken under it
     mutable std::condition_variable changed_;
-    std::unique_ptr<char[]> ring_;  ///< not cleared: most guests write little, and each page costs its first touch
+    std::unique_ptr<char[]> ring_;  ///< not cleared: the first touch of each page costs, and most guests write little
     std::uint64_t written_ = 0;
     std::optional<std::uint64_t> held_;  // the held reader's position
     std::function<void()> room_again_;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a machine's run ends: asked to by the guest or from outside, or because a vCPU cannot go on.
+// How a machine's run ends: at the guest's request, from outside, or because a vCPU cannot go on.
 #include <algorithm>
 #include <array>
 
@@ -12,7 +12,9 @@ namespace {
 ConsoleTail tail_of(const Console& console, std::string name) {
     const std::uint64_t end = console.end();
     const std::uint64_t from = end - std::min<std::uint64_t>(end, kConsoleTail);
-    return {.name = std::move(name), .bytes = console.read(from, std::chrono::steady_clock::now()).bytes, .whole = from == 0};
+    return {.name = std::move(name),
+            .bytes = console.read(from, std::chrono::steady_clock::now()).bytes,
+            .whole = from == 0};
 }
 
 }  // namespace
@@ -53,8 +55,8 @@ void Machine::request(GuestRequest what, std::uint8_t exit_code) {
 }
 
 void Machine::triple_fault(const kvm::VcpuFd& vcpu) {
-    end_with_report({.kind = Outcome::Kind::triple_fault, .code = 0, .error = {}}, "the guest shut itself down by a triple fault",
-                    vcpu, 0);
+    end_with_report({.kind = Outcome::Kind::triple_fault, .code = 0, .error = {}},
+                    "the guest shut itself down by a triple fault", vcpu, 0);
 }
 
 void Machine::vcpu_failed(const kvm::VcpuFd& vcpu, Error error) {
@@ -65,11 +67,12 @@ void Machine::vcpu_failed(const kvm::VcpuFd& vcpu, Error error) {
 
 void Machine::end_with_report(Outcome outcome, const std::string& reason, const kvm::VcpuFd& vcpu, int run_error) {
     if (wait_ended(std::chrono::steady_clock::now())) {
-        return;  // by another vCPU, maybe: the first word counts
+        return;  // maybe by another vCPU; the first outcome stays
     }
-    const std::array consoles{tail_of(console_, "serial port"), tail_of(virtio_console_, "virtio console")};
-    outcome.crash =
-        std::make_shared<const CrashReport>(capture_crash(reason, read_failed_vcpu(vcpu, run_error), memory_, consoles));
+    const std::array consoles{tail_of(serial_.output(), "serial port"),
+                              tail_of(virtio_console_.output(), "virtio console")};
+    outcome.crash = std::make_shared<const CrashReport>(
+        capture_crash(reason, read_failed_vcpu(vcpu, run_error), memory_, consoles));
     end(std::move(outcome));
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How time goes on in a restored machine: kvmclock, TSC and deadlines (vmm/DECISIONS.md, "Guest time").
+// Sets the time of a restored machine: kvmclock, TSC and deadlines (vmm/DECISIONS.md, "Guest
+// time").
 #include <algorithm>
 #include <chrono>
 #include <span>
@@ -31,10 +32,12 @@ std::uint64_t nanoseconds_since(std::chrono::steady_clock::time_point start) {
 
 std::uint64_t host_realtime() {
     return static_cast<std::uint64_t>(
-        std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count());
+        std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch())
+            .count());
 }
 
-// Just before the vCPUs run for the first time; held_msrs_ are each vCPU's in order: TSC, KVM's own, deadline.
+// Called just before the vCPUs first run. held_msrs_ has each vCPU's MSRs in this order: TSC, KVM's
+// own, deadline.
 Status Machine::set_guest_time() {
     std::uint64_t gap_ns = 0;
     if (gap_ == GapMode::seen) {
@@ -42,14 +45,16 @@ Status Machine::set_guest_time() {
         gap_ns = now > restored_clock_->realtime ? now - restored_clock_->realtime : 0;
     }
     const std::uint64_t gap_cycles = tsc_cycles(gap_ns, saved_tsc_khz_);
-    // KVM_SET_CLOCK before any vCPU runs: one that read its clock page earlier would see time jump. Without the host's times in the
-    // record, by which KVM would add the gap itself: here it is the same for kvmclock and TSC, and on hosts that know no such flag.
+    // KVM_SET_CLOCK before any vCPU runs: one that read its clock page earlier would see time jump.
+    // The record's host times are left out, since with them KVM would add the gap itself. Added
+    // here, the gap is the same for kvmclock and TSC, and hosts that do not know the flag have it,
+    // too.
     kvm_clock_data clock{};
     clock.clock = restored_clock_->clock + gap_ns;
-    TRY(vm_.set_clock(clock));
+    TRY(shell_.vm().set_clock(clock));
 
     const std::span<kvm::VcpuFd> vcpus = vcpus_->vcpus();
-    // The TSCs close together, so that KVM sees that they belong together.
+    // Sets the TSCs in quick succession, so that KVM treats them as synchronised.
     const auto start = std::chrono::steady_clock::now();
     for (std::size_t i = 0; i < held_msrs_.size(); ++i) {
         if (starts_with_tsc(held_msrs_[i])) {
@@ -68,8 +73,9 @@ Status Machine::set_guest_time() {
             }
             rest.erase(rest.begin());
             if (!*tsc_was_set_ && !rest.empty() && rest.back().index == kMsrTscDeadline) {
-                // Some KVMs themselves move the first deadline after a TSC that they did not take, so it is set twice: first the later of
-                // the two, since the other may be past, and fire.
+                // Some KVMs move the first deadline that is set after a TSC that they did not take.
+                // So the deadline is set twice: first the later of the two values, since the other
+                // may have passed and would fire.
                 kvm_msr_entry moved = rest.back();
                 moved.data = move_deadline(moved.data, wanted, found);
                 rest.back().data = std::max(rest.back().data, moved.data);

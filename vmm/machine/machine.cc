@@ -1,28 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// The life of a machine: running, pausing, saving. How one is put together is in assembly.cc, how its run ends in ending.cc.
+// A machine's life: running, pausing, saving. assembly.cc builds a machine, ending.cc ends its run.
 #include "vmm/machine/machine.h"
 
 #include <algorithm>
 #include <utility>
 
-#include "devices/ged/ged.h"
-#include "devices/ioapic/ioapic.h"
-#include "devices/pvpanic/pvpanic.h"
-#include "devices/serial/serial.h"
-#include "devices/test_port/test_port.h"
-#include "devices/virtio/balloon/balloon.h"
-#include "devices/virtio/console/console.h"
-#include "devices/virtio/mmio/mmio.h"
-#include "devices/virtio/net/net.h"
 #include "vmm/base/bytes.h"
 #include "vmm/base/try.h"
 #include "vmm/machine/clock_state.h"
+#include "vmm/memory/fault_service.h"
 #include "vmm/vcpu/vcpu_state.h"
 
 namespace snapvm {
 namespace {
 
-// Intel SDM volume 3, "Local APIC Register Address Map": 256 bits in eight registers, 16 bytes apart.
+// Intel SDM volume 3, "Local APIC Register Address Map": 256 bits in eight registers, 16 bytes
+// apart.
 constexpr std::size_t kLapicInService = 0x100;
 constexpr std::size_t kLapicRequested = 0x200;
 
@@ -31,7 +24,7 @@ bool lapic_has(const kvm_lapic_state& lapic, std::size_t bits, std::uint8_t vect
     return (byte >> vector % 8 & 1) != 0;
 }
 
-// Devices come to rest before the vCPUs stop: a slow disk lengthens no pause (design.md, "Taking it live").
+// Quiesces the devices before the vCPUs stop, so that a slow disk does not lengthen the pause.
 class Quiesced {
 public:
     static Result<Quiesced> of(Machine& machine) {
@@ -56,10 +49,11 @@ private:
 Machine::~Machine() {
     end({.kind = Outcome::Kind::stopped, .code = 0, .error = {}});
     stop_input();
-    console_.close();
-    virtio_console_.close();
+    serial_.output().close();
+    virtio_console_.output().close();
+    memory_.end_faults();  // a thread that waits in a page fault could not be joined
     if (vcpus_) {
-        // Joined while everything they use is still there, vcpus_ itself included.
+        // Joined before the members that they use are destroyed, vcpus_ itself included.
         vcpus_->stop();
     }
     if (loop_) {
@@ -76,7 +70,8 @@ Machine::State Machine::state() const {
         }
     }
     if (!started_) {
-        // A restored machine that has not run yet is where its snapshot was taken: in the middle of a run.
+        // A restored machine that has not run yet is in the middle of the run that its snapshot was
+        // taken from, so it is paused.
         return !paused_ ? State::running : restored_ ? State::paused : State::not_started;
     }
     return paused_ ? State::paused : State::running;
@@ -89,12 +84,13 @@ Status Machine::start_first_time() {
         restored_clock_.reset();
     }
     if (std::exchange(restored_, false)) {
-        for (const AttachedDevice& attached : devices_) {
-            TRY(attached.device->restored());
+        for (const DeviceSet::Entry& device : devices_.all()) {
+            TRY(device.attached.device->restored());
         }
         TRY(finish_lost_eois());
         for (kvm::VcpuFd& vcpu : vcpus_->vcpus()) {
-            // Of the pause that the machine was saved in only its new vCPUs can tell the guest (traps.md: no KVM_KVMCLOCK_CTRL).
+            // The guest was not told of the pause in which it was saved; only its new vCPUs can
+            // tell it (KVM_KVMCLOCK_CTRL).
             TRY(vcpu.notify_paused());
         }
     }
@@ -106,17 +102,19 @@ Status Machine::start_first_time() {
     return {};
 }
 
-// Between a guest's EOI and the exit that tells us of it, the EOI is a request inside KVM that no ioctl reads out: a snapshot then has
-// an IOAPIC that waits for what no LAPIC still has to do, and the pin would be dead. So such an interrupt counts as acknowledged.
+// Between a guest's EOI and the exit that reports it, the EOI is a request inside KVM that no ioctl
+// reads. A snapshot from that time has an IOAPIC pin that waits for an EOI, while no LAPIC has the
+// interrupt any more, and the pin would stay blocked. So such an interrupt counts as acknowledged.
 Status Machine::finish_lost_eois() {
-    for (const std::uint8_t vector : ioapic_->awaiting_eoi()) {
+    for (const std::uint8_t vector : devices_.ioapic().awaiting_eoi()) {
         bool under_way = false;
         for (const kvm::VcpuFd& vcpu : vcpus_->vcpus()) {
             const auto lapic = TRY(vcpu.get<kvm_lapic_state>(KVM_GET_LAPIC, "KVM_GET_LAPIC"));
-            under_way = under_way || lapic_has(lapic, kLapicInService, vector) || lapic_has(lapic, kLapicRequested, vector);
+            under_way =
+                under_way || lapic_has(lapic, kLapicInService, vector) || lapic_has(lapic, kLapicRequested, vector);
         }
         if (!under_way) {
-            ioapic_->end_of_interrupt(vector);
+            devices_.ioapic().end_of_interrupt(vector);
         }
     }
     return {};
@@ -132,15 +130,19 @@ Status Machine::resume() {
     }
     if (frozen_) {
         paused_ = false;
-        return {};  // thaw lets it go
+        return {};  // the thaw runs it
     }
     if (!started_) {
-        TRY(start_first_time());
+        if (Status started = start_first_time(); !started) {
+            // Some vCPUs may have run, and threads that were stopped start no more.
+            failed(started.error());
+            return started;
+        }
     } else {
         vcpus_->resume();
     }
     paused_ = false;
-    let_devices_begin();
+    thaw_devices();
     return {};
 }
 
@@ -154,8 +156,8 @@ Status Machine::pause() {
     return {};
 }
 
-// A disk may take its time, or never answer: nobody waits for that with a lock held.
-Status Machine::quiesce(const std::function<Status()>& go_on) {
+// Waits without a lock, since a disk may take long or never answer.
+Status Machine::quiesce(const std::function<Status()>& check_cancelled) {
     using Clock = std::chrono::steady_clock;
     constexpr auto kSlice = std::chrono::milliseconds(10);
     const auto deadline = Clock::now() + drain_limit_;
@@ -163,11 +165,12 @@ Status Machine::quiesce(const std::function<Status()>& go_on) {
         const std::lock_guard control(control_);
         ++quiesced_;
     }
-    while (loop_ && !loop_->hold(Clock::now() + kSlice) && !wait_ended(Clock::now())) {
-        Status wish = go_on();
+    while (loop_ && !loop_->quiesce(Clock::now() + kSlice) && !wait_ended(Clock::now())) {
+        Status wish = check_cancelled();
         if (wish && Clock::now() >= deadline) {
             wish = fail(ErrorKind::busy,
-                        "the guest's disks have not done in " + std::to_string(drain_limit_.count()) + " ms what they had begun",
+                        "the guest's disks have not finished their requests within " +
+                            std::to_string(drain_limit_.count()) + " ms",
                         "the guest runs on; try again when its disks answer");
         }
         if (!wish) {
@@ -181,12 +184,12 @@ Status Machine::quiesce(const std::function<Status()>& go_on) {
 void Machine::unquiesce() {
     const std::lock_guard control(control_);
     --quiesced_;
-    let_devices_begin();
+    thaw_devices();
 }
 
-void Machine::let_devices_begin() {
+void Machine::thaw_devices() {
     if (loop_ && !paused_ && !frozen_ && quiesced_ == 0) {
-        loop_->release();
+        loop_->thaw();
     }
 }
 
@@ -194,7 +197,7 @@ Result<std::chrono::steady_clock::time_point> Machine::freeze() {
     const Quiesced quiet = TRY(Quiesced::of(*this));
     const std::lock_guard control(control_);
     if (frozen_) {
-        return fail(ErrorKind::busy, "the machine is being snapshotted already");
+        return fail(ErrorKind::busy, "a snapshot of this machine is being written already");
     }
     {
         const std::lock_guard events(events_);
@@ -202,11 +205,7 @@ Result<std::chrono::steady_clock::time_point> Machine::freeze() {
             return fail(ErrorKind::usage, "the machine has ended (" + std::string(outcome_->name()) + ")");
         }
     }
-    {
-        // Waits for bytes on their way in; later ones wait for the thaw.
-        const std::lock_guard input(input_);
-        input_held_ = true;
-    }
+    gate_.close();  // host input waits for the thaw
     frozen_ = true;
     const auto asked = std::chrono::steady_clock::now();
     if (started_) {
@@ -214,7 +213,8 @@ Result<std::chrono::steady_clock::time_point> Machine::freeze() {
     }
     bool ended = false;
     {
-        // Completing the last exits can end the run. Saved after that, the machine would come back as one that asked in vain.
+        // Completing the last exits can end the run. A machine saved after that would be restored
+        // with its request to end lost.
         const std::lock_guard events(events_);
         ended = outcome_.has_value();
     }
@@ -239,20 +239,7 @@ std::chrono::steady_clock::time_point Machine::thaw() {
 
 void Machine::thaw_locked() {
     frozen_ = false;
-    {
-        const std::lock_guard input(input_);
-        input_held_ = false;
-        if (std::exchange(output_waits_, false)) {
-            serial_->output_ready();
-        }
-        if (const auto size = std::exchange(resize_waits_, std::nullopt)) {
-            console_transport_->locked([&] { console_device_->resize(size->first, size->second); });
-        }
-        if (std::exchange(give_back_waits_, false)) {
-            balloon_transport_->locked([this] { balloon_->give_back(); });
-        }
-    }
-    input_changed_.notify_all();
+    gate_.open();
     {
         const std::lock_guard events(events_);
         paused_ = paused_ || outcome_.has_value();
@@ -265,137 +252,73 @@ void Machine::thaw_locked() {
     } else if (Status status = start_first_time(); !status) {
         failed(std::move(status).error());
     }
-    let_devices_begin();
+    thaw_devices();
 }
 
 Result<SavedMachine> Machine::save() const {
     SavedMachine saved;
     saved.config = config_;
-    // Clock, vCPUs, devices: the order does not matter here, since all stand still; it is the order of restoring.
+    // Clock, vCPUs, devices: the order of a restore. Nothing runs, so the order of reading is free.
     kvm_clock_data clock{};
     if (restored_clock_) {
         clock = *restored_clock_;
     } else {
-        clock = TRY(vm_.clock());
+        clock = TRY(shell_.vm().clock());
         if ((clock.flags & KVM_CLOCK_REALTIME) == 0) {
-            clock.realtime = host_realtime();  // by which --clock continue knows the gap
+            clock.realtime = host_realtime();  // from it --clock continue computes the gap
         }
     }
     saved.records.push_back(encode_clock(clock));
     for (const kvm::VcpuFd& vcpu : vcpus_->vcpus()) {
-        VcpuStateV1 state = TRY(capture_vcpu(system_, vcpu, msr_indices_));
+        VcpuStateV1 state = TRY(capture_vcpu(shell_.system(), vcpu, shell_.msr_indices()));
         if (!held_msrs_.empty()) {
             put_msrs(state, held_msrs_[vcpu.index()]);
         }
         saved.records.push_back({RecordKind::vcpu, VcpuStateV1::kVersion, vcpu.index(), state.encode()});
     }
-    for (const AttachedDevice& attached : devices_) {
-        saved.records.push_back(attached.device->save());
+    for (const DeviceSet::Entry& device : devices_.all()) {
+        saved.records.push_back(device.attached.device->save());
     }
     return saved;
 }
 
-void Machine::stop_input() {
-    {
-        const std::lock_guard input(input_);
-        input_over_ = true;
-    }
-    input_changed_.notify_all();
-}
-
-std::size_t Machine::send_input(std::span<const std::uint8_t> bytes, std::chrono::steady_clock::time_point deadline) {
-    return feed(bytes, deadline, [this](std::span<const std::uint8_t> part) { return serial_->receive(part); });
-}
-
-std::size_t Machine::send_console_input(std::span<const std::uint8_t> bytes, std::chrono::steady_clock::time_point deadline) {
-    if (console_device_ == nullptr) {
-        return 0;
-    }
-    return feed(bytes, deadline, [this](std::span<const std::uint8_t> part) {
-        return console_transport_->locked([&] { return console_device_->receive(part); });
-    });
-}
-
 void Machine::resize_console(std::uint16_t columns, std::uint16_t rows) {
-    const std::lock_guard input(input_);
-    if (console_device_ == nullptr) {
-        return;
+    if (const auto console = devices_.console()) {
+        gate_.pass_or_defer(InputGate::Deferred::console_size,
+                            [=] { console.locked([&](virtio::Console& device) { device.resize(columns, rows); }); });
     }
-    if (input_held_) {
-        resize_waits_ = {columns, rows};
-    } else {
-        console_transport_->locked([&] { console_device_->resize(columns, rows); });
-    }
-}
-
-// It only asks for the device to be called, which the loop does not do while it is held.
-void Machine::console_output_ready() {
-    if (console_device_ != nullptr) {
-        console_device_->output_ready();
-    }
-}
-
-std::size_t Machine::feed(std::span<const std::uint8_t> bytes, std::chrono::steady_clock::time_point deadline,
-                          const std::function<std::size_t(std::span<const std::uint8_t>)>& receive) {
-    // The guest empties the FIFO when it likes; people and scripts type slowly, so a poll is enough.
-    constexpr auto kPoll = std::chrono::milliseconds(1);
-    const std::size_t wanted = bytes.size();
-    std::unique_lock input(input_);
-    while (!bytes.empty()) {
-        const bool open = input_changed_.wait_until(input, deadline, [this] { return !input_held_ || input_over_; });
-        if (!open || input_over_) {
-            break;
-        }
-        const std::size_t taken = receive(bytes);
-        bytes = bytes.subspan(taken);
-        if (taken == 0) {
-            if (std::chrono::steady_clock::now() >= deadline) {
-                break;
-            }
-            input_changed_.wait_for(input, kPoll);
-        }
-    }
-    return wanted - bytes.size();
 }
 
 bool Machine::press_power_button(std::chrono::steady_clock::time_point deadline) {
-    std::unique_lock input(input_);
-    return input_changed_.wait_until(input, deadline, [this] { return !input_held_; }) && events_device_->press_power_button();
-}
-
-void Machine::output_ready() {
-    const std::lock_guard input(input_);
-    // Its interrupt would reach the LAPIC after that was saved, and the byte's going out the port before that is: a hung console.
-    if (input_held_) {
-        output_waits_ = true;
-    } else {
-        serial_->output_ready();
-    }
+    bool heard = false;
+    return gate_.pass(deadline, [&] { heard = devices_.events().press_power_button(); }) && heard;
 }
 
 MachineStats Machine::stats() const {
-    const TestPortStateV1 test = test_port_->state();
+    const TestPortStateV1 test = devices_.test_port().state();
     std::vector<NetworkStats> networks;
-    for (virtio::Mmio* transport : net_transports_) {
-        const auto& net = dynamic_cast<virtio::Net&>(transport->device());
-        networks.push_back(transport->locked([&]() -> NetworkStats {
-            return {.id = config_.devices.nets[networks.size()].id, .link_up = net.link_up(), .counters = net.counters()};
+    for (const VirtioHandle<virtio::Net>& net : devices_.nets()) {
+        networks.push_back(net.locked([&](virtio::Net& device) -> NetworkStats {
+            return {.id = config_.devices.nets[networks.size()].id,
+                    .link_up = device.link_up(),
+                    .counters = device.counters().read()};
         }));
     }
+    std::vector<PartCounters> counters = counters_of(devices_.all());
+    counters.push_back({"vcpus", vcpus_->counters().read()});
+    counters.push_back({"page-faults", memory_.faults().counters().read()});
     return {.exits = vcpus_->exits(),
             .ready = test.ready,
             .ready_value = test.ready_value,
             .mark = test.mark,
             .marks = test.marks,
-            .crash_loaded = pvpanic_->has_crash_kernel(),
-            .networks = std::move(networks)};
+            .crash_loaded = devices_.pvpanic().has_crash_kernel(),
+            .networks = std::move(networks),
+            .counters = std::move(counters)};
 }
 
 bool Machine::had_driver() const {
-    return std::ranges::any_of(devices_, [](const AttachedDevice& attached) {
-        const auto* transport = dynamic_cast<const virtio::Mmio*>(attached.device.get());
-        return transport != nullptr && transport->had_driver();
-    });
+    return std::ranges::any_of(devices_.transports(), [](const virtio::Mmio* one) { return one->had_driver(); });
 }
 
 std::optional<bool> Machine::tsc_was_set() const {
@@ -414,8 +337,9 @@ void Machine::ready(std::uint32_t /*value*/) {
 void Machine::mark(std::uint32_t /*value*/) { event_.notify_all(); }
 
 void Machine::deliver(const MsiMessage& message) {
-    if (Status sent = vm_.signal_msi({message.address, message.data}); !sent) {
-        // A guest can program a message that KVM refuses (a reserved delivery mode); on hardware it is lost too.
+    if (Status sent = shell_.vm().signal_msi({message.address, message.data}); !sent) {
+        // A guest can program a message that KVM refuses (a reserved delivery mode). It is lost, as
+        // on hardware.
         return;
     }
 }
@@ -426,12 +350,12 @@ void Machine::set_routes(std::span<const MsiMessage> routes) {
     for (const MsiMessage& route : routes) {
         messages.push_back({route.address, route.data});
     }
-    if (Status status = vm_.set_msi_routes(messages); !status) {
+    if (Status status = shell_.vm().set_msi_routes(messages); !status) {
         failed(std::move(status).error());
     }
 }
 
-void Machine::end_of_interrupt(std::uint8_t vector) { ioapic_->end_of_interrupt(vector); }
+void Machine::end_of_interrupt(std::uint8_t vector) { devices_.ioapic().end_of_interrupt(vector); }
 
 void Machine::dirty_ring_full() {
     if (Status room = ring_->make_room(); !room) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a run ended, and with which exit code the process says so (design.md, "Command line").
+// How a run ended, and the exit code of the process for it.
 #pragma once
 
 #include <cstdint>
@@ -17,21 +17,24 @@ struct Outcome {
     enum class Kind : std::uint8_t {
         power_off,
         reboot,
-        guest_exit,    ///< by the test or the exit port, `code`
+        guest_exit,    ///< through the test port or the exit port; `code` is the guest's
         triple_fault,
-        guest_panic,   ///< told by the guest through pvpanic
-        failed,        ///< KVM or we could not go on, `error`
-        stopped,       ///< asked to from outside
+        guest_panic,   ///< reported by the guest through pvpanic
+        failed,        ///< KVM or the VMM could not go on; `error` says why
+        stopped,       ///< ended from outside
         timed_out,
     };
     Kind kind = Kind::stopped;
     std::uint8_t code = 0;
     std::optional<Error> error;
-    std::shared_ptr<const CrashReport> crash = {};  ///< of a vCPU that cannot go on (triple_fault, failed)
+    std::shared_ptr<const CrashReport> crash = {};  ///< of the vCPU that could not go on (triple_fault, failed)
 
-    /// 0 power-off, reboot, stopped or the guest's exit 0; 1 ours; 3 guest panic; 4 triple fault; 124 timeout; else the guest's own.
+    /// Returns 0 for power-off, reboot, stopped or the guest's exit 0; 1 for a failure of KVM or
+    /// the VMM; 3 for a guest panic; 4 for a triple fault; 124 for a timeout; else the guest's own
+    /// code.
     [[nodiscard]] int exit_code() const;
-    /// One word: "power-off", "reboot", "exit", "triple-fault", "panic", "failed", "stopped", "timeout".
+    /// Returns one word: "power-off", "reboot", "exit", "triple-fault", "panic", "failed",
+    /// "stopped", "timeout".
     [[nodiscard]] std::string_view name() const;
 };
 

@@ -15,7 +15,7 @@ namespace {
 
 std::uint64_t host_alignment(const BlockSpec& spec) { return spec.size >= kHugePageSize ? kHugePageSize : kPageSize; }
 
-// Advice only: a kernel without huge pages refuses it, and nothing is lost but speed.
+// Only advice: a kernel without huge pages refuses it, and the guest is slower.
 void advise_huge(std::byte* at, std::uint64_t size) { (void)::madvise(at, size, MADV_HUGEPAGE); }
 
 void advise(const Mapping& mapping, PagePolicy policy) {
@@ -38,11 +38,28 @@ std::string_view name_of(BlockId id) {
     return "unknown";
 }
 
+Result<ReservedBlock> ReservedBlock::of(const BlockSpec& spec) {
+    return ReservedBlock{spec, TRY(Mapping::reserve(spec.size, host_alignment(spec)))};
+}
+
+Result<std::vector<ReservedBlock>> ReservedBlock::all_of(std::span<const BlockSpec> specs) {
+    std::vector<ReservedBlock> blocks;
+    for (const BlockSpec& spec : specs) {
+        blocks.push_back(TRY(of(spec)));
+    }
+    return blocks;
+}
+
 MemoryBlock::MemoryBlock(BlockSpec spec, Backing backing, Mapping mapping, PageTypes types, WriteMarks marks)
-    : spec_(spec), backing_(backing), mapping_(std::move(mapping)), types_(std::move(types)), marks_(std::move(marks)) {}
+    : spec_(spec),
+      backing_(backing),
+      mapping_(std::move(mapping)),
+      types_(std::move(types)),
+      marks_(std::move(marks)) {}
 
 Result<MemoryBlock> MemoryBlock::of(const BlockSpec& spec, Backing backing, Mapping mapping) {
-    return MemoryBlock(spec, backing, std::move(mapping), TRY(PageTypes::of(spec.pages())), TRY(WriteMarks::of(spec.pages())));
+    return MemoryBlock(spec, backing, std::move(mapping), TRY(PageTypes::of(spec.pages())),
+                       TRY(WriteMarks::of(spec.pages())));
 }
 
 Result<MemoryBlock> MemoryBlock::anonymous(const BlockSpec& spec, PagePolicy policy) {
@@ -66,22 +83,24 @@ Result<MemoryBlock> MemoryBlock::memfd(const BlockSpec& spec) {
     return block;
 }
 
-Result<MemoryBlock> MemoryBlock::snapshot(const BlockSpec& spec, int fd, std::uint64_t offset,
+Result<MemoryBlock> MemoryBlock::snapshot(ReservedBlock reserved, int fd, std::uint64_t offset,
                                           std::shared_ptr<const PageOrigin> origin) {
-    Mapping mapping = TRY(Mapping::of_file(fd, offset, spec.size, host_alignment(spec), /*shared=*/false));
-    MemoryBlock block = TRY(of(spec, Backing::snapshot, std::move(mapping)));
+    TRY(reserved.addresses.map_file(fd, offset, /*shared=*/false));
+    const std::uint64_t pages = reserved.spec.pages();
+    MemoryBlock block = TRY(of(reserved.spec, Backing::snapshot, std::move(reserved.addresses)));
     block.origin_ = std::move(origin);
-    block.emptied_ = std::make_unique<std::atomic<bool>[]>((spec.pages() + kUnitPages - 1) / kUnitPages);
+    block.emptied_ = std::make_unique<std::atomic<bool>[]>((pages + kUnitPages - 1) / kUnitPages);
     return block;
 }
 
 Status MemoryBlock::overlay_anonymous(std::uint64_t first, std::uint64_t count) {
     if (first > spec_.pages() || count > spec_.pages() - first) {
-        return fail(ErrorKind::invalid, "overlay outside of block " + std::string(name_of(spec_.id)));
+        return fail(ErrorKind::invalid, "the overlay is outside of block " + std::string(name_of(spec_.id)));
     }
     std::byte* at = host() + first * kPageSize;
     const std::uint64_t size = count * kPageSize;
-    void* mapped = ::mmap(at, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    void* mapped =
+        ::mmap(at, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
     if (mapped == MAP_FAILED) {
         return fail(Error::system("mmap", "overlay of " + std::string(name_of(spec_.id)), errno));
     }
@@ -98,11 +117,11 @@ bool MemoryBlock::overlaid(std::uint64_t first, std::uint64_t count) const {
 
 Status MemoryBlock::share(const SharedRun& run, int fd, std::uint64_t offset) {
     if (run.first > spec_.pages() || run.count > spec_.pages() - run.first || !origin_) {
-        return fail(ErrorKind::invalid, "shared pages outside of block " + std::string(name_of(spec_.id)));
+        return fail(ErrorKind::invalid, "the shared pages are outside of block " + std::string(name_of(spec_.id)));
     }
     std::byte* at = host() + run.first * kPageSize;
-    void* mapped = ::mmap(at, run.count * kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, fd,
-                          static_cast<off_t>(offset));
+    void* mapped = ::mmap(at, run.count * kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED,
+                          fd, static_cast<off_t>(offset));
     if (mapped == MAP_FAILED) {
         return fail(Error::system("mmap", "shared pages of " + std::string(name_of(spec_.id)), errno));
     }
@@ -132,24 +151,28 @@ Status MemoryBlock::read_untouched(std::uint64_t first, std::span<std::byte> out
 
 Result<Mapping> MemoryBlock::space_for_copy() const {
     Mapping copy = TRY(Mapping::anonymous(spec_.size, host_alignment(spec_)));
-    // A huge page for the first page written would populate those around it, which may be without data.
+    // A huge page for the first page written would populate its neighbours, too, and they may be
+    // pages without data.
     advise(copy, PagePolicy::small_pages);
     return copy;
 }
 
 Status MemoryBlock::replace(std::uint64_t first, std::uint64_t count, const Mapping& copy) {
     if (first > spec_.pages() || count > spec_.pages() - first || copy.size() != spec_.size) {
-        return fail(ErrorKind::invalid, "replacement outside of block " + std::string(name_of(spec_.id)));
+        return fail(ErrorKind::invalid, "the replacement is outside of block " + std::string(name_of(spec_.id)));
     }
     std::byte* to = host() + first * kPageSize;
     std::byte* from = copy.data() + first * kPageSize;
     const std::uint64_t size = count * kPageSize;
-    // DONTUNMAP: the copy's own addresses must not be handed out to others while its owner still unmaps all of them at its end.
+    // DONTUNMAP: the owner of `copy` unmaps its whole range at the end. Without the flag another
+    // mapping could be placed into the range before that.
     if (::mremap(from, size, size, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) != MAP_FAILED) {
         return {};
     }
-    // Before it fails for want of memory it may have unmapped what was there; nothing was moved.
-    void* mapped = ::mmap(to, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    // mremap may have unmapped the target before it failed for lack of memory, but it moved
+    // nothing. So the target is mapped again and the bytes are copied.
+    void* mapped =
+        ::mmap(to, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
     if (mapped == MAP_FAILED) {
         return fail(Error::system("mremap", "block " + std::string(name_of(spec_.id)), errno));
     }
@@ -158,7 +181,7 @@ Status MemoryBlock::replace(std::uint64_t first, std::uint64_t count, const Mapp
 }
 
 void MemoryBlock::let_go_of_origin(PagePolicy policy) {
-    const DiscardGate::Hold hold(gate_);  // who gives pages back looks at the origin
+    const DiscardGate::Hold hold(gate_);  // discard reads the origin, under a pass of the gate
     if (origin_) {
         advise(mapping_, policy);
         origin_.reset();

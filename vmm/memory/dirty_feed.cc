@@ -21,7 +21,7 @@ Result<std::unique_ptr<DirtyFeed::Subscription>> DirtyFeed::subscribe() {
             return fail(std::move(started).error());
         }
         armed_ = false;
-        // What was marked before anybody asked; what is marked from here on comes with the next collect.
+        // Drops the marks from before the subscription. Later marks come with the next collect.
         for (std::size_t i = 0; i < fresh_.blocks(); ++i) {
             memory_.blocks()[i].marks().collect(fresh_.words(i));
         }
@@ -47,7 +47,7 @@ Status DirtyFeed::collect() {
     fresh_.clear();
     Status collected = tracker_->collect(fresh_);
     if (!collected) {
-        fresh_.add_all();  // what it had taken by then is nowhere else any more, and nobody is to lose it
+        fresh_.add_all();  // the tracker has already cleared what it took before it failed, and has it nowhere else
     }
     for (std::size_t i = 0; i < fresh_.blocks(); ++i) {
         memory_.blocks()[i].marks().collect(fresh_.words(i));

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One record of what is written to a machine's memory, for several who want to know: each has a set of its own.
+// One record of the writes to a machine's memory, for several subscribers. Each subscriber has its
+// own set of pages.
 #pragma once
 
 #include <memory>
@@ -13,11 +14,13 @@
 
 namespace snapvm {
 
-/// Merges a tracker's pages with the VMM's own marks and hands them to every subscriber. Tracks as long as somebody subscribes. One thread
-/// at a time; subscriptions end before the feed does.
+/// Merges a tracker's pages with the VMM's own marks and adds them to every subscription. Tracking
+/// is on while a subscription exists. One thread uses it at a time. Subscriptions end before the
+/// feed does.
 class DirtyFeed {
 public:
-    /// Pages written, and given up, since it was made or last cleared; `collect` brings it up to date.
+    /// The pages that were written or given up since the subscription began, or since its set was
+    /// last cleared. `collect` brings the set up to date.
     class Subscription {
     public:
         ~Subscription();
@@ -33,7 +36,8 @@ public:
         DirtySet pages_;
     };
 
-    DirtyFeed(GuestMemory& memory, std::unique_ptr<DirtyTracker> tracker) : memory_(memory), tracker_(std::move(tracker)) {}
+    DirtyFeed(GuestMemory& memory, std::unique_ptr<DirtyTracker> tracker)
+        : memory_(memory), tracker_(std::move(tracker)) {}
     DirtyFeed(const DirtyFeed&) = delete;
     DirtyFeed& operator=(const DirtyFeed&) = delete;
     ~DirtyFeed() = default;
@@ -41,18 +45,25 @@ public:
     [[nodiscard]] std::string_view tracker_name() const { return tracker_->name(); }
     [[nodiscard]] bool active() const { return !subscriptions_.empty(); }
 
-    /// Switches the tracking on with the first. The pages must be armed before what they hold is read, unless they are already.
+    /// Makes a subscription; the first one switches tracking on. After that every page must be
+    /// armed before its contents are read; for later subscriptions the pages are armed already.
+    /// Fails if the tracker fails.
     Result<std::unique_ptr<Subscription>> subscribe();
-    /// The same while somebody is subscribed, without a collect: what was written since the last one is in it, too.
+    /// Makes a subscription without a collect. At least one other must exist. The new set also gets
+    /// the pages that were written since the last collect.
     std::unique_ptr<Subscription> join() { return std::unique_ptr<Subscription>(new Subscription(*this)); }
-    /// Makes sure that writes to these pages are reported from now on: nothing to do for pages armed earlier.
+    /// Makes the tracker report writes to these pages from now on. Does nothing if `all_armed` was
+    /// called.
     Status arm(std::size_t block, std::uint64_t first, std::uint64_t count);
-    /// Every page has been armed since tracking went on: `arm` has nothing more to do.
+    /// Declares that every page has been armed since tracking was switched on, so that `arm` does
+    /// nothing any more.
     void all_armed() { armed_ = true; }
-    /// Brings every subscription up to date. What is read of those pages afterwards is new enough. All must have been armed. After an error
-    /// every page counts as written.
+    /// Brings every subscription up to date. Contents read after it returns are new enough for the
+    /// pages it reported. All pages must have been armed. If it fails, every page counts as
+    /// written.
     Status collect();
-    /// Adds to `into` what the next collect would bring, and leaves it to that one: while the machine stands.
+    /// Adds to `into` what the next collect would report, and leaves it for that collect. The
+    /// machine must be paused.
     Status peek(DirtySet& into);
 
 private:
@@ -61,7 +72,7 @@ private:
     GuestMemory& memory_;
     std::unique_ptr<DirtyTracker> tracker_;
     std::vector<Subscription*> subscriptions_;
-    DirtySet fresh_;  // what one collect brings
+    DirtySet fresh_;  // the pages of one collect
     bool armed_ = false;
 };
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which pages were written: a bit a page, block by block.
+// A set of written pages: one bit for each page, block by block.
 #pragma once
 
 #include <bit>
@@ -11,7 +11,8 @@
 
 namespace snapvm {
 
-/// Set bits of `words`, joined into runs of pages and handed to `visit(first, count)`, which returns a Status; an error ends the walk.
+/// Joins the set bits of `words` into runs of pages and calls `visit(first, count)` for each run.
+/// `visit` returns a Status; an error ends the walk and is returned.
 template <class Visit>
 Status for_each_run(std::span<const std::uint64_t> words, std::uint64_t pages, Visit visit) {
     const auto next = [&](std::uint64_t from, bool set) {
@@ -36,14 +37,16 @@ Status for_each_run(std::span<const std::uint64_t> words, std::uint64_t pages, V
     return {};
 }
 
-/// A set of pages of a machine. Blocks are named by their place in block-list order. One thread at a time.
+/// A set of a machine's pages. Blocks are numbered by their place in the block list. One thread
+/// uses it at a time.
 class DirtySet {
 public:
     DirtySet() = default;
-    /// Empty, for these blocks.
+    /// Makes an empty set for these blocks.
     explicit DirtySet(std::span<const MemoryBlock> blocks);
 
-    /// Bit `page % 64` of word `page / 64`; bits past the block's end are 0.
+    /// Returns a block's bits: page p is bit `p % 64` of word `p / 64`. Bits past the block's end
+    /// are 0.
     [[nodiscard]] std::span<std::uint64_t> words(std::size_t block) { return blocks_[block].words; }
     [[nodiscard]] std::span<const std::uint64_t> words(std::size_t block) const { return blocks_[block].words; }
     [[nodiscard]] std::uint64_t pages(std::size_t block) const { return blocks_[block].pages; }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who tells which pages a guest writes. Implemented over KVM by vmm/machine (dirty log, dirty ring), and by tests.
+// The interface to what reports a guest's writes. vmm/kvm implements it over KVM (dirty log, dirty
+// ring); tests implement it, too.
 #pragma once
 
 #include <cstdint>
@@ -10,23 +11,27 @@
 
 namespace snapvm {
 
-/// Reports the guest's writes (the VMM's own are in WriteMarks). One thread at a time; the guest runs meanwhile.
+/// Reports the pages that the guest writes; the VMM's own writes are in WriteMarks. One thread uses
+/// it at a time, while the guest runs.
 class DirtyTracker {
 public:
     virtual ~DirtyTracker() = default;
     [[nodiscard]] virtual std::string_view name() const = 0;
 
-    /// Switches the tracking on. Until a page is armed, its writes may go unreported.
+    /// Switches tracking on. Writes to a page that is not armed may go unreported.
     virtual Status start() = 0;
-    /// Pages [first, first + count) of a block (its place in block-list order): from now on each write is reported by the next collect.
+    /// Arms pages [first, first + count) of a block (its place in the block list): the next collect
+    /// reports each write from now on.
     virtual Status arm(std::size_t block, std::uint64_t first, std::uint64_t count) = 0;
-    /// Adds the armed pages written since they were armed, or since the last collect, and arms them anew: what is read of them after
-    /// this returns is new enough (clear first, then copy: traps.md).
+    /// Adds the armed pages written since they were armed, or since the last collect, and arms them
+    /// again. The caller reads a page's contents after it returns. The implementation arms a page
+    /// before it returns, so that a write after that read is reported by the next collect.
     virtual Status collect(DirtySet& into) = 0;
-    /// Adds what the next collect would bring, and leaves it to that one: while nobody writes. Costs no protecting of pages anew, which
-    /// for many pages takes as long as copying them.
+    /// Adds what the next collect would report, and leaves it for that collect. Nothing may write
+    /// to guest memory meanwhile. It protects no page again, which for many pages takes as long as
+    /// copying them.
     virtual Status peek(DirtySet& into) = 0;
-    /// Switches it off; costs the guest nothing any more.
+    /// Switches tracking off; the guest's writes cost nothing more.
     virtual void stop() = 0;
 };
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Keeps pages from being given back to the host while somebody needs them as they are.
+// Keeps pages from being given back to the host while a part of the VMM depends on them.
 #pragma once
 
 #include <memory>
@@ -10,11 +10,12 @@
 
 namespace snapvm {
 
-/// One of each memory block. Who gives pages back holds a pass; while a hold is there, none is to be had, and nobody waits for one: a
-/// device that did would keep the machine from being frozen, and so the hold from ending.
+/// One for each memory block. A thread that gives pages back has a pass. While a hold exists,
+/// `enter` returns no pass, and it does not wait for the hold to end: a waiting device would keep
+/// the machine from being frozen, and so the hold from ending.
 ///
-/// Holds: a write-protect window, in which a page that was given back would have nothing left to protect (copy_before_write.h), and for a
-/// moment whoever changes what stands behind the block.
+/// Two users hold: a write-protect window, since a page that was given back has nothing left to
+/// protect (copy_before_write.h), and, for a moment, the code that changes the block's backing.
 class DiscardGate {
     struct State {
         std::shared_mutex mutex;
@@ -26,11 +27,14 @@ public:
 
     DiscardGate() : state_(std::make_unique<State>()) {}
 
+    /// Returns a pass, or nothing while a hold exists. Any thread may call it.
     [[nodiscard]] std::optional<Pass> enter() const {
         Pass pass(state_->mutex);
         return state_->holds == 0 ? std::optional(std::move(pass)) : std::nullopt;
     }
 
+    /// Holds the gate from its construction to its destruction. The constructor waits until no pass
+    /// is out. Several holds may exist at a time.
     class Hold {
     public:
         explicit Hold(const DiscardGate& gate) : state_(gate.state_.get()) { change(1); }
@@ -43,7 +47,7 @@ public:
         }
 
     private:
-        // Returns when no pass is out any more.
+        // Waits until no pass is out.
         void change(int by) {
             const std::unique_lock lock(state_->mutex);
             state_->holds += by;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Guest-physical addresses are a type of their own, so that they are never mixed with host pointers, offsets or sizes.
+// Guest-physical addresses have a type of their own, so that the compiler rejects a mix with host
+// pointers, offsets or sizes.
 #pragma once
 
 #include <compare>

@@ -11,19 +11,17 @@
 #include "vmm/memory/gpa.h"
 
 namespace snapvm {
-namespace {
 
-// Reserves `size` bytes at a multiple of `alignment`, without access. mmap itself aligns to 4 KiB only, so a larger range is taken
-// and its ends are given back.
-Result<std::byte*> reserve(std::uint64_t size, std::uint64_t alignment) {
+// mmap aligns to 4 KiB only, so this maps a larger range and unmaps its ends.
+Result<Mapping> Mapping::reserve(std::uint64_t size, std::uint64_t alignment) {
     const std::uint64_t slack = alignment > kPageSize ? alignment : 0;
     const bool countable = size <= std::numeric_limits<std::uint64_t>::max() - slack;
     errno = ENOMEM;
-    void* raw =
-        countable ? ::mmap(nullptr, size + slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) : MAP_FAILED;
+    void* raw = countable ? ::mmap(nullptr, size + slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+                          : MAP_FAILED;
     if (raw == MAP_FAILED) {
         return fail(Error::system("mmap", "guest memory of " + std::to_string(size >> 20) + " MiB", errno,
-                                  "ask for less memory or raise the address space limit (ulimit -v)"));
+                                  "give the machine less memory, or raise the limit of address space (ulimit -v)"));
     }
     auto* start = static_cast<std::byte*>(raw);
     const auto address = reinterpret_cast<std::uintptr_t>(raw);
@@ -34,33 +32,32 @@ Result<std::byte*> reserve(std::uint64_t size, std::uint64_t alignment) {
     if (slack > head) {
         ::munmap(start + head + size, slack - head);
     }
-    return start + head;
+    return Mapping(start + head, size);
 }
 
-Status map_over(std::byte* at, std::uint64_t size, int protection, int flags, int fd, std::uint64_t offset) {
-    void* mapped = ::mmap(at, size, protection, flags | MAP_FIXED, fd, static_cast<off_t>(offset));
-    if (mapped == MAP_FAILED) {
-        const int error = errno;
-        ::munmap(at, size);
-        return fail(Error::system("mmap", "guest memory of " + std::to_string(size >> 20) + " MiB", error));
+Status Mapping::map_over(int protection, int flags, int fd, std::uint64_t offset) {
+    if (::mmap(address_, size_, protection, flags | MAP_NORESERVE | MAP_FIXED, fd, static_cast<off_t>(offset)) ==
+        MAP_FAILED) {
+        return fail(Error::system("mmap", "guest memory of " + std::to_string(size_ >> 20) + " MiB", errno));
     }
     return {};
 }
 
-}  // namespace
-
 Result<Mapping> Mapping::anonymous(std::uint64_t size, std::uint64_t alignment) {
-    std::byte* at = TRY(reserve(size, alignment));
-    TRY(map_over(at, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-    return Mapping(at, size);
+    Mapping mapping = TRY(reserve(size, alignment));
+    TRY(mapping.map_over(PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    return mapping;
 }
 
 Result<Mapping> Mapping::of_file(int fd, std::uint64_t offset, std::uint64_t size, std::uint64_t alignment, bool shared,
                                  bool writable) {
-    std::byte* at = TRY(reserve(size, alignment));
-    const int protection = PROT_READ | (writable ? PROT_WRITE : 0);
-    TRY(map_over(at, size, protection, (shared ? MAP_SHARED : MAP_PRIVATE) | MAP_NORESERVE, fd, offset));
-    return Mapping(at, size);
+    Mapping mapping = TRY(reserve(size, alignment));
+    TRY(mapping.map_file(fd, offset, shared, writable));
+    return mapping;
+}
+
+Status Mapping::map_file(int fd, std::uint64_t offset, bool shared, bool writable) {
+    return map_over(PROT_READ | (writable ? PROT_WRITE : 0), shared ? MAP_SHARED : MAP_PRIVATE, fd, offset);
 }
 
 void Mapping::reset() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The classes a 4 KiB page can have in a snapshot (design.md, "Words"). The first that fits wins.
+// The classes of a 4 KiB page in a snapshot. A page has the first class that fits.
 #pragma once
 
 #include <array>
@@ -9,12 +9,12 @@
 
 namespace snapvm {
 
-/// The numbers are those of the page entries on disk (snapshot/FORMAT.md): never renumber.
+/// The numbers are those of the page entries on disk (snapshot/format/FORMAT.md) and never change.
 enum class PageClass : std::uint8_t {
     absent = 0,   ///< never populated; reads as zeros
     zero = 1,     ///< populated, all bytes zero
     common = 2,   ///< has data
-    shared = 3,   ///< has data, the same as a lower-numbered page's
+    shared = 3,   ///< has data, equal to that of a lower-numbered page
     balloon = 4,  ///< given up through the balloon
     free = 5,     ///< free in the guest, as it reported or hinted
     swapped = 6,  ///< evicted to the machine's swap file; has data

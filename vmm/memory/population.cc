@@ -49,13 +49,15 @@ Status scan_memfd(const MemoryBlock& block, std::uint64_t first, std::span<Popul
 
 Population population_of_pagemap_entry(std::uint64_t entry, MemoryBlock::Backing backing) {
     if ((entry & kSwapped) != 0) {
-        // In a private file mapping only anonymous copies are ever swapped, so this holds for every backing.
+        // Of a private file mapping only anonymous copies are swapped, so this holds for every
+        // backing.
         return Population::own;
     }
     if ((entry & kPresent) == 0) {
         return Population::untouched;
     }
-    // A present page of a private file mapping that is still the file's is as its snapshot has it.
+    // A present page of a private file mapping that still belongs to the file has the snapshot's
+    // contents.
     const bool still_the_files = backing == MemoryBlock::Backing::snapshot && (entry & kFileOrShared) != 0;
     return still_the_files ? Population::untouched : Population::own;
 }
@@ -67,7 +69,8 @@ Result<PopulationScanner> PopulationScanner::open() {
 
 Status PopulationScanner::scan(const MemoryBlock& block, std::uint64_t first, std::span<Population> out) const {
     if (first > block.spec().pages() || out.size() > block.spec().pages() - first) {
-        return fail(ErrorKind::invalid, "population scan outside of block " + std::string(name_of(block.spec().id)));
+        return fail(ErrorKind::invalid,
+                    "the pages to scan are outside of block " + std::string(name_of(block.spec().id)));
     }
     if (block.backing() == MemoryBlock::Backing::memfd) {
         return scan_memfd(block, first, out);

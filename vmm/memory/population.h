@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which pages of a block hold something of this machine's own, found without touching (and so populating) them.
+// Finds the pages of a block that hold contents of this machine's own, without touching them, which
+// would populate them.
 #pragma once
 
 #include <cstdint>
@@ -11,17 +12,22 @@
 namespace snapvm {
 
 enum class Population : std::uint8_t {
-    untouched = 0,  ///< never populated here: zeros, or what the origin snapshot holds
-    own = 1,        ///< populated: its contents must be looked at. Swapped-out pages count (traps.md: mincore is not the answer)
+    /// Never populated here: the page is zeros, or holds what the origin snapshot has.
+    untouched = 0,
+    /// Populated: only its contents tell what it holds. Swapped-out pages count as populated;
+    /// mincore(2) reports them as absent and is of no use here.
+    own = 1,
 };
 
-/// Reads populations of one block after another; opens /proc/self/pagemap once (Documentation/admin-guide/mm/pagemap.rst; flags
-/// are readable without privileges). memfd blocks are asked through SEEK_DATA, since a page may live in the file without being mapped here.
+/// Reads the populations of one block after another. Opens /proc/self/pagemap once
+/// (Documentation/admin-guide/mm/pagemap.rst; the flags are readable without privileges). For memfd
+/// blocks it uses SEEK_DATA, since the file may have a page that is not mapped here.
 class PopulationScanner {
 public:
     static Result<PopulationScanner> open();
 
-    /// Fills `out` for pages `first` and on of `block`. The guest should be paused: answers about running guests are a moment's.
+    /// Fills `out` for the pages of `block` from page `first` on. For a running guest the answer
+    /// may be outdated when it returns, so callers pause the guest.
     Status scan(const MemoryBlock& block, std::uint64_t first, std::span<Population> out) const;
 
 private:
@@ -29,7 +35,8 @@ private:
     UniqueFd pagemap_;
 };
 
-/// What one pagemap entry says of a page of private memory. Exposed for its test: no swap is to be had on most test machines.
+/// Decodes one pagemap entry of a page of private memory. Public for its test, since most test
+/// machines have no swap.
 [[nodiscard]] Population population_of_pagemap_entry(std::uint64_t entry, MemoryBlock::Backing backing);
 
 }  // namespace snapvm

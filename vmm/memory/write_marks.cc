@@ -10,7 +10,8 @@ namespace snapvm {
 
 Result<WriteMarks> WriteMarks::of(std::uint64_t pages) {
     const std::uint64_t bytes = (pages + 63) / 64 * sizeof(std::uint64_t);
-    return WriteMarks(pages, TRY(Mapping::anonymous(align_up(std::max<std::uint64_t>(bytes, 1), kPageSize), kPageSize)));
+    return WriteMarks(pages,
+                      TRY(Mapping::anonymous(align_up(std::max<std::uint64_t>(bytes, 1), kPageSize), kPageSize)));
 }
 
 void WriteMarks::mark(std::uint64_t first, std::uint64_t count) {
@@ -27,7 +28,7 @@ void WriteMarks::mark(std::uint64_t first, std::uint64_t count) {
 void WriteMarks::collect(std::span<std::uint64_t> into) {
     for (std::size_t i = 0; i < into.size(); ++i) {
         std::atomic_ref marks(word(i));
-        // Looked at first: to exchange would populate the whole table.
+        // Reads before it exchanges: an exchange of every word would populate the whole table.
         if (marks.load(std::memory_order_relaxed) != 0) {
             into[i] |= marks.exchange(0, std::memory_order_seq_cst);
         }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the VMM itself writes to guest memory, and what it discards, is in neither KVM's log nor its ring (traps.md): it is marked here.
+// Records the pages that the VMM itself writes or discards. Neither KVM's dirty log nor its dirty
+// ring has them.
 #pragma once
 
 #include <atomic>
@@ -11,28 +12,32 @@
 
 namespace snapvm {
 
-/// A bit a page of one block. Any thread.
+/// One bit for each page of one block. Any thread may call it.
 ///
-/// Order: write the bytes, then mark; collect, then copy. A writer that is half done when its page is copied marks it afterwards, and the
-/// page is copied again. (Marked before the bytes arrive, as by a DMA's submission, the second half would be lost.) Always on: marking
-/// is one locked instruction, and a switch would need as much of a barrier.
+/// Order: a writer writes its bytes, then marks; a snapshot collects, then copies. If a page is
+/// copied while a writer is half done, the writer marks it afterwards and the page is copied again.
+/// A mark before the bytes arrive (at the submission of a DMA) would lose the second half. Marking
+/// is always on: it is one locked instruction, and a check of a switch would need a barrier as
+/// expensive.
 class WriteMarks {
 public:
     static Result<WriteMarks> of(std::uint64_t pages);
 
-    /// Pages [first, first + count), clipped to the block.
+    /// Marks pages [first, first + count), clipped to the block.
     void mark(std::uint64_t first, std::uint64_t count);
-    /// Adds the marked pages to `into` (a bit a page) and forgets them.
+    /// Adds the marked pages to `into` (one bit for each page) and clears the marks.
     void collect(std::span<std::uint64_t> into);
-    /// Adds them without forgetting any.
+    /// Adds the marked pages to `into` and keeps the marks.
     void peek(std::span<std::uint64_t> into) const;
 
 private:
     WriteMarks(std::uint64_t pages, Mapping words) : pages_(pages), words_(std::move(words)) {}
-    [[nodiscard]] std::uint64_t& word(std::uint64_t index) const { return reinterpret_cast<std::uint64_t*>(words_.data())[index]; }
+    [[nodiscard]] std::uint64_t& word(std::uint64_t index) const {
+        return reinterpret_cast<std::uint64_t*>(words_.data())[index];
+    }
 
     std::uint64_t pages_;
-    Mapping words_;  ///< untouched, and so free, where nothing was written
+    Mapping words_;  ///< its pages are allocated on the first mark within them
 };
 
 }  // namespace snapvm

@@ -1,57 +1,49 @@
 // SPDX-License-Identifier: Apache-2.0
-// Keeps pages as they are until somebody has read them: whoever writes to one, guest or VMM, waits meanwhile.
-// Source: Documentation/admin-guide/mm/userfaultfd.rst, "Write Protect Notifications"; ioctl_userfaultfd(2).
+// Keeps pages unchanged until they have been read: a guest or VMM thread that writes to one waits
+// meanwhile. Source: Documentation/admin-guide/mm/userfaultfd.rst, "Write Protect Notifications".
 #pragma once
 
-#include <cstdint>
-#include <optional>
-#include <span>
+#include <memory>
 #include <vector>
 
 #include "vmm/base/error.h"
-#include "vmm/base/fd.h"
-#include "vmm/memory/block.h"
+#include "vmm/memory/discard_gate.h"
+#include "vmm/memory/fault_service.h"
+#include "vmm/memory/guest_memory.h"
 
 namespace snapvm {
 
-/// userfaultfd's write protection over all blocks. KVM's mappings of protected pages go with the host's (its MMU notifier), so guests
-/// are held as everybody else is. Blocks are named by their place in block-list order, and must outlive it. `protect` and `release` from
-/// any thread; `next_fault` from one. As long as it is there, no page is given up (DiscardGate).
+/// Write protection over all blocks: a use of the memory's FaultService. When a page of the host is
+/// protected, the MMU notifier removes KVM's mapping of it, so guest writes wait like all others.
+/// The memory and the handler outlive it. Any thread may call `protect` and `release`; the handler
+/// gets the write-protect faults. No page is given up while it exists (DiscardGate).
 class WriteProtector {
 public:
-    /// Nothing is protected yet. ErrorKind::unsupported where the kernel refuses: memory that is not anonymous (a machine restored by
-    /// mapping), no right to handle faults of KVM's, pages that were given up on a kernel before 6.4.
-    static Result<WriteProtector> over(std::span<const MemoryBlock> blocks);
-    WriteProtector(WriteProtector&&) noexcept = default;
-    WriteProtector& operator=(WriteProtector&&) = delete;
-    ~WriteProtector() { lift(); }
+    /// Registers the blocks; nothing is protected yet. Fails with unsupported if the kernel
+    /// refuses: the memory is not anonymous (a machine restored by mapping), the process may not
+    /// handle KVM's faults, or pages were given up and the kernel is older than 6.4.
+    static Result<std::unique_ptr<WriteProtector>> over(const GuestMemory& memory, FaultHandler& handler);
 
-    /// Holds every write to pages [first, first + count) from here on. In runs of 2 MiB huge pages stay whole, and it is cheapest.
-    Status protect(std::size_t block, std::uint64_t first, std::uint64_t count);
-    /// Those who wait go on.
-    Status release(std::size_t block, std::uint64_t first, std::uint64_t count);
+    /// Holds every write to the pages from now on. Ranges of whole 2 MiB are the cheapest, and they
+    /// do not split huge pages.
+    Status protect(const PageRange& pages) { return use_.protect(pages); }
+    /// Ends the protection of the pages and wakes the held writers.
+    Status release(const PageRange& pages) { return use_.release(pages); }
 
-    /// Protects nothing any more, and lets everybody go on who is held.
-    void lift();
-
-    struct Fault {
-        std::size_t block = 0;
-        std::uint64_t page = 0;
-    };
-    /// Waits until somebody waits to write; nothing once `stop`, an eventfd, is readable.
-    Result<std::optional<Fault>> next_fault(int stop);
+    /// Ends all protection and wakes all held writers. Waits until the handler does not run; it is
+    /// not called any more. Also done by the destructor. A handler does not call it.
+    void lift() { use_.end(); }
 
 private:
-    WriteProtector(std::span<const MemoryBlock> blocks, UniqueFd fd) : blocks_(blocks), fd_(std::move(fd)) {
-        for (const MemoryBlock& block : blocks) {
+    WriteProtector(const GuestMemory& memory, FaultHandler& handler) : use_(memory.faults(), handler) {
+        for (const MemoryBlock& block : memory.blocks()) {
             holds_.emplace_back(block.discards());
         }
     }
-    Status set(std::size_t block, std::uint64_t first, std::uint64_t count, std::uint64_t mode);
 
-    std::span<const MemoryBlock> blocks_;
-    std::vector<DiscardGate::Hold> holds_;  ///< a page given up here would be protected no more (traps.md); ends after `lift`
-    UniqueFd fd_;
+    /// Keeps pages from being given up, which would end their protection. Destroyed after the use.
+    std::vector<DiscardGate::Hold> holds_;
+    FaultUse use_;
 };
 
 }  // namespace snapvm

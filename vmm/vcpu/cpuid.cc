@@ -13,8 +13,8 @@ namespace {
 constexpr std::uint32_t kTscDeadlineBit = 1U << 24;   // leaf 1 ECX
 constexpr std::uint32_t kHypervisorBit = 1U << 31;    // leaf 1 ECX
 constexpr std::uint32_t kHyperThreadingBit = 1U << 28;  // leaf 1 EDX: the logical processor count is valid
-constexpr std::uint32_t kOsXsaveBit = 1U << 27;       // leaf 1 ECX: follows CR4, no feature
-constexpr std::uint32_t kOsPkeBit = 1U << 4;          // leaf 7 ECX: likewise
+constexpr std::uint32_t kOsXsaveBit = 1U << 27;       // leaf 1 ECX: mirrors CR4, not a feature
+constexpr std::uint32_t kOsPkeBit = 1U << 4;          // leaf 7 ECX: mirrors CR4, too
 
 void set_leaf_b(kvm_cpuid_entry2& entry, std::uint32_t index, std::uint32_t cpus) {
     constexpr std::uint32_t kThreadLevel = 1;
@@ -32,10 +32,12 @@ void set_leaf_b(kvm_cpuid_entry2& entry, std::uint32_t index, std::uint32_t cpus
     }
 }
 
-// Newer kernels list the topology leaves with their first level only, without which the cores' level has no place.
+// Newer kernels list the first level of the topology leaves only. Adds an entry for the level of
+// the cores.
 void add_core_level(CpuidTable& table, std::uint32_t leaf) {
     const auto level = [&](std::uint32_t index) {
-        return std::ranges::find_if(table, [&](const kvm_cpuid_entry2& e) { return e.function == leaf && e.index == index; });
+        return std::ranges::find_if(table,
+                                    [&](const kvm_cpuid_entry2& e) { return e.function == leaf && e.index == index; });
     };
     if (const auto first = level(0); first != table.end() && level(1) == table.end()) {
         kvm_cpuid_entry2 core = *first;
@@ -45,7 +47,8 @@ void add_core_level(CpuidTable& table, std::uint32_t leaf) {
     }
 }
 
-// The registers of the leaves that are sets of feature bits; all else (ids, sizes, topology) is no promise to the guest.
+// The registers that are sets of feature bits. The others (ids, sizes, topology) promise no feature
+// to the guest.
 struct FeatureRegister {
     std::uint32_t leaf;
     std::uint32_t index;
@@ -71,8 +74,9 @@ constexpr std::array<FeatureRegister, 14> kFeatureRegisters = {{
 }};
 
 std::uint32_t value_of(std::span<const kvm_cpuid_entry2> table, const FeatureRegister& feature) {
-    const auto found = std::ranges::find_if(
-        table, [&](const kvm_cpuid_entry2& entry) { return entry.function == feature.leaf && entry.index == feature.index; });
+    const auto found = std::ranges::find_if(table, [&](const kvm_cpuid_entry2& entry) {
+        return entry.function == feature.leaf && entry.index == feature.index;
+    });
     return found == table.end() ? 0 : (*found).*(feature.field);
 }
 
@@ -112,8 +116,9 @@ CpuidTable cpuid_for_vcpu(const CpuidTable& supported, std::uint32_t index, std:
 bool shows_hyper_v(std::span<const kvm_cpuid_entry2> table) {
     constexpr std::uint32_t kInterfaceLeaf = 0x40000001;
     constexpr std::uint32_t kInterface = 0x31237648;  // "Hv#1"
-    return std::ranges::any_of(
-        table, [](const kvm_cpuid_entry2& entry) { return entry.function == kInterfaceLeaf && entry.eax == kInterface; });
+    return std::ranges::any_of(table, [](const kvm_cpuid_entry2& entry) {
+        return entry.function == kInterfaceLeaf && entry.eax == kInterface;
+    });
 }
 
 Status check_cpuid(std::span<const kvm_cpuid_entry2> saved, std::span<const kvm_cpuid_entry2> supported) {
@@ -122,8 +127,8 @@ Status check_cpuid(std::span<const kvm_cpuid_entry2> saved, std::span<const kvm_
         if (missing != 0) {
             std::array<char, 128> text;
             std::snprintf(text.data(), text.size(),
-                          "the snapshot's CPU has features this host lacks (CPUID leaf 0x%x %s bits 0x%08x)", feature.leaf,
-                          feature.name, missing);
+                          "the snapshot's CPU has features that this host lacks (CPUID leaf 0x%x %s bits 0x%08x)",
+                          feature.leaf, feature.name, missing);
             return fail(ErrorKind::unsupported, text.data(), "restore it on a host with the same or a newer CPU model");
         }
     }

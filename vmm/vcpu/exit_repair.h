@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a host whose KVM leaves things undone puts between KVM_RUN and the machine (vmm/emulate). Others have none.
+// The hook between KVM_RUN and the machine on hosts whose KVM cannot carry out some instructions
+// (vmm/emulate). On other hosts no such object exists.
 #pragma once
 
 #include "vmm/base/error.h"
@@ -7,15 +8,16 @@
 
 namespace snapvm {
 
-/// Makes up for what a KVM cannot do. One a vCPU, called on that vCPU's thread only.
+/// Completes what a KVM cannot do. Each vCPU has one; only that vCPU's thread calls it.
 class ExitRepair {
 public:
     virtual ~ExitRepair() = default;
-    /// Before the vCPU first runs in this process, from whatever state it has.
+    /// Called before the vCPU first runs in this process, in whatever state it is.
     virtual Status begin(kvm::VcpuFd& vcpu) = 0;
-    /// After a KVM_RUN that came back with an exit, before that is handled.
+    /// Called after each exit of KVM_RUN, before the exit is handled.
     virtual Status look(kvm::VcpuFd& vcpu) = 0;
-    /// For KVM_EXIT_INTERNAL_ERROR and KVM_EXIT_DEBUG: whether the vCPU can go on. An error says why it cannot where that is known.
+    /// Called for KVM_EXIT_INTERNAL_ERROR and KVM_EXIT_DEBUG. Returns whether the vCPU can go on.
+    /// An error says why it cannot, if that is known.
     virtual Result<bool> repair(kvm::VcpuFd& vcpu) = 0;
 };
 

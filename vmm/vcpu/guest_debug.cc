@@ -23,13 +23,13 @@ Status GuestDebug::set_single_step(kvm::VcpuFd& vcpu, bool on) {
 }
 
 Status GuestDebug::apply(kvm::VcpuFd& vcpu) const {
-    constexpr std::uint64_t kReserved = 1U << 10;  // always one
+    constexpr std::uint64_t kReserved = 1U << 10;  // always 1
     kvm_guest_debug debug{};
     std::uint64_t enabled = 0;
     for (std::size_t i = 0; i < addresses_.size(); ++i) {
         if (addresses_[i]) {
             debug.arch.debugreg[i] = *addresses_[i];
-            enabled |= 2ULL << (2 * i);  // global; length and condition 0: execution
+            enabled |= 2ULL << (2 * i);  // global enable; length and condition are 0: execution
         }
     }
     if (single_step_) {

@@ -17,14 +17,16 @@ Status match_tsc_frequency(const kvm::System& system, kvm::VcpuFd& vcpu, std::ui
     if (same_tsc_frequency(saved_khz, host_khz)) {
         return {};
     }
-    // Read back: a KVM may take the value and go on as before.
-    if (system.capabilities().tsc_control != 0 && vcpu.set_tsc_khz(saved_khz) && same_tsc_frequency(saved_khz, vcpu.tsc_khz())) {
+    // Reads the frequency back, since a KVM may accept the value and ignore it.
+    if (system.capabilities().tsc_control != 0 && vcpu.set_tsc_khz(saved_khz) &&
+        same_tsc_frequency(saved_khz, vcpu.tsc_khz())) {
         return {};
     }
-    return fail(ErrorKind::unsupported,
-                "the snapshot's TSC runs at " + std::to_string(saved_khz) + " kHz, this host's at " + std::to_string(host_khz) +
-                    " kHz, and KVM cannot scale it here",
-                "restore it on a host of the snapshot's frequency, or on one that scales the TSC (snapvm doctor tells)");
+    return fail(
+        ErrorKind::unsupported,
+        "the snapshot's TSC runs at " + std::to_string(saved_khz) + " kHz, this host's at " + std::to_string(host_khz) +
+            " kHz, and KVM cannot scale it here",
+        "restore it on a host of the snapshot's frequency, or on one that scales the TSC (see TSC in snapvm doctor)");
 }
 
 std::uint64_t tsc_cycles(std::uint64_t nanoseconds, std::uint32_t khz) {
@@ -34,7 +36,7 @@ std::uint64_t tsc_cycles(std::uint64_t nanoseconds, std::uint32_t khz) {
 bool tsc_was_set(std::uint64_t wanted, std::uint64_t found, std::uint64_t elapsed_ns, std::uint32_t khz) {
     constexpr std::uint64_t kSlackNs = 10'000'000;
     const std::uint64_t slack = tsc_cycles(kSlackNs, khz);
-    // Modulo 2^64, so that a little less than wanted is right, too.
+    // Modulo 2^64, so that a value slightly below `wanted` passes, too.
     return found - wanted + slack <= tsc_cycles(elapsed_ns, khz) + 2 * slack;
 }
 

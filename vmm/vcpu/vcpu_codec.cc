@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// VcpuStateV1 as bytes. Each struct's fields are listed once, and the list serves writing and reading.
+// Encodes and decodes VcpuStateV1. Each struct's fields are listed once, for both directions.
 #include <limits>
 #include <type_traits>
 
@@ -14,7 +14,8 @@ constexpr std::size_t kMaxCpuid = 256;
 constexpr std::size_t kMaxMsrs = 1024;
 constexpr std::size_t kMaxXsave = 64 << 10;
 
-// The two directions of a field list. Kernel fields are __u64 and friends, hence the conversion by size.
+// The two directions of a field list. The kernel's fields are __u64 and the like, hence the
+// conversion to the unsigned type of the same size.
 class Writer {
 public:
     static constexpr bool kReads = false;
@@ -51,7 +52,7 @@ public:
             std::memcpy(fixed.data(), part.data(), part.size());
         }
     }
-    // More than there can be: the decoder is bad from here on.
+    // Makes the decoder bad: no input is that long.
     void refuse() { (void)in.take(std::numeric_limits<std::size_t>::max()); }
     Decoder in;
 
@@ -69,8 +70,8 @@ private:
 };
 
 void fields(auto& io, auto& r, std::type_identity<kvm_regs> /*of*/) {
-    io(r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rsp, r.rbp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15, r.rip,
-       r.rflags);
+    io(r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rsp, r.rbp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15,
+       r.rip, r.rflags);
 }
 void segment(auto& io, auto& s) {
     io(s.base, s.limit, s.selector, s.type, s.present, s.dpl, s.db, s.s, s.l, s.g, s.avl, s.unusable);
@@ -107,7 +108,7 @@ void fields(auto& io, T& value) {
     fields(io, value, std::type_identity<std::remove_const_t<T>>{});
 }
 
-// A vector whose elements have fields: u32 count, then each.
+// Codes a vector: a u32 count, then the fields of each element.
 template <class Io, class Vector>
 void list(Io& io, Vector& vector, std::size_t limit, auto element_fields) {
     auto count = static_cast<std::uint32_t>(vector.size());

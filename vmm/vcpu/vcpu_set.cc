@@ -2,6 +2,7 @@
 #include "vmm/vcpu/vcpu_set.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
@@ -10,8 +11,9 @@
 #include <array>
 #include <cerrno>
 #include <cstdio>
-#include <system_error>
+#include <limits>
 
+#include "vmm/base/thread.h"
 #include "vmm/base/time_slice.h"
 #include "vmm/base/try.h"
 
@@ -20,15 +22,18 @@ namespace {
 
 using namespace std::chrono_literals;
 
-// A real-time signal is refused (EAGAIN) when the user's queue of them is full (RLIMIT_SIGPENDING, signal(7)): a kick would be lost. Of the
-// others this one is ignored by default, and by debuggers.
+// The kick is no real-time signal: the kernel refuses those with EAGAIN if the user's queue of them
+// is full (RLIMIT_SIGPENDING, signal(7)), and the kick would be lost. Of the other signals this one
+// is ignored by default, and by debuggers.
 constexpr int kKickSignal = SIGURG;
 
-// What a woken thread needs until it is in KVM_RUN, and some more; and what all of them are to take at most.
+// The time between the wakes of two threads: what one needs until it is in KVM_RUN, and some more.
+// The second limits the sum for all threads.
 constexpr std::chrono::nanoseconds kTurn = 60us;
 constexpr std::chrono::nanoseconds kTurns = 2ms;
 
-// The handler does nothing: its only work is to be there, so that KVM_RUN returns EINTR and the process lives. No SA_RESTART.
+// The empty handler makes KVM_RUN return EINTR, and keeps the signal from its default action. No
+// SA_RESTART.
 void install_kick_handler() {
     static const bool installed = [] {
         struct sigaction action{};
@@ -39,22 +44,23 @@ void install_kick_handler() {
     (void)installed;
 }
 
-// vCPU threads take no signal but the kick: the process' own (SIGINT, SIGTERM) belong to its other threads.
-class BlockSignals {
-public:
-    BlockSignals() {
-        sigset_t all;
-        sigfillset(&all);
-        sigdelset(&all, kKickSignal);
-        ::pthread_sigmask(SIG_SETMASK, &all, &old_);
-    }
-    ~BlockSignals() { ::pthread_sigmask(SIG_SETMASK, &old_, nullptr); }
-    BlockSignals(const BlockSignals&) = delete;
-    BlockSignals& operator=(const BlockSignals&) = delete;
+// Unblocks the kick on a vCPU's thread. The process' own signals (SIGINT, SIGTERM) go to its other
+// threads.
+void take_kicks() {
+    sigset_t kick;
+    sigemptyset(&kick);
+    sigaddset(&kick, kKickSignal);
+    ::pthread_sigmask(SIG_UNBLOCK, &kick, nullptr);
+}
 
-private:
-    sigset_t old_;
-};
+// Returns the processors that the main thread may use. A host with more than a cpu_set_t has counts
+// as one without limit. std::thread::hardware_concurrency() opens a file of sysfs, and this is
+// called within a pause.
+std::int64_t usable_processors() {
+    cpu_set_t usable;
+    const bool known = ::sched_getaffinity(::getpid(), sizeof usable, &usable) == 0;
+    return known ? CPU_COUNT(&usable) : std::numeric_limits<std::int64_t>::max();
+}
 
 Error internal_error(const kvm::VcpuFd& vcpu) {
     const kvm_run& run = vcpu.shared();
@@ -66,11 +72,12 @@ Error internal_error(const kvm::VcpuFd& vcpu) {
                           vcpu.index(), run.internal.suberror,
                           run.internal.suberror == KVM_INTERNAL_ERROR_EMULATION ? " (emulation failed)" : "",
                           regs ? static_cast<unsigned long long>(regs->rip) : 0ULL);
-            return {ErrorKind::unsupported, text.data(), "the guest used an instruction this host's KVM does not emulate"};
+            return {ErrorKind::unsupported, text.data(),
+                    "see the crash report: this host's KVM may not emulate the instruction at RIP"};
         case KVM_EXIT_FAIL_ENTRY:
             std::snprintf(text.data(), text.size(), "KVM cannot enter vCPU %u: hardware reason 0x%llx", vcpu.index(),
                           static_cast<unsigned long long>(run.fail_entry.hardware_entry_failure_reason));
-            return {ErrorKind::unsupported, text.data(), "the vCPU's state is not one the processor accepts"};
+            return {ErrorKind::unsupported, text.data(), "the processor does not accept the vCPU's state"};
         default:
             std::snprintf(text.data(), text.size(), "vCPU %u: KVM exit %u is not handled, at RIP 0x%llx", vcpu.index(),
                           run.exit_reason, regs ? static_cast<unsigned long long>(regs->rip) : 0ULL);
@@ -80,9 +87,9 @@ Error internal_error(const kvm::VcpuFd& vcpu) {
 
 }  // namespace
 
-VcpuSet::VcpuSet(std::vector<kvm::VcpuFd> vcpus, const Bus& ports, const Bus& mmio, VcpuEvents& events,
+VcpuSet::VcpuSet(std::span<kvm::VcpuFd> vcpus, const Bus& ports, const Bus& mmio, VcpuEvents& events,
                  std::vector<std::unique_ptr<ExitRepair>> repairs)
-    : vcpus_(std::move(vcpus)), ports_(ports), mmio_(mmio), events_(events), repairs_(std::move(repairs)) {
+    : vcpus_(vcpus), ports_(ports), mmio_(mmio), events_(events), repairs_(std::move(repairs)) {
     install_kick_handler();
 }
 
@@ -92,22 +99,28 @@ Status VcpuSet::start() {
     for (const kvm::VcpuFd& vcpu : vcpus_) {
         UniqueFd alarm(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC));
         if (!alarm.valid()) {
-            return fail(Error::system("timerfd_create", "vCPU " + std::to_string(vcpu.index()), errno, "raise ulimit -n"));
+            return fail(Error::system("timerfd_create", "vCPU " + std::to_string(vcpu.index()), errno,
+                                      "raise the limit of open files (ulimit -n)"));
         }
         alarms_.push_back(std::move(alarm));
     }
-    const BlockSignals blocked;  // inherited by the threads
-    try {
-        // Held until all are there: a vCPU that fails at once kicks the others.
+    Status started;
+    {
+        // Held until all threads are in threads_: a vCPU that fails at once kicks the others.
         const std::lock_guard lock(mutex_);
-        for (std::size_t i = 0; i < vcpus_.size(); ++i) {
-            threads_.emplace_back([this, i] { run_thread(i); });
+        for (std::size_t i = 0; i < vcpus_.size() && started; ++i) {
+            auto thread = start_thread(ThreadRole::vcpu, [this, i] { run_thread(i); }, vcpus_[i].index());
+            if (thread) {
+                threads_.push_back(*std::move(thread));
+            } else {
+                started = fail(std::move(thread).error());
+            }
         }
-    } catch (const std::system_error& error) {
-        stop();
-        return fail(Error::system("pthread_create", "vCPU thread", error.code().value(), "raise the process limit (ulimit -u)"));
     }
-    return {};
+    if (!started) {
+        stop();
+    }
+    return started;
 }
 
 void VcpuSet::stop() {
@@ -145,21 +158,23 @@ void VcpuSet::request_end() {
 void VcpuSet::pause() {
     request_pause();
     std::unique_lock lock(mutex_);
-    // One kick does, by the order of things (see the class). Should a host lose it all the same, nobody waits for ever.
+    // One kick is enough (see the class). The repeats keep the wait finite if a host loses it all
+    // the same.
     while (!changed_.wait_for(lock, std::chrono::milliseconds(100), [this] { return parked_ == threads_.size(); })) {
         kick_all();
     }
 }
 
 void VcpuSet::resume() {
-    static const std::int64_t processors = std::max(1U, std::thread::hardware_concurrency());
+    static const std::int64_t processors = usable_processors();
     const std::lock_guard lock(mutex_);
     if (gate_.load() != Gate::pause || ended_) {
         return;
     }
     gate_.store(Gate::open);
-    // Where there are more of them than processors, one after the other: woken all at once, the first to run would keep the processors until a
-    // tick, and the pause would last until the others had had their turn, too. By timers, whose interrupts need no thread to run.
+    // If there are more vCPUs than processors, they are woken one after the other. Woken all at
+    // once, the first ones would keep the processors until a tick, and the pause would last until
+    // the others had run, too. Timers do it, since their interrupts need no thread to run.
     const auto now = std::chrono::steady_clock::now();
     const auto all = static_cast<std::int64_t>(threads_.size());
     const std::chrono::nanoseconds turn = all > processors ? std::min(kTurn, kTurns / all) : 0ns;
@@ -168,7 +183,8 @@ void VcpuSet::resume() {
     }
 }
 
-// Whoever is parked looks at the gate then; who is not finds it out at its next park, and looks in vain.
+// A parked thread reads gate_ when its timer expires. If the thread is not parked, its next park
+// returns from read once too early, and reads gate_ again.
 void VcpuSet::wake(std::size_t index, std::chrono::steady_clock::time_point when) {
     using namespace std::chrono;
     const auto since = when.time_since_epoch();
@@ -186,7 +202,7 @@ std::chrono::steady_clock::time_point VcpuSet::wait_resumed() {
                 return resumed_at_;
             }
         }
-        // Asleep rather than woken by the last of them: its first moment is the guest's.
+        // Polls instead of being woken by the last vCPU, whose first moments belong to the guest.
         std::this_thread::sleep_for(std::chrono::microseconds(100));
     }
 }
@@ -200,11 +216,12 @@ void VcpuSet::kick_all() {
     }
 }
 
-// Waits at the gate; false when the thread is to end.
+// Waits while the gate is at pause. Returns false if the thread is to end.
 bool VcpuSet::park(std::size_t index) {
     kvm::VcpuFd& vcpu = vcpus_[index];
     complete_pending_exit(vcpu);
-    // After the last KVM_RUN and before the guest's clock is read: the guest is told that it was stopped.
+    // Tells the guest that it was stopped. This must follow the last KVM_RUN and precede the read
+    // of the guest's clock.
     if (Status told = vcpu.notify_paused(); !told) {
         events_.failed(std::move(told).error());
     }
@@ -215,17 +232,21 @@ bool VcpuSet::park(std::size_t index) {
     while (gate_.load() == Gate::pause) {
         lock.unlock();
         std::uint64_t alarms = 0;
-        (void)!::read(alarms_[index].get(), &alarms, sizeof alarms);  // or a kick, after which the gate is looked at, too
+        // A kick ends the read too, and gate_ is read again.
+        (void)!::read(alarms_[index].get(), &alarms, sizeof alarms);
         lock.lock();
     }
-    prompt.reset();  // in the guest it runs as long as any other, and whoever comes after it takes its place
+    // Ends before the guest runs. The vCPU then gets normal slices, and a thread woken after it
+    // preempts it.
+    prompt.reset();
     --parked_;
     resumed_at_ = std::chrono::steady_clock::now();
     return gate_.load() == Gate::open;
 }
 
-// The kernel finishes a port or MMIO read only at the next KVM_RUN: state that is read before that runs the instruction twice or
-// never (traps.md). immediate_exit makes KVM finish it without entering the guest; string instructions may ask again.
+// The kernel completes a port or MMIO read only at the next KVM_RUN. In state read before that, the
+// instruction would run twice or never. With immediate_exit KVM completes it without entering the
+// guest. A string instruction may exit again.
 void VcpuSet::complete_pending_exit(kvm::VcpuFd& vcpu) {
     while (true) {
         vcpu.request_immediate_exit();
@@ -236,16 +257,16 @@ void VcpuSet::complete_pending_exit(kvm::VcpuFd& vcpu) {
     }
 }
 
-// One KVM_RUN and what it asked for; false when this vCPU cannot go on.
+// Makes one KVM_RUN and handles its exit. Returns false if this vCPU cannot go on.
 bool VcpuSet::enter(kvm::VcpuFd& vcpu, const Progress& first) {
     const int error = vcpu.run();
     if (first_run_.load(std::memory_order_relaxed) == 0) [[unlikely]] {
         watch_first_run(vcpu, first, error);
     }
     if (error == EINTR || error == EAGAIN) {
-        return true;  // kicked, or an AP that was woken: look at the gate
+        return true;  // kicked, or an AP was woken: run_thread reads gate_ next
     }
-    exits_.fetch_add(1, std::memory_order_relaxed);
+    exits_.count_shared();
     if (error != 0) {
         events_.vcpu_failed(vcpu, Error::system("KVM_RUN", "vCPU " + std::to_string(vcpu.index()), error));
         return false;
@@ -253,7 +274,8 @@ bool VcpuSet::enter(kvm::VcpuFd& vcpu, const Progress& first) {
     return handle_exit(vcpu);
 }
 
-// What changes when a guest runs: its registers or, where it halts again at the same place, the deadline it has set anew.
+// Reads what changes when a guest runs: its registers, or the deadline that it sets anew if it
+// halts again at the same place.
 VcpuSet::Progress VcpuSet::progress_of(const kvm::VcpuFd& vcpu) {
     constexpr std::uint32_t kTscDeadline = 0x6E0;
     Progress progress;
@@ -269,13 +291,14 @@ VcpuSet::Progress VcpuSet::progress_of(const kvm::VcpuFd& vcpu) {
 
 void VcpuSet::watch_first_run(kvm::VcpuFd& vcpu, const Progress& before, int error) {
     if (error != 0 && progress_of(vcpu) == before) {
-        return;  // interrupted before the guest came to anything
+        return;  // interrupted before the guest executed an instruction
     }
     Instant none = 0;
     first_run_.compare_exchange_strong(none, std::chrono::steady_clock::now().time_since_epoch().count());
 }
 
-std::optional<std::chrono::steady_clock::time_point> VcpuSet::wait_first_run(std::chrono::steady_clock::time_point deadline) {
+std::optional<std::chrono::steady_clock::time_point> VcpuSet::wait_first_run(
+    std::chrono::steady_clock::time_point deadline) {
     using std::chrono::steady_clock;
     constexpr auto kPatience = std::chrono::milliseconds(1);
     while (first_run_.load() == 0) {
@@ -295,7 +318,7 @@ std::optional<std::chrono::steady_clock::time_point> VcpuSet::wait_first_run(std
 
 void VcpuSet::run_thread(std::size_t index) {
     kvm::VcpuFd& vcpu = vcpus_[index];
-    ::pthread_setname_np(::pthread_self(), ("vcpu" + std::to_string(vcpu.index())).c_str());
+    take_kicks();
     const Progress before = progress_of(vcpu);
     if (!repairs_.empty()) {
         if (Status begun = repairs_[index]->begin(vcpu); !begun) {
@@ -312,7 +335,8 @@ void VcpuSet::run_thread(std::size_t index) {
             continue;
         }
         if (!enter(vcpu, before)) {
-            // Over for this vCPU, and so for the machine: all stand still until somebody takes it apart.
+            // This vCPU has failed, and so the machine has ended. All vCPUs stay parked until
+            // stop().
             request_end();
         }
     }
@@ -356,7 +380,8 @@ bool VcpuSet::repair_exit(kvm::VcpuFd& vcpu) {
 
 void VcpuSet::handle_port_access(const kvm::VcpuFd& vcpu) {
     const auto& io = vcpu.shared().io;
-    // One element at a time: a string instruction's `count` accesses are to the same port.
+    // Handles one element at a time: the `count` accesses of a string instruction go to the same
+    // port.
     std::span<std::byte> bytes = vcpu.io_bytes();
     for (std::uint32_t i = 0; i < io.count; ++i) {
         const std::span<std::byte> element = bytes.subspan(static_cast<std::size_t>(i) * io.size, io.size);

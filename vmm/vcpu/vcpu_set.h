@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// All vCPUs of a machine, a thread each: start, pause, resume, stop.
+// All vCPUs of a machine, each with a thread: start, pause, resume, stop.
 #pragma once
 
 #include <atomic>
@@ -15,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "vmm/base/counters.h"
 #include "vmm/base/error.h"
 #include "vmm/base/fd.h"
 #include "vmm/bus/bus.h"
@@ -23,58 +24,72 @@
 
 namespace snapvm {
 
-/// What a vCPU thread reports beside bus accesses. Called on vCPU threads; must not block on a pause.
+/// Receives what a vCPU thread reports besides bus accesses. The vCPU threads call it; it must not
+/// wait for a pause.
 class VcpuEvents {
 public:
     virtual ~VcpuEvents() = default;
-    /// A guest acknowledged a level-triggered interrupt (split irqchip).
+    /// The guest acknowledged a level-triggered interrupt (split irqchip).
     virtual void end_of_interrupt(std::uint8_t vector) = 0;
-    /// The guest has shut itself down by a triple fault. Called on the thread of `vcpu`, which stands as it failed; so is `vcpu_failed`.
+    /// The guest shut itself down by a triple fault. Called on the thread of `vcpu`, whose state is
+    /// that of the fault, unless KVM reset it.
     virtual void triple_fault(const kvm::VcpuFd& vcpu) = 0;
-    /// KVM cannot go on with `vcpu`: KVM_RUN failed with the error's errno, or, where that is 0, returned with an exit that is the end.
+    /// KVM cannot run `vcpu` any more. Called on its thread. If KVM_RUN failed, the error has its
+    /// errno; if the error's code is 0, KVM_RUN returned with an exit that the VMM cannot handle.
     virtual void vcpu_failed(const kvm::VcpuFd& vcpu, Error error) = 0;
-    /// The vCPU's dirty ring is full: nothing of the guest runs on it before there is room.
+    /// The dirty ring of the calling vCPU is full. The vCPU runs no guest code until there is room.
     virtual void dirty_ring_full() = 0;
-    /// Something else failed without which the machine cannot go on.
+    /// Another failure, after which the machine cannot go on.
     virtual void failed(Error error) = 0;
 };
 
-/// Owns the vCPU descriptors and their threads. One controlling thread at a time calls start, pause and resume (the machine's lock
-/// sees to that); `request_pause` may come from any thread, vCPU threads included.
+/// Runs vCPUs, each on a thread. One thread at a time calls start, pause and resume
+/// (the machine's lock ensures it). Any thread, vCPU threads included, may call `request_pause` and
+/// `request_end`.
 ///
-/// No kick is lost: the gate's word and immediate_exit are written before the signal is sent, and a vCPU thread clears
-/// immediate_exit before it looks at the gate, so whichever comes first, either it sees the gate or KVM_RUN returns at once.
+/// No kick is lost: a kick writes gate_ and immediate_exit before it sends the signal, and a vCPU
+/// thread clears immediate_exit before it reads gate_. So the thread either sees the new gate_, or
+/// its KVM_RUN returns at once.
 class VcpuSet {
 public:
-    /// `repairs`: one a vCPU, where this host's KVM needs them; else none.
-    VcpuSet(std::vector<kvm::VcpuFd> vcpus, const Bus& ports, const Bus& mmio, VcpuEvents& events,
+    /// The vCPUs must outlive it. `repairs` has one for each vCPU if this host's KVM needs them;
+    /// else it is empty.
+    VcpuSet(std::span<kvm::VcpuFd> vcpus, const Bus& ports, const Bus& mmio, VcpuEvents& events,
             std::vector<std::unique_ptr<ExitRepair>> repairs = {});
     ~VcpuSet();
     VcpuSet(const VcpuSet&) = delete;
     VcpuSet& operator=(const VcpuSet&) = delete;
 
-    /// Starts the threads; they run the guest at once.
+    /// Starts the threads, which run the guest at once. Fails with system if a thread or timer
+    /// cannot be created; none runs then.
     Status start();
-    /// Returns when every vCPU is out of KVM_RUN with its last exit completed, so that its state can be read. Idempotent.
+    /// Returns when every vCPU is out of KVM_RUN with its last exit completed, so that its state
+    /// can be read. Does nothing if they are paused.
     void pause();
-    /// Asks for a pause without waiting for it.
+    /// Asks for a pause and does not wait for it.
     void request_pause();
-    /// The same for good: `resume` does nothing any more. The run has ended, maybe while somebody was about to resume.
+    /// Asks for a pause that `resume` does not end any more, since the run has ended. A `resume`
+    /// may be on its way at that time.
     void request_end();
-    /// Lets them go; one after the other where they outnumber the processors (vmm/DECISIONS.md: "Who leaves a pause last").
+    /// Lets the vCPUs run again. If they outnumber the processors, it wakes them one after the
+    /// other (vmm/DECISIONS.md: "Who leaves a pause last"). Does nothing unless they are paused, or
+    /// after `request_end`.
     void resume();
-    /// When the last of those that `resume` let go was on its way into KVM_RUN; waits for that. Some earlier time if they are not to run.
+    /// Waits until the last vCPU is on its way into KVM_RUN after a `resume`, and returns when that
+    /// was. Returns an earlier time if the gate is not open any more.
     std::chrono::steady_clock::time_point wait_resumed();
-    /// Ends and joins the threads, for good. Idempotent; the destructor does it too.
+    /// Ends and joins the threads, for good. May be called again; the destructor calls it.
     void stop();
-    /// When a vCPU was first seen to have executed an instruction (it asked for something, or its registers or timer had moved when
-    /// it was interrupted); nothing when that has not been seen by the deadline. Interrupts the vCPUs a little while it waits.
+    /// Returns when a vCPU was first seen to have executed an instruction: it made an exit, or its
+    /// registers or timer had changed when it was interrupted. Returns nothing if that was not seen
+    /// by the deadline. Interrupts the vCPUs every millisecond while it waits.
     std::optional<std::chrono::steady_clock::time_point> wait_first_run(std::chrono::steady_clock::time_point deadline);
 
     [[nodiscard]] std::span<kvm::VcpuFd> vcpus() { return vcpus_; }
     [[nodiscard]] std::span<const kvm::VcpuFd> vcpus() const { return vcpus_; }
-    /// How often KVM_RUN has returned to us, over all vCPUs.
-    [[nodiscard]] std::uint64_t exits() const { return exits_.load(std::memory_order_relaxed); }
+    /// Returns how often KVM_RUN has returned with an exit, over all vCPUs.
+    [[nodiscard]] std::uint64_t exits() const { return exits_.value(); }
+    [[nodiscard]] const Counters& counters() const { return counters_; }
 
 private:
     struct Progress {
@@ -94,26 +109,29 @@ private:
     bool repair_exit(kvm::VcpuFd& vcpu);
     void handle_port_access(const kvm::VcpuFd& vcpu);
     void handle_mmio_access(const kvm::VcpuFd& vcpu);
-    void kick_all();  // with mutex_ held
+    void kick_all();  // mutex_ is held
 
-    std::vector<kvm::VcpuFd> vcpus_;
+    std::span<kvm::VcpuFd> vcpus_;
     const Bus& ports_;
     const Bus& mmio_;
     VcpuEvents& events_;
     std::vector<std::unique_ptr<ExitRepair>> repairs_;  // by vCPU; empty on most hosts
 
-    std::mutex mutex_;  // guards threads_, parked_ and changes of gate_; nothing else is locked while it is held
-    std::condition_variable changed_;  // parked_
-    std::vector<UniqueFd> alarms_;  // a timerfd a vCPU, whose thread is parked in a read of it
+    // Guards threads_, parked_, ended_, resumed_at_ and changes of gate_. No other lock is taken
+    // under it.
+    std::mutex mutex_;
+    std::condition_variable changed_;  // signals changes of parked_
+    std::vector<UniqueFd> alarms_;  // one timerfd for each vCPU; a parked thread reads it
     enum class Gate : std::uint8_t { open, pause, stop };
     std::atomic<Gate> gate_ = Gate::open;
     std::size_t parked_ = 0;
-    bool ended_ = false;  // also guarded by mutex_
-    std::chrono::steady_clock::time_point resumed_at_;  // the last to leave its park; guarded by mutex_
-    std::atomic<std::uint64_t> exits_ = 0;
+    bool ended_ = false;  // after request_end
+    std::chrono::steady_clock::time_point resumed_at_;  // when the last thread left its park
+    Counters counters_;
+    Counter exits_{counters_, "exits"};
     using Instant = std::chrono::steady_clock::rep;
-    std::atomic<Instant> first_run_ = 0;  // 0: not seen yet
-    std::vector<std::thread> threads_;  // last: joined before anything above goes
+    std::atomic<Instant> first_run_ = 0;  // when a vCPU was first seen to run; 0: not yet
+    std::vector<std::thread> threads_;  // declared last, so that they are joined before the members above are destroyed
 };
 
 }  // namespace snapvm

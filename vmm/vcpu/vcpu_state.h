@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A vCPU's whole state: as a plain struct, on and off a vCPU, and as bytes.
+// A vCPU's whole state as a plain struct: read from a vCPU, written to one, encoded and decoded.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,8 @@
 
 namespace snapvm {
 
-/// Version 1 of the vCPU record. Plain data; after decode() it is structurally sound but still untrusted: KVM judges the values.
+/// Version 1 of the vCPU record, as plain data. After decode() its structure is sound, but its
+/// values are untrusted: KVM checks them.
 struct VcpuStateV1 {
     static constexpr std::uint16_t kVersion = 1;
 
@@ -22,7 +23,7 @@ struct VcpuStateV1 {
     kvm_mp_state mp_state{};
     kvm_regs regs{};
     kvm_sregs2 sregs{};
-    std::vector<std::byte> xsave;  ///< KVM_GET_XSAVE2's buffer, a multiple of 4 KiB at least
+    std::vector<std::byte> xsave;  ///< the buffer of KVM_GET_XSAVE2, at least 4 KiB
     kvm_xcrs xcrs{};
     kvm_debugregs debugregs{};
     kvm_lapic_state lapic{};
@@ -35,29 +36,32 @@ struct VcpuStateV1 {
 };
 
 /// Reads the state of a parked vCPU whose last exit has been completed.
-Result<VcpuStateV1> capture_vcpu(const kvm::System& system, const kvm::VcpuFd& vcpu, std::span<const std::uint32_t> msr_indices);
+Result<VcpuStateV1> capture_vcpu(const kvm::System& system, const kvm::VcpuFd& vcpu,
+                                 std::span<const std::uint32_t> msr_indices);
 
-/// Puts a state into a fresh vCPU. An MSR that KVM does not take and that does not already have the value is an error.
+/// Writes a state into a fresh vCPU. Fails with unsupported if KVM refuses an MSR that does not
+/// have the value already.
 Status apply_vcpu(const kvm::System& system, kvm::VcpuFd& vcpu, const VcpuStateV1& state);
 
 inline constexpr std::uint32_t kMsrTsc = 0x10;
 inline constexpr std::uint32_t kMsrTscDeadline = 0x6E0;
 
-/// Takes the MSRs that are for when the vCPU is about to run out of `state`, in their order: the TSC and its deadline, which would go on
-/// while the machine only stands there, and KVM's own (kvmclock, steal time and the like), through which KVM writes into guest memory,
-/// some hosts' KVM as soon as they are set.
+/// Removes from `state`, and returns in order, the MSRs that are set only when the vCPU is about to
+/// run. These are the TSC and its deadline, which would advance while the machine is paused, and
+/// KVM's own MSRs (kvmclock, steal time and the like). Through the latter KVM writes to guest
+/// memory, and on some hosts it does so as soon as they are set.
 [[nodiscard]] std::vector<kvm_msr_entry> take_late_msrs(VcpuStateV1& state);
-/// Puts MSRs into a vCPU, in order; errors as of apply_vcpu.
+/// Sets MSRs of a vCPU in order. Fails like apply_vcpu.
 Status set_vcpu_msrs(kvm::VcpuFd& vcpu, std::span<const kvm_msr_entry> msrs);
 /// Overwrites the values that `state` has for `msrs`.
 void put_msrs(VcpuStateV1& state, std::span<const kvm_msr_entry> msrs);
 
-/// Those of `indices` that can be a guest's state: Hyper-V's are not where `cpuid` does not show Hyper-V, since the guest can neither
-/// read nor write them, and some change by themselves.
+/// Returns those of `indices` that can be part of a guest's state. Drops Hyper-V's MSRs if `cpuid`
+/// does not show Hyper-V: the guest can neither read nor write them, and some change by themselves.
 [[nodiscard]] std::vector<std::uint32_t> msrs_of_guest(std::span<const std::uint32_t> indices,
                                                        std::span<const kvm_cpuid_entry2> cpuid);
 
-/// KVM_GET_MSR_INDEX_LIST in the order in which MSRs must be set again.
+/// Returns the MSRs of KVM_GET_MSR_INDEX_LIST in the order in which they must be set.
 [[nodiscard]] std::vector<std::uint32_t> order_msrs(std::vector<std::uint32_t> indices);
 
 }  // namespace snapvm

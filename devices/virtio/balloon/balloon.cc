@@ -42,12 +42,15 @@ std::uint32_t word_of(const ConfigBytes& bytes, std::size_t at) {
 Result<UniqueFd> make_timer() {
     UniqueFd timer(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
     if (!timer.valid()) {
-        return fail(Error::system("timerfd_create", "virtio-balloon", errno, "raise the limit of open files (ulimit -n)"));
+        return fail(
+            Error::system("timerfd_create", "virtio-balloon", errno, "raise the limit of open files (ulimit -n)"));
     }
     return timer;
 }
 
-std::uint32_t pages_in(std::uint64_t bytes) { return static_cast<std::uint32_t>(std::min<std::uint64_t>(bytes / kPageSize, ~0U)); }
+std::uint32_t pages_in(std::uint64_t bytes) {
+    return static_cast<std::uint32_t>(std::min<std::uint64_t>(bytes / kPageSize, ~0U));
+}
 
 void take_expirations(const UniqueFd& timer) {
     std::uint64_t times = 0;
@@ -70,7 +73,8 @@ void BalloonStateV1::encode(Encoder& out) const {
 
 BalloonStateV1 BalloonStateV1::decode(Decoder& in) {
     BalloonStateV1 state;
-    for (std::uint32_t* value : {&state.target_pages, &state.actual_pages, &state.hint_id, &state.last_hint_id, &state.poison}) {
+    for (std::uint32_t* value :
+         {&state.target_pages, &state.actual_pages, &state.hint_id, &state.last_hint_id, &state.poison}) {
         *value = in.u32();
     }
     state.hinting = in.boolean();
@@ -81,10 +85,10 @@ BalloonStateV1 BalloonStateV1::decode(Decoder& in) {
     return state;
 }
 
-Result<std::unique_ptr<Balloon>> Balloon::build(const BalloonStateV1& state) {
+Result<std::unique_ptr<Balloon>> Balloon::create(std::uint64_t target) {
     UniqueFd retry = TRY(make_timer());
     UniqueFd poll = TRY(make_timer());
-    return std::unique_ptr<Balloon>(new Balloon(state, std::move(retry), std::move(poll)));
+    return std::unique_ptr<Balloon>(new Balloon(pages_in(target), std::move(retry), std::move(poll)));
 }
 
 std::uint64_t Balloon::features() const {
@@ -104,18 +108,18 @@ void Balloon::write_config(std::uint64_t offset, std::span<const std::byte> data
     ConfigBytes bytes = config_bytes(asked_pages(), state_);
     if (offset < bytes.size()) {
         std::memcpy(bytes.data() + offset, data.data(), std::min(data.size(), bytes.size() - offset));
-        state_.actual_pages = word_of(bytes, kActualAt);  // the others are the device's
+        state_.actual_pages = word_of(bytes, kActualAt);  // the other fields are written by the device only
         state_.poison = word_of(bytes, kPoisonAt);
     }
 }
 
-Status Balloon::attach(Port& port) {
-    port_ = &port;
-    retry_watch_ = TRY(port.watch(EventLoop::Kind::intake, retry_.get(), EPOLLIN, [this] {
+Status Balloon::attach(Transport& transport) {
+    transport_ = &transport;
+    retry_watch_ = TRY(transport.watch(EventLoop::Kind::intake, retry_.get(), EPOLLIN, [this] {
         take_expirations(retry_);
-        port_->ring();
+        transport_->ring();
     }));
-    poll_watch_ = TRY(port.watch(EventLoop::Kind::intake, poll_.get(), EPOLLIN, [this] {
+    poll_watch_ = TRY(transport.watch(EventLoop::Kind::intake, poll_.get(), EPOLLIN, [this] {
         take_expirations(poll_);
         (void)request_statistics();  // a driver that has not answered yet is asked the next time
     }));
@@ -123,9 +127,9 @@ Status Balloon::attach(Port& port) {
     return {};
 }
 
-void Balloon::start_polling() {
+void Balloon::start_polling() noexcept {
     itimerspec interval{};
-    interval.it_interval.tv_sec = interval.it_value.tv_sec = state_.polling_seconds;  // all zeros disarm it
+    interval.it_interval.tv_sec = interval.it_value.tv_sec = state_.polling_seconds;  // zeros disarm the timer
     (void)::timerfd_settime(poll_.get(), 0, &interval, nullptr);  // cannot fail with these values
 }
 
@@ -142,26 +146,42 @@ void Balloon::look_again_soon() {
 
 void Balloon::activate() {
     active_ = true;
-    // A target set before the driver was there, or before a restored machine ran, it was told nothing of.
+    // The driver was not told of a target that was set before it came, or before a restored machine
+    // ran.
     if (asked_pages() != state_.actual_pages || state_.hint_id != kHintStop) {
-        port_->signal_config();
+        transport_->signal_config();
     }
 }
 
 void Balloon::reset() {
-    // The host's wishes outlive the driver; what that had said is over. Pages of the balloon are not the new one's to take back: those that
-    // it uses are populated again, and so lose their type.
+    // What the host has set outlives the driver; what the driver has reported does not. The next
+    // driver cannot deflate the old balloon. It uses its pages like any others, and their contents
+    // then take precedence over their type.
     const BalloonStateV1 before = std::exchange(state_, {});
     state_.target_pages = before.target_pages;
     state_.polling_seconds = before.polling_seconds;
     state_.last_hint_id = before.last_hint_id;
+    let_go();
+}
+
+void Balloon::adopted() noexcept {
+    let_go();
+    statistics_ = {};
+    const itimerspec never{};
+    (void)::timerfd_settime(retry_.get(), 0, &never, nullptr);  // cannot fail with these values
+    start_polling();
+}
+
+// Ends what callers have asked the driver for.
+void Balloon::let_go() noexcept {
     active_ = false;
     released_pages_ = 0;
     hints_ = {};
     hinting_done_ = true;
 }
 
-// Who had asked for hints is not there any more, and the driver keeps all it has named from being used.
+// The hinting was asked for by the process that made the snapshot. The driver keeps all pages that
+// it has named from being used until it is told to end.
 Status Balloon::restored() {
     if (state_.hint_id != kHintStop) {
         finish_hinting();
@@ -170,11 +190,11 @@ Status Balloon::restored() {
 }
 
 bool Balloon::request_statistics() {
-    if (!negotiated(kStatisticsQueue) || !port_->queue(kStatistics).ready() || !state_.held) {
+    if (!negotiated(kStatisticsQueue) || !transport_->queue(kStatistics).ready() || !state_.held) {
         return false;
     }
-    port_->queue(kStatistics).push(*std::exchange(state_.held, std::nullopt), 0);
-    port_->signal_used(kStatistics);
+    transport_->queue(kStatistics).push(*std::exchange(state_.held, std::nullopt), 0);
+    transport_->signal_used(kStatistics);
     return true;
 }
 
@@ -189,7 +209,7 @@ bool Balloon::start_hinting(HintSink sink) {
     state_.hinting = false;
     state_.last_hint_id = state_.last_hint_id == ~0U ? kHintDone + 1 : std::max(state_.last_hint_id, kHintDone) + 1;
     state_.hint_id = state_.last_hint_id;
-    port_->signal_config();
+    transport_->signal_config();
     return true;
 }
 
@@ -199,27 +219,27 @@ void Balloon::finish_hinting() {
     state_.hinting = false;
     state_.hint_id = kHintDone;
     if (active_) {
-        port_->signal_config();
+        transport_->signal_config();
     }
 }
 
 void Balloon::set_target(std::uint64_t bytes) {
     state_.target_pages = pages_in(bytes);
     if (active_) {
-        port_->signal_config();
+        transport_->signal_config();
     }
 }
 
 void Balloon::release_to(std::uint64_t bytes) {
     if (active_) {
         released_pages_ = pages_in(bytes);
-        port_->signal_config();
+        transport_->signal_config();
     }
 }
 
 void Balloon::give_back() {
     if (std::exchange(released_pages_, 0) != 0 && active_) {
-        port_->signal_config();
+        transport_->signal_config();
     }
 }
 

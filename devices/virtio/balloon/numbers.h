@@ -7,7 +7,8 @@
 
 namespace snapvm::virtio {
 
-// Queues, 5.5.2. Drivers that count only the queues they use find the same numbers: all are offered, and used together.
+// Queue numbers, 5.5.2. All features that have queues are offered, and drivers use them together.
+// So a driver that numbers only the queues it uses gets the same numbers.
 enum BalloonQueue : std::size_t { kInflate, kDeflate, kStatistics, kHints, kReports, kBalloonQueues };
 
 // Features, 5.5.3.
@@ -18,7 +19,7 @@ inline constexpr std::uint64_t kFreePageHint = 1ULL << 3;
 inline constexpr std::uint64_t kPagePoison = 1ULL << 4;
 inline constexpr std::uint64_t kPageReporting = 1ULL << 5;
 
-// Values of free_page_hint_cmd_id that are no request, 5.5.6.5.
+// Values of free_page_hint_cmd_id that are not a request, 5.5.6.5.
 inline constexpr std::uint32_t kHintStop = 0;
 inline constexpr std::uint32_t kHintDone = 1;
 

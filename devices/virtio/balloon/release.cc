@@ -19,12 +19,13 @@ constexpr std::uint64_t kMostReserveShare = 4;
 
 class Release {
 public:
-    Release(const BalloonAccess& access, std::uint64_t most, const std::function<Status()>& go_on, const ReleaseLimits& limits)
-        : access_(access), most_(most), go_on_(go_on), limits_(limits) {}
+    Release(const BalloonAccess& access, std::uint64_t max_bytes, const std::function<Status()>& check_cancelled,
+            const ReleaseLimits& limits)
+        : access_(access), max_bytes_(max_bytes), check_cancelled_(check_cancelled), limits_(limits) {}
 
     Result<std::uint64_t> run() {
         const std::uint64_t free = TRY(ask_what_is_free());
-        const std::uint64_t bytes = std::min(without_reserve(free), most_);
+        const std::uint64_t bytes = std::min(without_reserve(free), max_bytes_);
         return inflate(align_down(bytes, kPageSize));
     }
 
@@ -36,11 +37,11 @@ private:
         return *result;
     }
 
-    // False: not within this time.
+    // Returns false if `done` is not true within the limit.
     Result<bool> wait(std::chrono::milliseconds limit, const std::function<bool(Balloon&)>& done) {
         const auto deadline = Clock::now() + limit;
         while (!with(done)) {
-            TRY(go_on_());
+            TRY(check_cancelled_());
             if (Clock::now() >= deadline) {
                 return false;
             }
@@ -58,14 +59,15 @@ private:
         return with([](Balloon& balloon) { return balloon.can_hint(); }) ? ask_for_hints() : 0;
     }
 
-    // 5.5.6.3; nothing: it says no such thing. What it said earlier may not be so any more.
+    // Returns the free memory by new statistics (5.5.6.3): 0 if the driver does not answer in time,
+    // nothing if it does not report it. Earlier statistics may be outdated.
     Result<std::optional<std::uint64_t>> ask_for_statistics() {
         const std::uint64_t before = with([](Balloon& balloon) { return balloon.statistics().updates; });
         const bool told = TRY(wait(limits_.answer, [before](Balloon& balloon) {
             if (balloon.statistics().updates != before) {
                 return true;
             }
-            (void)balloon.request_statistics();  // once it has answered the one before
+            (void)balloon.request_statistics();  // fails until the driver has answered the request before
             return false;
         }));
         if (!told) {
@@ -79,7 +81,8 @@ private:
     Result<std::uint64_t> ask_for_hints() {
         std::uint64_t pages = 0;
         if (!with([&pages](Balloon& balloon) {
-                return balloon.start_hinting([&pages](std::size_t, std::uint64_t, std::uint64_t count) { pages += count; });
+                return balloon.start_hinting(
+                    [&pages](std::size_t, std::uint64_t, std::uint64_t count) { pages += count; });
             })) {
             return 0;
         }
@@ -87,7 +90,7 @@ private:
         if (heard && *heard) {
             heard = wait(limits_.progress, [](Balloon& balloon) { return balloon.hinting_done(); });
         }
-        access_([](Balloon& balloon) { balloon.finish_hinting(); });  // `pages` is nobody's any more
+        access_([](Balloon& balloon) { balloon.finish_hinting(); });  // ends the use of `pages`
         TRY(std::move(heard));
         return pages * kPageSize;
     }
@@ -105,7 +108,7 @@ private:
             std::uint64_t goal = 0;
         };
         const Sizes sizes = with([bytes](Balloon& balloon) {
-            // What the guest says is its own affair, and may be anything.
+            // The guest may report any number.
             const std::uint64_t ram = balloon.ram_bytes();
             const std::uint64_t before = std::min(balloon.actual_bytes(), ram);
             const Sizes wanted{before, before + std::min(bytes, ram - before)};
@@ -126,7 +129,7 @@ private:
             if (holds == sizes.before) {
                 balloon.give_back();
             } else if (holds < sizes.goal) {
-                balloon.release_to(holds);  // it has no more, and is not to go on trying
+                balloon.release_to(holds);  // the guest has no more, and must not go on trying
             }
             return holds - sizes.before;
         });
@@ -147,16 +150,16 @@ private:
     }
 
     const BalloonAccess& access_;
-    const std::uint64_t most_;
-    const std::function<Status()>& go_on_;
+    const std::uint64_t max_bytes_;
+    const std::function<Status()>& check_cancelled_;
     const ReleaseLimits& limits_;
 };
 
 }  // namespace
 
-Result<std::uint64_t> release_free(const BalloonAccess& access, std::uint64_t most, const std::function<Status()>& go_on,
-                                   const ReleaseLimits& limits) {
-    return Release(access, most, go_on, limits).run();
+Result<std::uint64_t> release_free(const BalloonAccess& access, std::uint64_t max_bytes,
+                                   const std::function<Status()>& check_cancelled, const ReleaseLimits& limits) {
+    return Release(access, max_bytes, check_cancelled, limits).run();
 }
 
 }  // namespace snapvm::virtio

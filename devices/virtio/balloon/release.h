@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory that the guest has free already, taken by its balloon for a while: `snapvm snapshot --release-free`.
+// Has the balloon take memory that the guest has free, for `snapvm snapshot --release-free`.
 #pragma once
 
 #include <chrono>
@@ -11,24 +11,27 @@
 
 namespace snapvm::virtio {
 
-/// Runs what it is given with the lock of the balloon's transport held.
+/// Calls `what` with the lock of the balloon's transport held.
 using BalloonAccess = std::function<void(const std::function<void(Balloon&)>& what)>;
 
-/// How long a guest is waited for.
+/// How long release_free() waits for the guest.
 struct ReleaseLimits {
-    std::chrono::milliseconds answer{1'000};    ///< until it says what it has free
-    std::chrono::milliseconds progress{1'000};  ///< until its balloon holds some more
-    std::chrono::milliseconds all{60'000};      ///< for as long as that goes on
+    std::chrono::milliseconds answer{1'000};    ///< until it reports its free memory
+    std::chrono::milliseconds progress{1'000};  ///< until its balloon grows again
+    std::chrono::milliseconds all{60'000};      ///< in total, while it grows
 };
 
-/// Has the guest put what it has free into its balloon, `most` bytes at most; how many bytes it then holds more. What is free it says
-/// itself (5.5.6.3, or by hints where it tells no statistics); page cache does not count. A reserve stays: 1/32 of its memory, 16 MiB at
-/// least (a quarter of a small guest's), and half of what is free where it would not take memory back by itself when it runs short.
-/// A guest that was giving memory out of its balloon keeps what is left in there for as long. Returns at once where nobody drives the
-/// balloon, or nothing is free; with what it has got when the guest stops half way.
+/// Has the guest put free memory into its balloon, at most `max_bytes` bytes, and returns by how
+/// many bytes the balloon has grown. The guest reports what is free (5.5.6.3, or by hints if it has
+/// no statistics); page cache does not count. A reserve stays with it: 1/32 of its memory, at least
+/// 16 MiB (at most a quarter of its memory), and half of what is free if it would not deflate on
+/// out-of-memory. A guest that was shrinking its balloon keeps the rest in there meanwhile. Returns
+/// 0 at once if there is no driver or nothing is free, and less than asked for if the guest stops
+/// half way.
 ///
-/// `go_on` is asked now and then; with its error the guest has everything back. Else Balloon::give_back is the caller's to call.
-Result<std::uint64_t> release_free(const BalloonAccess& access, std::uint64_t most, const std::function<Status()>& go_on,
-                                   const ReleaseLimits& limits = {});
+/// Calls `check_cancelled` now and then; after its error the guest gets everything back. Otherwise
+/// the caller must call Balloon::give_back.
+Result<std::uint64_t> release_free(const BalloonAccess& access, std::uint64_t max_bytes,
+                                   const std::function<Status()>& check_cancelled, const ReleaseLimits& limits = {});
 
 }  // namespace snapvm::virtio

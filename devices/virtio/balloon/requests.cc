@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the driver puts into the queues.
+// The requests that the driver puts into the queues.
 #include <algorithm>
 
 #include "devices/virtio/balloon/balloon.h"
@@ -9,16 +9,20 @@
 namespace snapvm::virtio {
 namespace {
 
-// Of one chain; Linux sends 256. More would keep the other devices waiting, and are not given up.
+// The most page numbers of one chain that are looked at; Linux sends 256. More would keep the other
+// devices waiting, and those pages are not given up.
 constexpr std::size_t kMostNumbers = 65536;
-// Requests to give pages up, in a row: each may name that many, and take the host a tenth of a second. Linux makes one at a time.
+// The most chains with pages to give up that are handled in a row. Each may name kMostNumbers
+// pages, which takes the host a tenth of a second. Linux sends one chain at a time.
 constexpr unsigned kMostRequests = 4;
 constexpr std::size_t kStatisticBytes = 10;
 constexpr std::size_t kMostStatistics = 64;
 
-bool is_ram(const MemoryBlock& block) { return block.spec().id == BlockId::ram_low || block.spec().id == BlockId::ram_high; }
+bool is_ram(const MemoryBlock& block) {
+    return block.spec().id == BlockId::ram_low || block.spec().id == BlockId::ram_high;
+}
 
-/// The whole pages in a buffer of the driver's.
+/// The whole pages in a buffer of the driver.
 struct WholePages {
     Gpa first;
     std::uint64_t count = 0;
@@ -33,7 +37,7 @@ struct WholePages {
 
 std::uint64_t Balloon::ram_bytes() const {
     std::uint64_t bytes = 0;
-    for (const MemoryBlock& block : port_->memory().blocks()) {
+    for (const MemoryBlock& block : transport_->memory().blocks()) {
         bytes += is_ram(block) ? block.spec().size : 0;
     }
     return bytes;
@@ -44,24 +48,25 @@ Status Balloon::notified(std::size_t queue) {
         case kInflate:
         case kReports: return serve_giving(queue);
         case kDeflate:
-            return serve(*port_, queue, [this](const Chain& chain) -> Result<std::uint32_t> {
+            return serve(*transport_, queue, [this](const Chain& chain) -> Result<std::uint32_t> {
                 TRY(for_numbered_runs(chain, [this](Gpa at, std::uint64_t pages) {
                     for_ram(at, pages, [](MemoryBlock& block, std::size_t, std::uint64_t first, std::uint64_t count) {
-                        block.take_back(first, count);
+                        block.reclaim(first, count);
                     });
                 }));
                 return 0;
             });
         case kStatistics: return take_statistics();
-        case kHints: return serve(*port_, queue, [this](const Chain& chain) { return take_hints(chain); });
+        case kHints: return serve(*transport_, queue, [this](const Chain& chain) { return take_hints(chain); });
         default: return {};
     }
 }
 
-// Pages named by number, and pages that are buffers themselves.
+// Gives up pages that are named by number (inflate), and pages that are buffers themselves
+// (reports).
 Status Balloon::serve_giving(std::size_t queue) {
     std::vector<DiscardGate::Pass> passes;
-    for (const MemoryBlock& block : port_->memory().blocks()) {
+    for (const MemoryBlock& block : transport_->memory().blocks()) {
         auto pass = block.discards().enter();
         if (!pass) {
             look_again_soon();
@@ -71,32 +76,38 @@ Status Balloon::serve_giving(std::size_t queue) {
     }
     const auto take = [this, queue](const Chain& chain) -> Result<std::uint32_t> {
         if (queue == kInflate) {
-            TRY(for_numbered_runs(chain, [this](Gpa at, std::uint64_t pages) { give_up(at, pages, false); }));
+            TRY(for_numbered_runs(chain, [this](Gpa at, std::uint64_t pages) { discard(at, pages, false); }));
             return 0;
         }
-        // 5.5.6.7.2: what a reported page then holds is zero, or the poison; zeros are all that costs nothing.
+        // 5.5.6.7.2: a reported page must read as zeros or as the poison value afterwards. Only
+        // zeros take no memory.
         if (!negotiated(kPagePoison) || state_.poison == 0) {
             for (const Segment& segment : chain.writable) {
                 const WholePages pages(segment);
-                give_up(pages.first, pages.count, true);
+                discard(pages.first, pages.count, true);
             }
         }
         return 0;
     };
-    return serve(*port_, queue, take, kMostRequests);
+    return serve(*transport_, queue, take, kMostRequests);
 }
 
-void Balloon::give_up(Gpa at, std::uint64_t pages, bool reported) {
-    for_ram(at, pages, [reported](MemoryBlock& block, std::size_t, std::uint64_t first, std::uint64_t count) {
-        // Where the host will not take them they stay the guest's, type and all: no fault of the driver's.
-        (void)block.give_up(first, count, reported ? PageType::free : PageType::balloon);
+void Balloon::discard(Gpa at, std::uint64_t pages, bool reported) {
+    for_ram(at, pages, [=, this](MemoryBlock& block, std::size_t, std::uint64_t first, std::uint64_t count) {
+        // If the host cannot take them, they stay the guest's, with their type. That is no fault of
+        // the driver.
+        if (block.discard(first, count, reported ? PageType::free : PageType::balloon)) {
+            discarded_pages_ += count;
+        }
     });
 }
 
 Result<std::vector<std::uint32_t>> Balloon::page_numbers(const Chain& chain) const {
-    std::vector<std::uint32_t> numbers(std::min<std::uint64_t>(chain.readable_bytes / sizeof(std::uint32_t), kMostNumbers));
-    TRY(read_chain(port_->memory(), chain, 0, std::as_writable_bytes(std::span(numbers))));
-    // Drivers name them as they got them, which is often backwards; together they are fewer calls.
+    std::vector<std::uint32_t> numbers(
+        std::min<std::uint64_t>(chain.readable_bytes / sizeof(std::uint32_t), kMostNumbers));
+    TRY(read_chain(transport_->memory(), chain, 0, std::as_writable_bytes(std::span(numbers))));
+    // Drivers name pages in the order in which they got them, often backwards. Sorted they take
+    // fewer calls.
     std::ranges::sort(numbers);
     const auto repeated = std::ranges::unique(numbers);
     numbers.erase(repeated.begin(), repeated.end());
@@ -120,7 +131,7 @@ Status Balloon::for_numbered_runs(const Chain& chain, Visit visit) {
 template <class Visit>
 void Balloon::for_ram(Gpa at, std::uint64_t pages, Visit visit) {
     const std::uint64_t from = at.value / kPageSize;
-    const auto blocks = port_->memory().blocks();
+    const auto blocks = transport_->memory().blocks();
     for (std::size_t i = 0; i < blocks.size(); ++i) {
         const std::uint64_t base = blocks[i].spec().base.value / kPageSize;
         const std::uint64_t first = std::max(from, base);
@@ -131,9 +142,10 @@ void Balloon::for_ram(Gpa at, std::uint64_t pages, Visit visit) {
     }
 }
 
-// The driver's buffer is kept until the host asks, and given back as the question (5.5.6.3).
+// The driver's buffer is kept until the host wants new statistics. Giving it back asks for them
+// (5.5.6.3).
 Status Balloon::take_statistics() {
-    Queue& queue = port_->queue(kStatistics);
+    Queue& queue = transport_->queue(kStatistics);
     Chain chain;
     for (unsigned budget = queue.state().size;;) {
         if (!TRY(queue.pop(chain))) {
@@ -144,23 +156,23 @@ Status Balloon::take_statistics() {
         }
         if (budget-- == 0) {
             queue.unpop();
-            port_->ring();  // others have their turn first
+            transport_->ring();  // after the other devices had their turn
             break;
         }
         if (state_.held) {
-            queue.push(*state_.held, 0);  // one too many: the newer one is kept
+            queue.push(*state_.held, 0);  // the driver sent one too many; the newer one is kept
         }
         state_.held = chain.head;
         TRY(read_statistics(chain));
     }
-    port_->signal_used(kStatistics);
+    transport_->signal_used(kStatistics);
     return {};
 }
 
 Status Balloon::read_statistics(const Chain& chain) {
     std::vector<std::byte> bytes(std::min<std::uint64_t>(chain.readable_bytes / kStatisticBytes, kMostStatistics) *
                                  kStatisticBytes);
-    TRY(read_chain(port_->memory(), chain, 0, bytes));
+    TRY(read_chain(transport_->memory(), chain, 0, bytes));
     statistics_.values = {};
     for (Decoder in(bytes); in.left() > 0;) {
         const std::uint16_t tag = in.u16();
@@ -176,17 +188,19 @@ Status Balloon::read_statistics(const Chain& chain) {
 Result<std::uint32_t> Balloon::take_hints(const Chain& chain) {
     std::uint32_t id = 0;
     if (chain.readable_bytes >= sizeof id) {
-        TRY(read_chain(port_->memory(), chain, 0, std::as_writable_bytes(std::span(&id, 1))));
+        TRY(read_chain(transport_->memory(), chain, 0, std::as_writable_bytes(std::span(&id, 1))));
         hinting_done_ = hinting_done_ || (id == kHintStop && state_.hinting);
         state_.hinting = id == state_.hint_id && id > kHintDone;
     }
-    // A poisoned page must come back poisoned.
+    // A guest with a poison value expects it in the page afterwards, and a page left out would be
+    // zeros.
     if (state_.hinting && hints_ && (!negotiated(kPagePoison) || state_.poison == 0)) {
         for (const Segment& segment : chain.writable) {
             const WholePages pages(segment);
-            for_ram(pages.first, pages.count, [this](MemoryBlock&, std::size_t block, std::uint64_t page, std::uint64_t count) {
-                hints_(block, page, count);
-            });
+            for_ram(pages.first, pages.count,
+                    [this](MemoryBlock&, std::size_t block, std::uint64_t page, std::uint64_t count) {
+                        hints_(block, page, count);
+                    });
         }
     }
     return 0;

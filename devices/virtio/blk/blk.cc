@@ -19,8 +19,8 @@ constexpr std::size_t kIdSize = 20;
 }  // namespace
 
 Blk::Blk(std::string id, std::unique_ptr<Disk> disk)
-    : id_(std::move(id)),
-      state_{.sectors = disk->size() / kSectorSize, .block_size = disk->block_size()},
+    : StatefulDevice(BlkStateV1{.sectors = disk->size() / kSectorSize, .block_size = disk->block_size()}),
+      id_(std::move(id)),
       slots_(Disk::kMaxInFlight),
       disk_(std::move(disk)) {
     for (Slot& slot : slots_) {
@@ -28,49 +28,49 @@ Blk::Blk(std::string id, std::unique_ptr<Disk> disk)
     }
 }
 
-Result<std::unique_ptr<Blk>> Blk::restore(std::string id, std::unique_ptr<Disk> disk, const BlkStateV1& state) {
-    if (state.sectors != disk->size() / kSectorSize) {
+// The guest keeps the block size that it knows, even if the disk has another one now.
+Status Blk::check(const BlkStateV1& state) const {
+    if (state.sectors != disk_->size() / kSectorSize) {
         return fail(ErrorKind::invalid,
-                    disk->name() + " has " + std::to_string(disk->size() / kSectorSize) + " sectors, and the saved machine's had " +
-                        std::to_string(state.sectors),
+                    disk_->name() + " has " + std::to_string(disk_->size() / kSectorSize) +
+                        " sectors, and the saved machine's disk had " + std::to_string(state.sectors),
                     "give it the disk that it was saved with, or a copy");
     }
     if (!std::has_single_bit(state.block_size) || state.block_size < kSectorSize || state.block_size > kPageSize) {
-        return fail(ErrorKind::invalid, "virtio-blk: a saved block size of " + std::to_string(state.block_size));
+        return fail(ErrorKind::invalid,
+                    "virtio-blk: the saved block size " + std::to_string(state.block_size) + " is not possible");
     }
-    auto blk = std::make_unique<Blk>(std::move(id), std::move(disk));
-    blk->state_ = state;  // of another file system's blocks the guest knows nothing
-    return blk;
+    return {};
 }
 
 Blk::~Blk() {
     watch_.reset();
     disk_.reset();
     if (in_flight_ > 0) {
-        port_->loop().end_work();
+        transport_->loop().end_work();
     }
 }
 
 std::span<const std::uint16_t> Blk::queue_sizes() const { return kQueueSizes; }
 
-Status Blk::attach(Port& port) {
-    port_ = &port;
+Status Blk::attach(Transport& transport) {
+    transport_ = &transport;
     TRY(disk_->start());
-    watch_ = TRY(port.watch(EventLoop::Kind::completion, disk_->event(), EPOLLIN, [this] { completions(); }));
+    watch_ = TRY(transport.watch(EventLoop::Kind::completion, disk_->event(), EPOLLIN, [this] { completions(); }));
     return {};
 }
 
 Status Blk::notified(std::size_t queue_index) {
-    Queue& queue = port_->queue(queue_index);
+    Queue& queue = transport_->queue(queue_index);
     queue.suppress_notifications();
     Status taken;
     for (unsigned budget = queue.state().size; taken; --budget) {
         if (free_.empty()) {
-            full_ = true;  // a driver that keeps to the queue's length does not get here
+            full_ = true;  // a driver that respects the queue's size does not get here
             break;
         }
         if (budget == 0) {
-            port_->ring();
+            transport_->ring();
             break;
         }
         Slot& slot = *free_.back();
@@ -87,15 +87,15 @@ Status Blk::notified(std::size_t queue_index) {
             break;
         }
     }
-    // What was begun goes on whatever came behind it.
+    // Chains before the malformed one were begun and go on.
     disk_->submit();
-    port_->signal_used(queue_index);
+    transport_->signal_used(queue_index);
     return taken;
 }
 
 Status Blk::take(Slot& slot) {
-    const BlkLimits limits{state_.sectors, disk_->read_only(), port_->features()};
-    if (Status parsed = parse_request(port_->memory(), slot.chain, limits, slot.request); !parsed) {
+    const BlkLimits limits{state_.sectors, disk_->read_only(), transport_->features()};
+    if (Status parsed = parse_request(transport_->memory(), slot.chain, limits, slot.request); !parsed) {
         free_.push_back(&slot);
         return parsed;
     }
@@ -109,8 +109,9 @@ void Blk::begin(Slot& slot) {
     slot.size = request.size;
     slot.buffers.clear();
     slot.ranges_left = 0;
-    // Who has not agreed on flushes never asks for one: its writes are on the disk when they are done (5.2.5.2).
-    slot.durable = (port_->features() & kBlkFlush) == 0;
+    // A driver that has not negotiated flushes never asks for one: its writes must be durable when
+    // they complete (5.2.5.2).
+    slot.durable = (transport_->features() & kBlkFlush) == 0;
     if (request.status != kBlkOk) {
         answer(slot, request.status);
         return;
@@ -120,7 +121,7 @@ void Blk::begin(Slot& slot) {
             std::array<std::byte, kIdSize> id{};
             std::memcpy(id.data(), id_.data(), std::min(id_.size(), id.size()));
             const auto part = std::span(id).first(std::min<std::uint64_t>(request.size, id.size()));
-            answer(slot, write_chain(port_->memory(), slot.chain, 0, part) ? kBlkOk : kBlkIoError);
+            answer(slot, write_chain(transport_->memory(), slot.chain, 0, part) ? kBlkOk : kBlkIoError);
             return;
         }
         case BlkType::flush:
@@ -150,7 +151,7 @@ void Blk::begin(Slot& slot) {
     const std::uint64_t header = slot.chain.readable_bytes - request.size;
     const Status mapped = for_each_piece(in ? slot.chain.writable : slot.chain.readable, in ? 0 : header, request.size,
                                          [&](Gpa at, std::uint64_t size) -> Status {
-                                             const auto bytes = TRY(port_->memory().span(at, size));
+                                             const auto bytes = TRY(transport_->memory().span(at, size));
                                              slot.buffers.push_back({bytes.data(), bytes.size()});
                                              return {};
                                          });
@@ -170,7 +171,7 @@ void Blk::set_range(Slot& slot) {
 
 void Blk::send(Slot& slot) {
     if (in_flight_++ == 0) {
-        port_->loop().begin_work();
+        transport_->loop().begin_work();
     }
     disk_->add(slot);
 }
@@ -179,14 +180,14 @@ void Blk::completions() {
     const unsigned before = in_flight_;
     disk_->reap([this](DiskRequest& request, int error) { ended(static_cast<Slot&>(request), error); });
     disk_->submit();
-    port_->signal_used(0);
-    // Not from here: a hold may have begun, in which nothing new is taken.
+    transport_->signal_used(0);
+    // Does not call notified() here: the intake may be held, and then nothing new is begun.
     if (full_ && !free_.empty()) {
         full_ = false;
-        port_->ring();
+        transport_->ring();
     }
     if (before > 0 && in_flight_ == 0) {
-        port_->loop().end_work();
+        transport_->loop().end_work();
     }
 }
 
@@ -202,9 +203,10 @@ void Blk::ended(Slot& slot, int error) {
 
 void Blk::answer(Slot& slot, std::uint8_t status) {
     const Chain& chain = slot.chain;
-    GuestMemory& memory = port_->memory();
+    GuestMemory& memory = transport_->memory();
     const bool in = slot.request.type == BlkType::in;
-    // Here, where the data is there, and not when the disk was asked for it. What a read that failed has brought in counts as well.
+    // Marked here, where the data has arrived, and not where the request was begun. A failed read
+    // may have written part of it, so it counts too.
     if (in && !slot.buffers.empty()) {
         (void)for_each_piece(chain.writable, 0, slot.request.size, [&](Gpa at, std::uint64_t size) -> Status {
             memory.mark_written(at, size);
@@ -213,15 +215,16 @@ void Blk::answer(Slot& slot, std::uint8_t status) {
     }
     const std::array<std::byte, 1> last = {static_cast<std::byte>(status)};
     (void)write_chain(memory, chain, chain.writable_bytes - 1, last);
-    // As many as were written from the first on (2.7.8.2); the status is behind all the rest.
+    // The reported length counts bytes written from the first one on (2.7.8.2), and the status is
+    // the last byte.
     const bool all = chain.writable_bytes == 1 || (in && status == kBlkOk) ||
                      (slot.request.type == BlkType::get_id && chain.writable_bytes - 1 <= kIdSize);
-    port_->queue(0).push(chain.head, all ? static_cast<std::uint32_t>(chain.writable_bytes) : 0);
+    transport_->queue(0).push(chain.head, all ? static_cast<std::uint32_t>(chain.writable_bytes) : 0);
     free_.push_back(&slot);
 }
 
 void Blk::drain() {
-    port_->loop().wait([this] { return in_flight_ == 0; });
+    transport_->loop().wait([this] { return in_flight_ == 0; });
 }
 
 }  // namespace snapvm::virtio

@@ -9,11 +9,12 @@
 
 #include "devices/disk/disk.h"
 #include "devices/virtio/blk/request.h"
-#include "devices/virtio/device.h"
+#include "devices/virtio/stateful_device.h"
 
 namespace snapvm::virtio {
 
-/// What the guest has read of its disk's shape, and goes on to believe; untrusted until Blk::restore has checked it.
+/// What the guest has read of its disk's shape and relies on. Untrusted until Blk::check has
+/// checked it.
 struct BlkStateV1 {
     std::uint64_t sectors = 0;
     std::uint32_t block_size = 0;
@@ -22,32 +23,35 @@ struct BlkStateV1 {
     static BlkStateV1 decode(Decoder& in);
 };
 
-/// Requests are taken, begun and ended on the event loop; each batch with one call into the kernel and one interrupt at most.
+/// A virtio disk. Requests are taken, begun and completed on the event loop, each batch with at
+/// most one system call and one interrupt.
 ///
-/// Nothing is in flight in a saved state: a hold of the loop waits for what was begun (EventLoop::begin_work), and what the driver has put
-/// into the queue since is there to be found again.
-class Blk final : public Device {
+/// A saved state has no request in flight: EventLoop::quiesce waits for what was begun
+/// (EventLoop::begin_work). What the driver has put into the queue since then is in the queue
+/// still.
+class Blk final : public StatefulDevice<BlkStateV1> {
 public:
     Blk(std::string id, std::unique_ptr<Disk> disk);
-    /// Refuses a disk that is not of the size it had.
-    static Result<std::unique_ptr<Blk>> restore(std::string id, std::unique_ptr<Disk> disk, const BlkStateV1& state);
     ~Blk() override;
 
     [[nodiscard]] DeviceType type() const override { return DeviceType::block; }
     [[nodiscard]] std::uint64_t features() const override;
     [[nodiscard]] std::span<const std::uint16_t> queue_sizes() const override;
     void read_config(std::uint64_t offset, std::span<std::byte> data) const override;
-    Status attach(Port& port) override;
+    Status attach(Transport& transport) override;
     Status notified(std::size_t queue) override;
     void drain() override;
-    void encode(Encoder& out) const override { state_.encode(out); }
 
 private:
-    /// A request on its way, from its chain's pop to its push.
+    /// Fails if the disk does not have the size that it had.
+    [[nodiscard]] Status check(const BlkStateV1& state) const override;
+    void adopted() noexcept override { full_ = false; }
+
+    /// A request between the pop and the push of its chain.
     struct Slot : DiskRequest {
         Chain chain;
         BlkRequest request;
-        std::size_t ranges_left = 0;  ///< of `request.ranges`, after the one that is at the disk
+        std::size_t ranges_left = 0;  ///< ranges of `request.ranges` after the one in flight
     };
 
     Status take(Slot& slot);
@@ -59,14 +63,13 @@ private:
     void completions();
 
     const std::string id_;
-    BlkStateV1 state_;
-    Port* port_ = nullptr;
+    Transport* transport_ = nullptr;
     std::vector<Slot> slots_;
     std::vector<Slot*> free_;
-    bool full_ = false;  ///< chains are left in the queue for want of a slot
-    std::atomic<unsigned> in_flight_ = 0;  ///< at the disk. Changed under the lock; `drain` reads it without
-    std::unique_ptr<Disk> disk_;  ///< goes before slots_, which it writes to
-    std::unique_ptr<Port::Watch> watch_;
+    bool full_ = false;  ///< chains stay in the queue because no slot is free
+    std::atomic<unsigned> in_flight_ = 0;  ///< requests at the disk; changed under the lock, drain() reads it without
+    std::unique_ptr<Disk> disk_;  ///< destroyed before slots_, which it writes to
+    std::unique_ptr<Transport::Watch> watch_;
 };
 
 }  // namespace snapvm::virtio

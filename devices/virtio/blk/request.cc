@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::size_t kHeader = 16;  // struct virtio_blk_req up to its data
 constexpr std::size_t kRange = 16;   // struct virtio_blk_discard_write_zeroes
-constexpr std::uint32_t kUnmap = 1;  // its flags
+constexpr std::uint32_t kUnmap = 1;  // a bit of its flags
 
 bool within(std::uint64_t sector, std::uint64_t count, std::uint64_t sectors) {
     return sector <= sectors && count <= sectors - sector;  // in this order nothing wraps around
@@ -46,7 +46,7 @@ Status parse_ranges(const GuestMemory& memory, const Chain& chain, const BlkLimi
         const std::uint32_t count = in.u32();
         const std::uint32_t flags = in.u32();
         if ((flags & ~(discard ? 0 : kUnmap)) != 0) {
-            request.status = kBlkUnsupported;  // 5.2.6.2, both of bits that must not be there
+            request.status = kBlkUnsupported;  // 5.2.6.2: reserved flags, and unmap in a discard, are unsupported
             return {};
         }
         if (!within(sector, count, limits.sectors) || count > (discard ? kMaxDiscardSectors : kMaxZeroSectors)) {
@@ -67,7 +67,7 @@ Status parse_request(const GuestMemory& memory, const Chain& chain, const BlkLim
     request.size = request.offset = 0;
     request.ranges.clear();
     if (chain.writable_bytes == 0) {
-        return fail(ErrorKind::invalid, "virtio-blk: a request has no place for its status");
+        return fail(ErrorKind::invalid, "virtio-blk: a request has no room for its status");
     }
     std::array<std::byte, kHeader> header;
     if (TRY(read_chain(memory, chain, 0, header)) < kHeader) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the device tells of its disk: features and configuration space, and the part of that which a snapshot keeps.
+// What the device reports of its disk: features and configuration space, and the part of them that
+// a snapshot keeps.
 #include <algorithm>
 
 #include "devices/virtio/blk/blk.h"
@@ -7,7 +8,8 @@
 namespace snapvm::virtio {
 namespace {
 
-constexpr std::uint32_t kSegMax = Disk::kMaxInFlight - 2;  // an indirect table as long as the queue, less header and status
+// An indirect table as long as the queue, without header and status.
+constexpr std::uint32_t kSegMax = Disk::kMaxInFlight - 2;
 
 }  // namespace
 

@@ -10,7 +10,7 @@ namespace snapvm::virtio {
 namespace {
 
 constexpr std::size_t kInput = 0;   // receiveq of port 0
-constexpr std::size_t kOutput = 1;  // transmitq
+constexpr std::size_t kOutput = 1;  // transmitq of port 0
 constexpr std::array<std::uint16_t, 2> kQueueSizes = {64, 64};
 
 }  // namespace
@@ -32,16 +32,17 @@ ConsoleStateV1 ConsoleStateV1::decode(Decoder& in) {
     return state;
 }
 
-Result<std::unique_ptr<Console>> Console::create(OutputSink& output, ConsoleStateV1 state) {
+Status Console::check(const ConsoleStateV1& state) const {
     if (state.output_done > kMaxChainBytes) {
-        return fail(ErrorKind::invalid, "virtio-console: it has written more of a chain than one can hold");
+        return fail(ErrorKind::invalid, "virtio-console: its record has written more of a chain than a chain can hold");
     }
-    return std::unique_ptr<Console>(new Console(output, std::move(state)));
+    return {};
 }
 
 std::span<const std::uint16_t> Console::queue_sizes() const { return kQueueSizes; }
 
-// struct virtio_console_config: le16 cols, le16 rows; what follows belongs to features that are not offered.
+// struct virtio_console_config: le16 cols, le16 rows. The other fields belong to features that are
+// not offered.
 void Console::read_config(std::uint64_t offset, std::span<std::byte> data) const {
     const std::array<std::uint16_t, 2> size = {state_.columns, state_.rows};
     const auto bytes = std::as_bytes(std::span(size));
@@ -50,16 +51,17 @@ void Console::read_config(std::uint64_t offset, std::span<std::byte> data) const
     }
 }
 
-Status Console::attach(Port& port) {
-    port_ = &port;
+Status Console::attach(Transport& transport) {
+    transport_ = &transport;
     return {};
 }
 
 void Console::activate() {
     active_ = true;
-    // Linux looks at the size only when it is told that it has changed; and of one that changed before a restored machine ran, nobody told it.
-    if ((port_->features() & kFeatureSize) != 0) {
-        port_->signal_config();
+    // Linux reads the size only after a configuration change. If the size changed before a restored
+    // machine ran, the guest has not been told yet.
+    if ((transport_->features() & kFeatureSize) != 0) {
+        transport_->signal_config();
     }
 }
 
@@ -73,12 +75,12 @@ void Console::reset() {
 
 std::size_t Console::receive(std::span<const std::uint8_t> bytes) {
     if (!active_) {
-        return 0;  // it waits outside, for a driver that comes
+        return 0;  // stays with the caller until there is a driver
     }
     const std::size_t taken = std::min(bytes.size(), ConsoleStateV1::kMaxInput - state_.input.size());
     const auto part = std::as_bytes(bytes.first(taken));
     state_.input.insert(state_.input.end(), part.begin(), part.end());
-    port_->ring();
+    transport_->ring();
     return taken;
 }
 
@@ -88,17 +90,17 @@ void Console::resize(std::uint16_t columns, std::uint16_t rows) {
     }
     state_.columns = columns;
     state_.rows = rows;
-    if (active_ && (port_->features() & kFeatureSize) != 0) {
-        port_->signal_config();
+    if (active_ && (transport_->features() & kFeatureSize) != 0) {
+        transport_->signal_config();
     }
 }
 
 Status Console::give_input() {
-    Queue& queue = port_->queue(kInput);
+    Queue& queue = transport_->queue(kInput);
     unsigned budget = queue.state().size;
     while (!state_.input.empty()) {
         if (budget-- == 0) {
-            port_->ring();
+            transport_->ring();
             break;
         }
         if (!TRY(queue.pop(chain_))) {
@@ -107,20 +109,20 @@ Status Console::give_input() {
             }
             continue;
         }
-        const std::size_t given = TRY(write_chain(port_->memory(), chain_, 0, state_.input));
+        const std::size_t given = TRY(write_chain(transport_->memory(), chain_, 0, state_.input));
         state_.input.erase(state_.input.begin(), state_.input.begin() + static_cast<std::ptrdiff_t>(given));
         queue.push(chain_.head, static_cast<std::uint32_t>(given));
     }
-    port_->signal_used(kInput);
+    transport_->signal_used(kInput);
     return {};
 }
 
 Status Console::take_output() {
-    Queue& queue = port_->queue(kOutput);
+    Queue& queue = transport_->queue(kOutput);
     queue.suppress_notifications();
     for (unsigned budget = queue.state().size;; --budget) {
         if (budget == 0) {
-            port_->ring();
+            transport_->ring();
             break;
         }
         if (!TRY(queue.pop(chain_))) {
@@ -130,25 +132,26 @@ Status Console::take_output() {
             continue;
         }
         if (!TRY(put(chain_))) {
-            queue.unpop();  // goes on where it stopped, in `output_ready`
+            queue.unpop();  // output_ready() continues where it stopped
             break;
         }
         queue.push(chain_.head, 0);
     }
-    port_->signal_used(kOutput);
+    transport_->signal_used(kOutput);
     return {};
 }
 
-// Whether all of it is out. At most so much at a time that the other devices get their turn.
+// Puts out the rest of a chain, at most kMostBytes at a time, so that other devices get their turn.
+// Returns whether all of it is out.
 Result<bool> Console::put(const Chain& chain) {
     constexpr std::uint64_t kMostBytes = 64 << 10;
     std::array<std::byte, 1024> part;
     for (std::uint64_t budget = kMostBytes; state_.output_done < chain.readable_bytes;) {
         if (budget == 0) {
-            port_->ring();
+            transport_->ring();
             return false;
         }
-        const std::size_t size = TRY(read_chain(port_->memory(), chain, state_.output_done, part));
+        const std::size_t size = TRY(read_chain(transport_->memory(), chain, state_.output_done, part));
         for (const std::byte byte : std::span(part).first(size)) {
             if (!output_.put(static_cast<std::uint8_t>(byte))) {
                 return false;

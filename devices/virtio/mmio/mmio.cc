@@ -14,7 +14,7 @@
 namespace snapvm::virtio {
 namespace {
 
-// Offsets, 4.2.2.
+// Register offsets, 4.2.2.
 enum Register : std::uint64_t {
     kMagicValue = 0x00,
     kVersion = 0x04,
@@ -38,7 +38,7 @@ enum Register : std::uint64_t {
     kQueueDriverHigh = 0x94,
     kQueueDeviceLow = 0xA0,
     kQueueDeviceHigh = 0xA4,
-    kSharedMemoryLow = 0xB0,   // length and base of regions that there are none of: all ones
+    kSharedMemoryLow = 0xB0,   // length and base of shared memory regions; all ones: there are none
     kSharedMemoryHigh = 0xBC,
     kConfigGeneration = 0xFC,
     kConfig = 0x100,
@@ -60,7 +60,7 @@ constexpr std::uint32_t kStatusBits = kAcknowledge | kDriver | kDriverOk | kFeat
 constexpr std::uint32_t kUsedBuffer = 1;  // interrupt status, 4.2.2
 constexpr std::uint32_t kConfigChange = 2;
 
-// Chapter 6.
+// Feature bits of chapter 6.
 constexpr std::uint64_t kFeatureIndirect = 1ULL << 28;
 constexpr std::uint64_t kFeatureEventIndex = 1ULL << 29;
 constexpr std::uint64_t kFeatureVersion1 = 1ULL << 32;
@@ -88,7 +88,8 @@ MmioStateV1 MmioStateV1::decode(Decoder& in) {
     state.device_features_select = in.u32();
     state.driver_features_select = in.u32();
     state.driver_features = in.u64();
-    for (std::uint32_t* value : {&state.queue_select, &state.status, &state.interrupt_status, &state.config_generation}) {
+    for (std::uint32_t* value :
+         {&state.queue_select, &state.status, &state.interrupt_status, &state.config_generation}) {
         *value = in.u32();
     }
     const std::uint8_t queues = in.u8();
@@ -98,8 +99,8 @@ MmioStateV1 MmioStateV1::decode(Decoder& in) {
     return state;
 }
 
-Mmio::Mmio(const DeviceHost& host, const Place& place, std::unique_ptr<virtio::Device> device, UniqueFd bell)
-    : host_(host), place_(place), bell_(std::move(bell)), device_(std::move(device)) {
+Mmio::Mmio(const DeviceHost& host, const Place& place, std::unique_ptr<virtio::Device> device, UniqueFd notify_fd)
+    : host_(host), place_(place), notify_fd_(std::move(notify_fd)), device_(std::move(device)) {
     for (const std::uint16_t size : device_->queue_sizes()) {
         queues_.emplace_back(host.memory, size);
     }
@@ -107,52 +108,26 @@ Mmio::Mmio(const DeviceHost& host, const Place& place, std::unique_ptr<virtio::D
 
 Mmio::~Mmio() = default;
 
-Result<std::unique_ptr<Mmio>> Mmio::build(const DeviceHost& host, const Place& place, std::unique_ptr<virtio::Device> device,
-                                          const MmioStateV1* saved) {
-    UniqueFd bell(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-    if (!bell.valid()) {
+Result<std::unique_ptr<Mmio>> Mmio::build(const DeviceHost& host, const Place& place,
+                                          std::unique_ptr<virtio::Device> device) {
+    UniqueFd notify_fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!notify_fd.valid()) {
         return fail(Error::system("eventfd", name_of(place.kind), errno, "raise the limit of open files (ulimit -n)"));
     }
-    std::unique_ptr<Mmio> self(new Mmio(host, place, std::move(device), std::move(bell)));
-    if (saved != nullptr) {
-        TRY(self->take_over(*saved));
-    }
+    std::unique_ptr<Mmio> self(new Mmio(host, place, std::move(device), std::move(notify_fd)));
     TRY(self->device_->attach(*self));
-    self->watch_ = TRY(host.loop->watch(EventLoop::Kind::intake, self->bell_.get(), EPOLLIN, [mmio = self.get()] {
+    self->watch_ = TRY(host.loop->watch(EventLoop::Kind::intake, self->notify_fd_.get(), EPOLLIN, [mmio = self.get()] {
         eventfd_t rung = 0;
-        (void)::eventfd_read(mmio->bell_.get(), &rung);
+        (void)::eventfd_read(mmio->notify_fd_.get(), &rung);
         const std::lock_guard lock(mmio->mutex_);
         mmio->serve_queues();
     }));
     return self;
 }
 
-Status Mmio::take_over(const MmioStateV1& saved) {
-    const std::string name(name_of(place_.kind));
-    if ((saved.driver_features & ~offered()) != 0) {
-        return fail(ErrorKind::invalid, name + ": its driver uses features that this device does not have");
-    }
-    if ((saved.status & ~kStatusBits) != 0 || (saved.interrupt_status & ~(kUsedBuffer | kConfigChange)) != 0) {
-        return fail(ErrorKind::invalid, name + ": a saved register has bits that it cannot have");
-    }
-    const bool agreed = (saved.status & kFeaturesOk) != 0;
-    if (((saved.status & kDriverOk) != 0 && !agreed) || (agreed && (saved.driver_features & kFeatureVersion1) == 0)) {
-        return fail(ErrorKind::invalid, name + ": its driver runs without having agreed on features");
-    }
-    if (saved.queues.size() != queues_.size()) {
-        return fail(ErrorKind::invalid,
-                    name + " has " + std::to_string(queues_.size()) + " queues, its record " + std::to_string(saved.queues.size()));
-    }
-    state_ = saved;
-    for (std::size_t i = 0; i < queues_.size(); ++i) {
-        TRY(queues_[i].restore(saved.queues[i]));
-    }
-    state_.queues.clear();
-    tell_queues_what_was_agreed();
-    return {};
+std::uint64_t Mmio::offered() const {
+    return device_->features() | kFeatureIndirect | kFeatureEventIndex | kFeatureVersion1;
 }
-
-std::uint64_t Mmio::offered() const { return device_->features() | kFeatureIndirect | kFeatureEventIndex | kFeatureVersion1; }
 
 bool Mmio::had_driver() const {
     const std::lock_guard lock(mutex_);
@@ -166,7 +141,8 @@ void Mmio::read(std::uint64_t offset, std::span<std::byte> data) {
     const std::lock_guard lock(mutex_);
     if (offset >= kConfig) {
         device_->read_config(offset - kConfig, data);
-    } else if (data.size() == sizeof(std::uint32_t) && offset % sizeof(std::uint32_t) == 0) {  // 4.2.2.2: others must not come
+    } else if (data.size() == sizeof(std::uint32_t) &&
+               offset % sizeof(std::uint32_t) == 0) {  // 4.2.2.2: drivers must not make other accesses
         const std::uint32_t value = read_register(offset);
         std::memcpy(data.data(), &value, sizeof value);
     }
@@ -180,8 +156,9 @@ std::uint32_t Mmio::read_register(std::uint64_t offset) const {
         case kDeviceId: return static_cast<std::uint32_t>(device_->type());
         case kVendorId: return kVendor;
         case kDeviceFeatures:
-            return state_.device_features_select < 2 ? static_cast<std::uint32_t>(offered() >> state_.device_features_select * 32)
-                                                     : 0;
+            return state_.device_features_select < 2
+                       ? static_cast<std::uint32_t>(offered() >> state_.device_features_select * 32)
+                       : 0;
         case kQueueNumMax: return selected != nullptr ? selected->max_size() : 0;
         case kQueueReady: return selected != nullptr && selected->ready() ? 1 : 0;
         case kInterruptStatus: return state_.interrupt_status;
@@ -237,7 +214,7 @@ void Mmio::write_register(std::uint64_t offset, std::uint32_t value) {
     }
 }
 
-// A queue's settings are fixed once it is ready.
+// The settings of a ready queue cannot be changed.
 void Mmio::write_queue_register(std::uint64_t offset, std::uint32_t value) {
     if (state_.queue_select >= queues_.size() || queues_[state_.queue_select].ready()) {
         return;
@@ -261,11 +238,11 @@ void Mmio::write_queue_register(std::uint64_t offset, std::uint32_t value) {
     }
 }
 
-// 3.1.1: bits are set one after the other; a driver clears none of them but all, by a reset.
+// 3.1.1: a driver sets one bit after the other. It clears bits only by a reset, which clears all.
 void Mmio::write_status(std::uint32_t value) {
     std::uint32_t added = value & ~state_.status & (kAcknowledge | kDriver | kFeaturesOk | kDriverOk | kFailed);
     if ((added & kFeaturesOk) != 0 && (state_.driver_features & kFeatureVersion1) == 0) {
-        added &= ~kFeaturesOk;  // there is no legacy interface: the driver reads back that it cannot go on
+        added &= ~kFeaturesOk;  // there is no legacy interface: the driver reads back that the features were refused
     }
     if ((added & kDriverOk) != 0 && ((state_.status | added) & kFeaturesOk) == 0) {
         added &= ~kDriverOk;
@@ -285,8 +262,10 @@ void Mmio::tell_queues_what_was_agreed() {
     }
 }
 
-// What was begun still writes into memory that the driver takes for its own once this write is done (2.4: the reset is complete then, since
-// drivers over MMIO do not ask). Its end takes the lock, so that is free meanwhile; what other vCPUs write to the registers is lost.
+// Requests in flight write to memory that the driver uses for something else once this register
+// write has returned (2.4: the reset is complete then, because drivers over MMIO do not poll).
+// Their completions take the lock, so it is not held meanwhile. Register writes of other vCPUs are
+// ignored.
 template <class Then>
 void Mmio::stop_and(Then then) {
     const std::lock_guard one(stopper_);
@@ -310,16 +289,16 @@ void Mmio::start_over() {
     });
 }
 
-// 4.2.2.2: a driver that is done with a queue writes 0 and reads it back.
+// 4.2.2.2: a driver stops a queue by writing 0 and reading it back.
 void Mmio::stop_queue() {
     stop_and([this] {
         if (state_.queue_select < queues_.size()) {
             queues_[state_.queue_select].reset();
-            tell_queues_what_was_agreed();  // it may be made ready again
+            tell_queues_what_was_agreed();  // the queue may be made ready again
         }
     });
     const std::lock_guard lock(mutex_);
-    ring();  // for the other queues
+    ring();  // the other queues may have been notified meanwhile
 }
 
 void Mmio::serve_queues() {
@@ -330,7 +309,7 @@ void Mmio::serve_queues() {
     }
 }
 
-// 2.1.2: the driver is told, and nothing of it is believed any more.
+// 2.1.2: tells the driver, which is not served any more until it has reset the device.
 void Mmio::need_reset() {
     state_.status |= kNeedsReset;
     if ((state_.status & kDriverOk) != 0) {
@@ -354,10 +333,11 @@ void Mmio::signal_config() {
     raise(kConfigChange);
 }
 
-void Mmio::ring() { (void)::eventfd_write(bell_.get(), 1); }
+void Mmio::ring() { (void)::eventfd_write(notify_fd_.get(), 1); }
 
-Result<std::unique_ptr<Port::Watch>> Mmio::watch(EventLoop::Kind kind, int fd, std::uint32_t events, EventLoop::Callback callback) {
-    class LockedWatch final : public Port::Watch {
+Result<std::unique_ptr<Transport::Watch>> Mmio::watch(EventLoop::Kind kind, int fd, std::uint32_t events,
+                                                      EventLoop::Callback callback) {
+    class LockedWatch final : public Transport::Watch {
     public:
         std::shared_ptr<bool> over = std::make_shared<bool>(false);  // guarded by the transport's lock
         std::unique_ptr<EventLoop::Watch> watch;
@@ -374,7 +354,9 @@ Result<std::unique_ptr<Port::Watch>> Mmio::watch(EventLoop::Kind kind, int fd, s
     return locked_watch;
 }
 
-Doorbell Mmio::doorbell() const { return {place_.base.value + kQueueNotify, sizeof(std::uint32_t), bell_.get()}; }
+IoEventFd Mmio::ioeventfd() const {
+    return {place_.base.value + kQueueNotify, sizeof(std::uint32_t), notify_fd_.get()};
+}
 
 StateRecord Mmio::save() const {
     const std::lock_guard lock(mutex_);
@@ -388,7 +370,61 @@ StateRecord Mmio::save() const {
     return {place_.kind, MmioStateV1::kVersion, place_.instance, out.take()};
 }
 
-// What was notified and not looked at yet when the machine was saved is in its queues, but in no register.
+Status Mmio::check(const MmioStateV1& saved) const {
+    const std::string name(name_of(place_.kind));
+    if ((saved.driver_features & ~offered()) != 0) {
+        return fail(ErrorKind::invalid, name + ": its driver uses features that this device does not have");
+    }
+    if ((saved.status & ~kStatusBits) != 0 || (saved.interrupt_status & ~(kUsedBuffer | kConfigChange)) != 0) {
+        return fail(ErrorKind::invalid, name + ": a saved register has bits that it cannot have");
+    }
+    const bool agreed = (saved.status & kFeaturesOk) != 0;
+    if (((saved.status & kDriverOk) != 0 && !agreed) || (agreed && (saved.driver_features & kFeatureVersion1) == 0)) {
+        return fail(ErrorKind::invalid, name + ": its driver runs and has not agreed on features");
+    }
+    if (saved.queues.size() != queues_.size()) {
+        return fail(ErrorKind::invalid, name + " has " + std::to_string(queues_.size()) + " queues, its record " +
+                                            std::to_string(saved.queues.size()));
+    }
+    return {};
+}
+
+/// What a record holds. A queue has the host's addresses of its parts, which do not change.
+struct Mmio::Contents {
+    MmioStateV1 registers;  ///< without the queues
+    std::vector<Queue> queues;
+    std::unique_ptr<const ParsedState> device;
+};
+
+Result<std::unique_ptr<const ParsedState>> Mmio::parse(const StateRecord& record) const {
+    const std::lock_guard lock(mutex_);
+    Decoder in(record.bytes);
+    MmioStateV1 registers = MmioStateV1::decode(in);
+    Contents contents;
+    contents.device = TRY(device_->parse(in));
+    TRY(in.finish(std::string(name_of(place_.kind)) + "'s state"));
+    TRY(check(registers));
+    for (std::size_t i = 0; i < queues_.size(); ++i) {
+        contents.queues.push_back(TRY(Queue::restored(host_.memory, queues_[i].max_size(), registers.queues[i])));
+    }
+    registers.queues.clear();
+    contents.registers = std::move(registers);
+    return Parsed<Contents>::make(std::move(contents));
+}
+
+void Mmio::adopt(const ParsedState& state) noexcept {
+    const auto& contents = Parsed<Contents>::of(state);
+    const std::lock_guard lock(mutex_);
+    state_ = contents.registers;
+    std::ranges::copy(contents.queues, queues_.begin());
+    tell_queues_what_was_agreed();
+    eventfd_t rung = 0;
+    (void)::eventfd_read(notify_fd_.get(), &rung);  // what the driver of the state before has rung
+    device_->adopt(*contents.device);
+}
+
+// Notifications that were not handled when the machine was saved are in no register, but their
+// chains are in the queues.
 Status Mmio::restored() {
     const std::lock_guard lock(mutex_);
     TRY(device_->restored());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the driver asks for by the control queue (5.1.6.5), and offloads.
+// The commands of the control queue (5.1.6.5), and offloads.
 #include <array>
 
 #include "devices/virtio/net/net.h"
@@ -12,15 +12,15 @@ namespace {
 constexpr std::byte kOk{0};
 constexpr std::byte kError{1};
 
-// Class and command.
+// Class and command in one number.
 constexpr std::uint16_t kAnnounceAck = 3 << 8 | 0;
 constexpr std::uint16_t kOffloadsSet = 5 << 8 | 0;
 
 }  // namespace
 
-std::uint64_t Net::offloads() const { return port_->features() & kNetGuestOffloads & ~state_.switched_off; }
+std::uint64_t Net::offloads() const { return transport_->features() & kNetGuestOffloads & ~state_.switched_off; }
 
-// A driver that wants one without those that it builds upon (5.1.3.1) does not get it.
+// An offload without the ones that it depends on (5.1.3.1) is not used.
 void Net::set_tap_offloads() {
     const std::uint64_t wanted = offloads();
     const auto wants = [&](std::uint64_t feature) { return (wanted & feature) != 0; };
@@ -38,18 +38,18 @@ void Net::set_tap_offloads() {
 }
 
 Status Net::control() {
-    return serve(*port_, kControl, [this](const Chain& chain) -> Result<std::uint32_t> {
+    return serve(*transport_, kControl, [this](const Chain& chain) -> Result<std::uint32_t> {
         if (chain.writable_bytes == 0) {
-            return fail(ErrorKind::invalid, "virtio-net: a command has no place for its answer");
+            return fail(ErrorKind::invalid, "virtio-net: a command has no room for its answer");
         }
         const std::array<std::byte, 1> answer = {TRY(carry_out(chain)) ? kOk : kError};
-        return static_cast<std::uint32_t>(TRY(write_chain(port_->memory(), chain, 0, answer)));
+        return static_cast<std::uint32_t>(TRY(write_chain(transport_->memory(), chain, 0, answer)));
     });
 }
 
 Result<bool> Net::carry_out(const Chain& chain) {
     std::array<std::byte, 10> bytes{};
-    const std::size_t size = TRY(read_chain(port_->memory(), chain, 0, bytes));
+    const std::size_t size = TRY(read_chain(transport_->memory(), chain, 0, bytes));
     if (size < 2) {
         return false;
     }
@@ -61,7 +61,7 @@ Result<bool> Net::carry_out(const Chain& chain) {
             state_.announce = false;
             return true;
         case kOffloadsSet: {
-            const std::uint64_t all = port_->features() & kNetGuestOffloads;
+            const std::uint64_t all = transport_->features() & kNetGuestOffloads;
             const std::uint64_t wanted = Decoder(std::span(bytes).subspan(2)).u64();
             if (!agreed(kNetControlOffloads) || size != bytes.size() || (wanted & ~all) != 0) {
                 return false;

@@ -16,11 +16,11 @@ namespace {
 constexpr std::array<std::uint16_t, kNetQueues> kQueueSizes = {256, 256, 64};
 
 constexpr std::uint64_t kOffered = kNetChecksum | kNetGuestChecksum | kNetControlOffloads | kNetMac | kNetGuestTso4 |
-                                   kNetGuestTso6 | kNetGuestEcn | kNetHostTso4 | kNetHostTso6 | kNetHostEcn | kNetMergeBuffers |
-                                   kNetStatus | kNetControlQueue | kNetAnnounce;
+                                   kNetGuestTso6 | kNetGuestEcn | kNetHostTso4 | kNetHostTso6 | kNetHostEcn |
+                                   kNetMergeBuffers | kNetStatus | kNetControlQueue | kNetAnnounce;
 constexpr std::uint64_t kOfferedWithUso = kNetGuestUso4 | kNetGuestUso6 | kNetHostUso;
 
-// Of the configuration space's status, 5.1.4.
+// Bits of the status in the configuration space, 5.1.4.
 constexpr std::uint8_t kLinkUp = 1;
 constexpr std::uint8_t kAnnounceYourself = 2;
 
@@ -38,21 +38,22 @@ NetStateV1 NetStateV1::decode(Decoder& in) {
     return state;
 }
 
-Net::Net(const MacAddress& mac, std::unique_ptr<Tap> tap, const NetStateV1& state)
-    : mac_(mac), state_(state), frame_(Tap::kMaxFrame + 1), tap_(std::move(tap)) {}
+Net::Net(const MacAddress& mac, std::unique_ptr<Tap> tap)
+    : mac_(mac), frame_(Tap::kMaxFrame + 1), tap_(std::move(tap)) {}
 
-Result<std::unique_ptr<Net>> Net::create(const MacAddress& mac, std::unique_ptr<Tap> tap, const NetStateV1& state) {
+Status Net::check(const NetStateV1& state) const {
     if ((state.switched_off & ~kNetGuestOffloads) != 0) {
-        return fail(ErrorKind::invalid, "virtio-net: its driver has switched off what is no offload");
+        return fail(ErrorKind::invalid, "virtio-net: its record switches off offloads that do not exist");
     }
-    return std::unique_ptr<Net>(new Net(mac, std::move(tap), state));
+    return {};
 }
 
 std::uint64_t Net::features() const { return kOffered | (tap_->has_uso() ? kOfferedWithUso : 0); }
 
 std::span<const std::uint16_t> Net::queue_sizes() const { return kQueueSizes; }
 
-// struct virtio_net_config: u8 mac[6], le16 status; what follows belongs to features that are not offered.
+// struct virtio_net_config: u8 mac[6], le16 status. The other fields belong to features that are
+// not offered.
 void Net::read_config(std::uint64_t offset, std::span<std::byte> data) const {
     std::array<std::uint8_t, 8> config{};
     std::ranges::copy(mac_, config.begin());
@@ -63,8 +64,8 @@ void Net::read_config(std::uint64_t offset, std::span<std::byte> data) const {
     }
 }
 
-Status Net::attach(Port& port) {
-    port_ = &port;
+Status Net::attach(Transport& transport) {
+    transport_ = &transport;
     link_up_ = tap_->state() == TapAnswer::done;
     return {};
 }
@@ -87,29 +88,36 @@ Status Net::notified(std::size_t queue) {
     if (served) {
         watch();
     } else {
-        watch_.reset();  // nothing comes from the tap any more until the driver has started over
+        watch_.reset();  // takes nothing from the tap until the driver has reset the device
         watched_ = 0;
     }
     return served;
 }
 
 void Net::reset() {
+    let_go();
+    state_ = {};
+}
+
+// Ends what was set up for the driver. A frame that waits here for its buffers is lost.
+void Net::let_go() noexcept {
     watch_.reset();
     watched_ = 0;
     receiving_ = full_ = false;
     frame_size_ = 0;
-    state_ = {};
     if (!gone_) {
-        // Whatever drives it next may be able to do less, and what comes until then waits for it.
+        // The next driver may support fewer offloads, and frames that arrive until then wait for
+        // it.
         (void)tap_->set_offloads(0);
     }
 }
 
-// The network is to learn where the guest is now, and the guest how its link is here (5.1.6.5.4).
+// The network must learn where the guest is now, and the guest the state of its link here
+// (5.1.6.5.4).
 Status Net::restored() {
-    if (port_->running() && agreed(kNetStatus)) {
+    if (transport_->running() && agreed(kNetStatus)) {
         state_.announce = agreed(kNetAnnounce) && agreed(kNetControlQueue);
-        port_->signal_config();
+        transport_->signal_config();
     }
     return {};
 }
@@ -118,7 +126,7 @@ void Net::look_at_link() {
     switch (tap_->state()) {
         case TapAnswer::done: set_link(true); break;
         case TapAnswer::gone: lose_tap(); break;
-        default: set_link(link_up_ && full_);  // without room it looks the same
+        default: set_link(link_up_ && full_);  // a full tap cannot be told from one that is down
     }
 }
 
@@ -127,8 +135,8 @@ void Net::set_link(bool up) {
         return;
     }
     link_up_ = up;
-    if (port_->running() && agreed(kNetStatus)) {
-        port_->signal_config();
+    if (transport_->running() && agreed(kNetStatus)) {
+        transport_->signal_config();
     }
 }
 
@@ -137,10 +145,11 @@ void Net::lose_tap() {
     set_link(false);
 }
 
-// A tap that is gone is always ready to say so: it is not watched at all. Nor is one with frames for which there are no buffers.
+// Does not watch a tap that was removed, because it is always ready to report that. Does not watch
+// for frames while there are no buffers for them.
 void Net::watch() {
     std::uint32_t wanted = 0;
-    if (!gone_ && port_->running()) {
+    if (!gone_ && transport_->running()) {
         wanted = (receiving_ ? EPOLLIN : 0U) | (full_ || !link_up_ ? EPOLLOUT : 0U);
     }
     if (wanted == watched_) {
@@ -151,7 +160,7 @@ void Net::watch() {
     if (wanted == 0) {
         return;
     }
-    auto watch = port_->watch(EventLoop::Kind::intake, tap_->event(), wanted, [this] { tap_ready(); });
+    auto watch = transport_->watch(EventLoop::Kind::intake, tap_->event(), wanted, [this] { tap_ready(); });
     if (!watch) {
         lose_tap();
         return;
@@ -165,12 +174,12 @@ void Net::tap_ready() {
         look_at_link();
         if (full_) {
             full_ = false;
-            port_->ring();
+            transport_->ring();
         }
     }
     if (receiving_ && !receive()) {
         receiving_ = false;
-        port_->ring();  // the fault is found again there, and said to whom it concerns
+        transport_->ring();  // notified() finds the fault again and reports it
     }
     watch();
 }

@@ -10,7 +10,7 @@ namespace snapvm::virtio {
 // Queues, 5.1.2.
 enum NetQueue : std::size_t { kReceive, kTransmit, kControl, kNetQueues };
 
-// Features, 5.1.3. "Guest": of frames to the guest; "host": of frames from it.
+// Features, 5.1.3. "Guest": for frames to the guest; "host": for frames from it.
 inline constexpr std::uint64_t kNetChecksum = 1ULL << 0;
 inline constexpr std::uint64_t kNetGuestChecksum = 1ULL << 1;
 inline constexpr std::uint64_t kNetControlOffloads = 1ULL << 2;
@@ -29,17 +29,18 @@ inline constexpr std::uint64_t kNetGuestUso4 = 1ULL << 54;
 inline constexpr std::uint64_t kNetGuestUso6 = 1ULL << 55;
 inline constexpr std::uint64_t kNetHostUso = 1ULL << 56;
 
-/// What a driver may switch off and on by the control queue (5.1.6.5.6.1): there they have the numbers of their features.
+/// Offloads that a driver may switch off and on by the control queue (5.1.6.5.6.1), with the
+/// numbers of their features.
 inline constexpr std::uint64_t kNetGuestOffloads =
     kNetGuestChecksum | kNetGuestTso4 | kNetGuestTso6 | kNetGuestEcn | kNetGuestUso4 | kNetGuestUso6;
 
-// struct virtio_net_hdr, 5.1.6: its first two bytes and its last field.
-inline constexpr std::uint8_t kNetNeedsChecksum = 1;  ///< of the first, flags
-inline constexpr std::uint8_t kNetGsoNone = 0;  ///< of the second, which kind of segments
+// Fields of struct virtio_net_hdr, 5.1.6: its first two bytes and its last field.
+inline constexpr std::uint8_t kNetNeedsChecksum = 1;  ///< in the first byte, flags
+inline constexpr std::uint8_t kNetGsoNone = 0;  ///< the second byte, gso_type
 inline constexpr std::uint8_t kNetGsoTcp4 = 1;
 inline constexpr std::uint8_t kNetGsoTcp6 = 4;
 inline constexpr std::uint8_t kNetGsoUdp = 5;
-inline constexpr std::uint8_t kNetGsoEcn = 0x80;  ///< with one of TCP's
-inline constexpr std::size_t kNetNumBuffers = 10;  ///< le16
+inline constexpr std::uint8_t kNetGsoEcn = 0x80;  ///< together with one of the TCP types
+inline constexpr std::size_t kNetNumBuffers = 10;  ///< offset of the last field, num_buffers, le16
 
 }  // namespace snapvm::virtio

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Frames, to and fro.
+// Frames to and from the guest.
 #include <algorithm>
 
 #include "devices/virtio/net/net.h"
@@ -9,11 +9,14 @@
 namespace snapvm::virtio {
 namespace {
 
-/// So much at a time, then the other devices get their turn. A small frame costs as much as a page.
+/// The work of one call: frames of 1 MiB in total, each counted as one page at least. Then the
+/// other devices get their turn.
 class Turn {
 public:
     [[nodiscard]] bool over() const { return left_ == 0; }
-    void spend(std::uint64_t bytes) { left_ -= std::min<std::uint64_t>(left_, std::max<std::uint64_t>(bytes, kPageSize)); }
+    void spend(std::uint64_t bytes) {
+        left_ -= std::min<std::uint64_t>(left_, std::max<std::uint64_t>(bytes, kPageSize));
+    }
 
 private:
     std::uint64_t left_ = 1 << 20;
@@ -21,9 +24,9 @@ private:
 
 }  // namespace
 
-// What waits in the tap goes into the driver's buffers, for as long as there are any.
+// Moves frames from the tap into the driver's buffers, as long as there are buffers.
 Status Net::receive() {
-    Queue& queue = port_->queue(kReceive);
+    Queue& queue = transport_->queue(kReceive);
     receiving_ = queue.ready() && !gone_;
     if (!receiving_) {
         return {};
@@ -31,7 +34,7 @@ Status Net::receive() {
     queue.suppress_notifications();
     for (Turn turn;;) {
         if (turn.over()) {
-            port_->ring();
+            transport_->ring();
             break;
         }
         const std::uint16_t waiting = TRY(queue.waiting());
@@ -45,11 +48,12 @@ Status Net::receive() {
             break;
         }
     }
-    port_->signal_used(kReceive);
+    transport_->signal_used(kReceive);
     return {};
 }
 
-// False: there is none. One that nobody could make sense of is left out, and frame_size_ 0.
+// Reads the next frame. Returns false if there is none. Drops one that is malformed or that the
+// driver cannot handle; frame_size_ is then 0.
 bool Net::read_frame() {
     const TapAnswer answer = tap_->read(frame_, frame_size_);
     switch (answer) {
@@ -64,11 +68,12 @@ bool Net::read_frame() {
 }
 
 void Net::drop_frame() {
-    ++counters_.received_dropped;
+    ++received_dropped_;
     frame_size_ = 0;
 }
 
-// The kernel leaves to do what it was told the driver can; but a frame may have waited since there was another driver.
+// The kernel leaves to the driver what it was told the driver can do. A frame may have waited since
+// there was another driver.
 bool Net::suit_to_driver() {
     const std::uint64_t can = offloads();
     auto& flags = frame_[0];
@@ -77,7 +82,7 @@ bool Net::suit_to_driver() {
         if ((flags & std::byte{kNetNeedsChecksum}) != std::byte{0} || segments != kNetGsoNone) {
             return false;
         }
-        flags = std::byte{0};  // that it was found right is not for this driver either (5.1.6.4.1)
+        flags = std::byte{0};  // nor may it say that the checksum was verified (5.1.6.4.1)
     }
     if ((segments & kNetGsoEcn) != 0 && (can & kNetGuestEcn) == 0) {
         return false;
@@ -91,7 +96,7 @@ bool Net::suit_to_driver() {
     }
 }
 
-// False: it stays here until there are more buffers.
+// Returns false if the frame must wait for more buffers.
 Result<bool> Net::deliver() {
     switch (TRY(take_buffers())) {
         case Room::enough: break;
@@ -104,20 +109,21 @@ Result<bool> Net::deliver() {
     filled_.clear();
     std::size_t done = 0;
     for (const Chain& buffer : std::span(buffers_).first(taken_)) {
-        const std::size_t part = TRY(write_chain(port_->memory(), buffer, 0, frame.subspan(done)));
+        const std::size_t part = TRY(write_chain(transport_->memory(), buffer, 0, frame.subspan(done)));
         filled_.push_back({buffer.head, static_cast<std::uint32_t>(part)});
         done += part;
     }
-    port_->queue(kReceive).push(filled_);  // at once: who finds the first looks for the others
-    ++counters_.received_frames;
-    counters_.received_bytes += frame_size_ - Tap::kHeader;
+    transport_->queue(kReceive).push(filled_);  // all at once: a driver that finds the first looks for the others
+    ++received_frames_;
+    received_bytes_ += frame_size_ - Tap::kHeader;
     frame_size_ = 0;
     return true;
 }
 
-// As many as the frame needs; one, where the driver does not merge them. None, where those there are do not do.
+// Takes the buffers that the frame needs; a single one, if the driver does not merge buffers. Takes
+// none if those that wait are not enough.
 Result<Net::Room> Net::take_buffers() {
-    Queue& queue = port_->queue(kReceive);
+    Queue& queue = transport_->queue(kReceive);
     const std::size_t most = agreed(kNetMergeBuffers) ? queue.state().size : 1;
     std::uint64_t room = 0;
     std::size_t descriptors = 0;
@@ -144,17 +150,17 @@ Result<Net::Room> Net::take_buffers() {
     if (malformed) {
         return fail(ErrorKind::invalid, "virtio-net: a buffer has no room for a header");
     }
-    // A queue that is full gets no more.
+    // A full queue gets no more buffers.
     return taken_ == most || descriptors >= queue.state().size ? Room::never : Room::later;
 }
 
 Status Net::transmit() {
-    Queue& queue = port_->queue(kTransmit);
+    Queue& queue = transport_->queue(kTransmit);
     queue.suppress_notifications();
     full_ = false;
     for (Turn turn;;) {
         if (turn.over()) {
-            port_->ring();
+            transport_->ring();
             break;
         }
         if (!TRY(queue.pop(chain_))) {
@@ -167,23 +173,24 @@ Status Net::transmit() {
         turn.spend(chain_.readable_bytes);
         if (TRY(send(chain_)) == TapAnswer::later) {
             queue.unpop();
-            full_ = true;  // the tap calls when it has room
+            full_ = true;  // the tap's descriptor tells when there is room
             break;
         }
         queue.push(chain_.head, 0);
     }
-    port_->signal_used(kTransmit);
+    transport_->signal_used(kTransmit);
     return {};
 }
 
-// Straight out of guest memory. The header is the driver's word, which the kernel checks: it refuses a frame that does not go with it.
+// Writes a frame straight from guest memory. The kernel checks the header that the driver wrote,
+// and rejects a frame that contradicts it.
 Result<TapAnswer> Net::send(const Chain& chain) {
     const std::uint64_t size = chain.readable_bytes;
     TapAnswer answer = gone_ ? TapAnswer::gone : TapAnswer::refused;
     if (!gone_ && size >= Tap::kHeader + Tap::kEthernetHeader && size <= Tap::kMaxFrame) {
         pieces_.clear();
         TRY(for_each_piece(chain.readable, 0, size, [&](Gpa at, std::uint64_t part) -> Status {
-            const auto bytes = TRY(port_->memory().span(at, part));
+            const auto bytes = TRY(transport_->memory().span(at, part));
             pieces_.push_back({bytes.data(), bytes.size()});
             return {};
         }));
@@ -191,15 +198,15 @@ Result<TapAnswer> Net::send(const Chain& chain) {
     }
     switch (answer) {
         case TapAnswer::done:
-            ++counters_.transmitted_frames;
-            counters_.transmitted_bytes += size - Tap::kHeader;
+            ++transmitted_frames_;
+            transmitted_bytes_ += size - Tap::kHeader;
             return answer;
         case TapAnswer::later: return answer;
         case TapAnswer::down: set_link(false); break;
         case TapAnswer::gone: lose_tap(); break;
         case TapAnswer::refused: break;
     }
-    ++counters_.transmitted_dropped;
+    ++transmitted_dropped_;
     return answer;
 }
 

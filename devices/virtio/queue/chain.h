@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One request of a driver's: the buffers that a chain of descriptors names.
+// One request of a driver: the buffers that a chain of descriptors names.
 #pragma once
 
 #include <algorithm>
@@ -12,23 +12,24 @@
 
 namespace snapvm::virtio {
 
-/// A buffer in guest memory, found to lie within one block of it.
+/// A buffer in guest memory. It was checked to lie within one memory block.
 struct Segment {
     Gpa at;
     std::uint32_t size = 0;
 };
 
-/// Descriptors are copied out of guest memory once, checked, and never read again. Buffers the device reads come before those it writes.
+/// The descriptors of a chain, copied out of guest memory once and then checked. Buffers that the
+/// device reads come before those that it writes.
 struct Chain {
-    std::uint16_t head = 0;  ///< names it when it is given back
+    std::uint16_t head = 0;  ///< identifies the chain when it is given back
     std::vector<Segment> readable;
     std::vector<Segment> writable;
     std::uint64_t readable_bytes = 0;
     std::uint64_t writable_bytes = 0;
 };
 
-/// Calls visit(Gpa, size), which returns a Status, for each piece of bytes [offset, offset + size) of the segments. What is beyond their end
-/// is passed over.
+/// Calls visit(Gpa, size), which returns a Status, for each piece of bytes [offset, offset + size)
+/// of the segments. Ignores what is beyond their end.
 template <class Visit>
 Status for_each_piece(std::span<const Segment> segments, std::uint64_t offset, std::uint64_t size, Visit visit) {
     for (const Segment& segment : segments) {
@@ -49,7 +50,8 @@ Status for_each_piece(std::span<const Segment> segments, std::uint64_t offset, s
     return {};
 }
 
-/// Copies bytes from `offset` on out of what the driver sent; fewer than out.size() where it sent fewer. Returns how many.
+/// Copies the driver's bytes from `offset` on into `out`. Returns how many they are: less than
+/// out.size() if the driver sent fewer.
 inline Result<std::size_t> read_chain(const GuestMemory& memory, const Chain& chain, std::uint64_t offset,
                                       std::span<std::byte> out) {
     std::size_t done = 0;
@@ -61,7 +63,8 @@ inline Result<std::size_t> read_chain(const GuestMemory& memory, const Chain& ch
     return read ? Result<std::size_t>(done) : fail(std::move(read).error());
 }
 
-/// Copies `data` into the driver's buffers from `offset` on, as much as fits. Returns how much.
+/// Copies `data` into the driver's buffers from `offset` on, as far as it fits. Returns the number
+/// of bytes copied.
 inline Result<std::size_t> write_chain(GuestMemory& memory, const Chain& chain, std::uint64_t offset,
                                        std::span<const std::byte> data) {
     std::size_t done = 0;

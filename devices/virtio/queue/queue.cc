@@ -10,7 +10,7 @@
 
 namespace snapvm::virtio {
 
-/// struct virtq_desc (2.7.5), copied.
+/// A copied struct virtq_desc (2.7.5).
 struct Queue::Descriptor {
     static constexpr std::size_t kSize = 16;
     static constexpr std::uint16_t kNext = 1;
@@ -22,10 +22,11 @@ struct Queue::Descriptor {
     std::uint16_t flags = 0;
     std::uint16_t next = 0;
 
-    /// Entry `index` of a table that has it.
+    /// Copies entry `index` of a table, which must have it.
     static Descriptor of(std::span<const std::byte> table, std::size_t index) {
         std::array<std::byte, kSize> bytes;
-        std::memcpy(bytes.data(), table.data() + index * kSize, kSize);  // once: what is checked is what is used
+        // Copied once, so that what is checked is what is used.
+        std::memcpy(bytes.data(), table.data() + index * kSize, kSize);
         Decoder in(bytes);
         return {Gpa{in.u64()}, in.u32(), in.u16(), in.u16()};
     }
@@ -33,14 +34,14 @@ struct Queue::Descriptor {
 
 namespace {
 
-// struct virtq_avail and virtq_used (2.7.6, 2.7.8).
+// Layout of struct virtq_avail and struct virtq_used (2.7.6, 2.7.8).
 constexpr std::uint64_t kFlags = 0;
 constexpr std::uint64_t kIndex = 2;
 constexpr std::uint64_t kRing = 4;
 constexpr std::uint64_t kAvailableEntry = 2;
 constexpr std::uint64_t kUsedEntry = 8;
-constexpr std::uint16_t kNoInterrupt = 1;  // of the available ring's flags
-constexpr std::uint16_t kNoNotify = 1;     // of the used ring's
+constexpr std::uint16_t kNoInterrupt = 1;  // in the flags of the available ring
+constexpr std::uint16_t kNoNotify = 1;     // in the flags of the used ring
 
 std::uint64_t available_bytes(std::uint16_t size) { return kRing + kAvailableEntry * size + 2; }
 std::uint64_t used_bytes(std::uint16_t size) { return kRing + kUsedEntry * size + 2; }
@@ -86,11 +87,11 @@ void Queue::set_places(Gpa descriptors, Gpa available, Gpa used) {
 Status Queue::map() {
     const std::uint16_t size = state_.size;
     if (!std::has_single_bit(size) || size > max_size_) {
-        return fault("its size is no power of two that is allowed");
+        return fault("its size is not a power of two, or is too large");
     }
-    // 2.7, the table of alignments.
+    // The alignments of the table in 2.7.
     if (state_.descriptors.value % 16 != 0 || state_.available.value % 2 != 0 || state_.used.value % 4 != 0) {
-        return fault("a part of it is not aligned");
+        return fault("one of its tables is not aligned");
     }
     descriptors_ = TRY(memory_->span(state_.descriptors, Descriptor::kSize * size));
     available_ = TRY(memory_->span(state_.available, available_bytes(size)));
@@ -106,12 +107,16 @@ Status Queue::set_ready() {
 
 void Queue::reset() { *this = Queue(*memory_, max_size_); }
 
-Status Queue::restore(const QueueStateV1& state) {
+Result<Queue> Queue::restored(GuestMemory& memory, std::uint16_t max_size, const QueueStateV1& state) {
     if (!state.ready && (state.next_available != 0 || state.next_used != 0 || state.signalled != 0)) {
-        return fault("one that is not ready has come along");
+        return fault("a queue that is not ready has indexes");
     }
-    state_ = state;
-    return state.ready ? map() : Status{};
+    Queue queue(memory, max_size);
+    queue.state_ = state;
+    if (state.ready) {
+        TRY(queue.map());
+    }
+    return queue;
 }
 
 std::uint16_t Queue::available_index() const { return load(available_, kIndex); }
@@ -127,7 +132,7 @@ Result<std::uint16_t> Queue::waiting() const {
 Status Queue::add(const Descriptor& descriptor, Chain& chain) const {
     const bool writable = (descriptor.flags & Descriptor::kWrite) != 0;
     if (!writable && !chain.writable.empty()) {
-        return fault("a buffer to read comes after one to write");
+        return fault("a buffer to read is behind one to write");
     }
     if (chain.readable_bytes + chain.writable_bytes + descriptor.size > kMaxChainBytes) {
         return fault("a chain is too large");
@@ -141,7 +146,7 @@ Status Queue::add(const Descriptor& descriptor, Chain& chain) const {
     return {};
 }
 
-// 2.7.5.3: the table has a chain of its own, which ends the outer one.
+// 2.7.5.3: an indirect table holds a chain of its own, which ends the outer one.
 Status Queue::follow_indirect(const Descriptor& descriptor, Chain& chain, unsigned& budget) const {
     const std::uint32_t entries = descriptor.size / Descriptor::kSize;
     if ((descriptor.flags & Descriptor::kNext) != 0 || descriptor.size % Descriptor::kSize != 0 || entries == 0) {
@@ -155,17 +160,18 @@ Status Queue::follow_indirect(const Descriptor& descriptor, Chain& chain, unsign
     return follow(table, 0, chain, budget, true);
 }
 
-Status Queue::follow(std::span<const std::byte> table, std::uint16_t first, Chain& chain, unsigned& budget, bool indirect) const {
+Status Queue::follow(std::span<const std::byte> table, std::uint16_t first, Chain& chain, unsigned& budget,
+                     bool indirect) const {
     for (std::size_t index = first;;) {
         if (index >= table.size() / Descriptor::kSize) {
             return fault("a descriptor is not in its table");
         }
         if (budget-- == 0) {
-            return fault("a chain is longer than the queue");  // or a ring
+            return fault("a chain is longer than the queue");  // or a loop
         }
         const Descriptor descriptor = Descriptor::of(table, index);
         if ((descriptor.flags & Descriptor::kIndirect) != 0) {
-            return indirect ? fault("an indirect table in another") : follow_indirect(descriptor, chain, budget);
+            return indirect ? fault("an indirect table is in another one") : follow_indirect(descriptor, chain, budget);
         }
         TRY(add(descriptor, chain));
         if ((descriptor.flags & Descriptor::kNext) == 0) {
@@ -182,10 +188,10 @@ Result<bool> Queue::pop(Chain& chain) {
     if (!state_.ready || TRY(waiting()) == 0) {
         return false;
     }
-    // The entry is as new as the index, which was read with acquire.
+    // The entry is at least as new as the index, which was loaded with acquire.
     const std::uint64_t entry = kRing + kAvailableEntry * (state_.next_available % state_.size);
     chain.head = load(available_, entry);
-    unsigned budget = state_.size + 1U;  // the descriptor of an indirect table, and as many in it as the queue is long
+    unsigned budget = state_.size + 1U;  // an indirect descriptor, and a table as long as the queue
     TRY(follow(descriptors_, chain.head, chain, budget, false));
     ++state_.next_available;
     return true;
@@ -212,17 +218,20 @@ bool Queue::wants_interrupt() {
     if (!state_.ready || before == state_.next_used) {
         return false;
     }
-    // The driver writes what it wants, then looks at the index; we wrote the index, now look at what it wants (2.7.7.2).
+    // The driver writes what it wants and then reads the index; the device has written the index
+    // and now reads what the driver wants (2.7.7.2). The fence keeps that order.
     std::atomic_thread_fence(std::memory_order_seq_cst);
     if (!event_index_) {
         return (load(available_, kFlags) & kNoInterrupt) == 0;
     }
     const std::uint16_t event = load(available_, kRing + kAvailableEntry * state_.size);
-    return static_cast<std::uint16_t>(state_.next_used - event - 1) < static_cast<std::uint16_t>(state_.next_used - before);
+    return static_cast<std::uint16_t>(state_.next_used - event - 1) <
+           static_cast<std::uint16_t>(state_.next_used - before);
 }
 
 void Queue::suppress_notifications() {
-    // With event indexes there is nothing to do: the driver notifies when it passes the index asked for last (2.7.10).
+    // With event indexes nothing is to be written: the driver notifies only when it passes the
+    // index that was asked for last (2.7.10).
     if (state_.ready && !event_index_) {
         store_used(kFlags, kNoNotify);
     }
@@ -233,12 +242,13 @@ Result<bool> Queue::resume_notifications(std::uint16_t known) {
         return false;
     }
     if (event_index_) {
-        // The driver tells when it passes this index, and only then: one that it has passed already it never comes by again (2.7.10).
+        // The driver notifies when it passes this index. If it has passed it already, no
+        // notification comes (2.7.10).
         store_used(kRing + kUsedEntry * state_.size, static_cast<std::uint16_t>(state_.next_available + known));
     } else {
         store_used(kFlags, 0);
     }
-    std::atomic_thread_fence(std::memory_order_seq_cst);  // as in wants_interrupt, the other way round
+    std::atomic_thread_fence(std::memory_order_seq_cst);  // as in wants_interrupt(), for the other direction
     return TRY(waiting()) > known;
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The device's side of a split virtqueue, with indirect descriptors and event indexes. Source: virtio 1.2, 2.7 "Split Virtqueues". All that
-// is read of it is the guest's word: copied once, then checked.
+// The device's side of a split virtqueue, with indirect descriptors and event indexes. Source:
+// virtio 1.2, 2.7 "Split Virtqueues". Whatever is read from it is written by the guest: it is
+// copied once, then checked.
 #pragma once
 
 #include <cstdint>
@@ -13,67 +14,71 @@
 
 namespace snapvm::virtio {
 
-/// What the driver has set, and how far the device is; untrusted until Queue::restore has checked it.
+/// The driver's settings of a queue, and the device's position in it. Untrusted until
+/// Queue::restored has checked it.
 struct QueueStateV1 {
-    std::uint16_t size = 0;  ///< entries, a power of two; 0: the driver has said nothing
+    std::uint16_t size = 0;  ///< in entries, a power of two; 0: not set by the driver
     bool ready = false;
     Gpa descriptors;
     Gpa available;
     Gpa used;
     std::uint16_t next_available = 0;
     std::uint16_t next_used = 0;
-    std::uint16_t signalled = 0;  ///< next_used when the driver was last told
+    std::uint16_t signalled = 0;  ///< next_used when the driver was last interrupted
 
     void encode(Encoder& out) const;
     static QueueStateV1 decode(Decoder& in);
     friend bool operator==(const QueueStateV1&, const QueueStateV1&) = default;
 };
 
-/// A chain of one queue is at most this long, in bytes: what a device does for one request is bounded.
+/// The largest size of one chain, in bytes. It limits what a device does for one request.
 inline constexpr std::uint64_t kMaxChainBytes = 256ULL << 20;
 
-/// Used under its device's lock. Errors are the driver's faults (ErrorKind::invalid): the device then needs a reset.
+/// A virtqueue. Used under its device's lock. An error (invalid) is the driver's fault: the device
+/// then needs a reset.
 class Queue {
 public:
     Queue(GuestMemory& memory, std::uint16_t max_size) : memory_(&memory), max_size_(max_size) {}
 
+    /// Returns a queue in a saved state. Fails if that is not valid.
+    static Result<Queue> restored(GuestMemory& memory, std::uint16_t max_size, const QueueStateV1& state);
+
     [[nodiscard]] std::uint16_t max_size() const { return max_size_; }
     [[nodiscard]] const QueueStateV1& state() const { return state_; }
     [[nodiscard]] bool ready() const { return state_.ready; }
-    /// The driver's settings, while it is not ready.
+    /// Sets what the driver writes to the queue's registers while the queue is not ready.
     void set_size(std::uint16_t size) { state_.size = size; }
     void set_places(Gpa descriptors, Gpa available, Gpa used);
-    /// Fails when size or places make no queue.
+    /// Makes the queue ready. Fails if size or places are not valid.
     Status set_ready();
-    /// As it was when the device was built.
+    /// Puts the queue into the state in which the device was built.
     void reset();
-    /// Takes over a saved state.
-    Status restore(const QueueStateV1& state);
-    /// VIRTIO_F_EVENT_IDX, as negotiated.
+    /// Whether VIRTIO_F_EVENT_IDX was negotiated.
     void use_event_index(bool use) { event_index_ = use; }
 
-    /// How many chains the driver has put there that were not taken yet.
+    /// Returns the number of chains that the driver has made available and that were not taken yet.
     [[nodiscard]] Result<std::uint16_t> waiting() const;
-    /// Takes the next chain; false where there is none.
+    /// Takes the next chain. Returns false if there is none.
     Result<bool> pop(Chain& chain);
-    /// Puts back the chain that `pop` gave last, to be given again.
+    /// Undoes the last pop().
     void unpop() { --state_.next_available; }
     struct Done {
         std::uint16_t head = 0;
         std::uint32_t written = 0;
     };
-    /// Gives a chain back, of whose writable buffers the first `written` bytes were written.
+    /// Gives a chain back. The first `written` bytes of its writable buffers were written.
     void push(std::uint16_t head, std::uint32_t written) {
         const Done one{head, written};
         push(std::span(&one, 1));
     }
-    /// Several: the driver, which may look at any time, sees all of them or none.
+    /// Gives several chains back. The driver, which may look at any time, sees all of them or none.
     void push(std::span<const Done> chains);
-    /// Whether the driver wants to be told of what was pushed since this was last asked.
+    /// Whether the driver wants an interrupt for what was pushed since the last call.
     [[nodiscard]] bool wants_interrupt();
-    /// Spares the driver the notification of more chains: they are looked for anyway.
+    /// Tells the driver that it need not notify: the device looks for more chains anyway.
     void suppress_notifications();
-    /// Asks for it again, once more than `known` chains wait; true when they do already, and nobody will tell.
+    /// Asks for a notification once more than `known` chains wait. Returns true if they do already;
+    /// then no notification comes.
     Result<bool> resume_notifications(std::uint16_t known = 0);
 
 private:
@@ -81,7 +86,8 @@ private:
     Status map();
     [[nodiscard]] std::uint16_t available_index() const;
     Status add(const Descriptor& descriptor, Chain& chain) const;
-    Status follow(std::span<const std::byte> table, std::uint16_t first, Chain& chain, unsigned& budget, bool indirect) const;
+    Status follow(std::span<const std::byte> table, std::uint16_t first, Chain& chain, unsigned& budget,
+                  bool indirect) const;
     Status follow_indirect(const Descriptor& descriptor, Chain& chain, unsigned& budget) const;
     void store_used(std::uint64_t offset, std::uint16_t value);
 
@@ -89,7 +95,7 @@ private:
     std::uint16_t max_size_;
     QueueStateV1 state_;
     bool event_index_ = false;
-    // Of a ready queue; a memory's addresses in the host are fixed.
+    // Of a ready queue. The host addresses of a memory block are fixed.
     std::span<std::byte> descriptors_;
     std::span<std::byte> available_;
     std::span<std::byte> used_;

@@ -28,7 +28,7 @@ void Connection::note_credit(const Header& header) {
     }
 }
 
-// A guest that says that it has taken more than it got has no room, by this reckoning.
+// If the guest claims to have taken more bytes than it was sent, this results in no credit.
 std::uint32_t Connection::credit() const {
     const std::uint32_t held = sent_ - guest_fwd_cnt_;
     return held < guest_buf_alloc_ ? guest_buf_alloc_ - held : 0;
@@ -46,15 +46,16 @@ bool Connection::take(const Header& header, std::span<const std::byte> payload) 
     }
 }
 
-// The host's program learns that the guest has accepted, and by which port it is known there.
+// Tells the host's program that the guest has accepted, and the host port of the connection.
 bool Connection::answer_host() {
     established_ = true;
     const std::string line = "OK " + std::to_string(ports_.host) + "\n";
-    return send(std::as_bytes(std::span(line))) == line.size();  // the first bytes of a fresh socket: there is room
+    return send(std::as_bytes(std::span(line))) == line.size();  // a new socket has room for its first bytes
 }
 
 bool Connection::store(std::span<const std::byte> payload) {
-    if (!established_ || closing() || (guest_shut_ & kNoSend) != 0 || payload.size() > kBuffer - (received_ - forwarded_)) {
+    if (!established_ || closing() || (guest_shut_ & kNoSend) != 0 ||
+        payload.size() > kBuffer - (received_ - forwarded_)) {
         return false;
     }
     received_ += static_cast<std::uint32_t>(payload.size());
@@ -80,10 +81,12 @@ void Connection::shut_by_guest(std::uint32_t flags) {
     }
 }
 
-// What the socket takes now. Where nobody reads any more, all of it is dropped and the guest is asked to send no more: what came from
-// there before is still to be delivered, so this is no reset.
+// Sends what the socket takes now. If the host's program does not read any more, drops the bytes
+// and asks the guest to send no more. This is no reset: what the program has sent must still be
+// delivered.
 std::size_t Connection::send(std::span<const std::byte> bytes) {
-    const ssize_t sent = bytes.empty() ? 0 : ::send(socket_.get(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    const ssize_t sent =
+        bytes.empty() ? 0 : ::send(socket_.get(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent >= 0) {
         return static_cast<std::size_t>(sent);
     }
@@ -105,17 +108,18 @@ void Connection::send_unsent() {
     unsent_at_ += sent;
     forwarded(sent);
     if (!has_unsent()) {
-        unsent_ = {};  // most are idle most of the time, and there may be many
+        unsent_ = {};  // frees the memory: there may be many connections, and most are idle
         unsent_at_ = 0;
         if ((guest_shut_ & kNoSend) != 0) {
             (void)::shutdown(socket_.get(), SHUT_WR);
         }
-    } else if (unsent_at_ > kBuffer) {  // never more than twice the buffer is kept
+    } else if (unsent_at_ > kBuffer) {  // keeps at most twice kBuffer
         unsent_.erase(unsent_.begin(), unsent_.begin() + static_cast<std::ptrdiff_t>(std::exchange(unsent_at_, 0)));
     }
 }
 
-// The guest is told when it thinks that half of the buffer is full: a packet for each of its own would cost more than it brings.
+// Sends a credit update once the guest must assume that half of the buffer is full. One for each
+// packet would cost more than it gains.
 void Connection::forwarded(std::size_t bytes) {
     forwarded_ += static_cast<std::uint32_t>(bytes);
     if (forwarded_ != told_forwarded_ && received_ - told_forwarded_ >= kBuffer / 2) {
@@ -130,7 +134,7 @@ void Connection::look() {
     if (!host_ended_) {
         readable_ = established_;
         if (!established_ && hung_up()) {
-            broken_ = true;  // gave up before the guest answered
+            broken_ = true;  // the host's program gave up before the guest answered
         }
     } else if (hung_up()) {
         host_ended();
@@ -142,7 +146,8 @@ bool Connection::hung_up() const {
     return ::poll(&entry, 1, 0) > 0 && (entry.revents & (POLLHUP | POLLERR)) != 0;
 }
 
-// No bytes for the guest any more. Closed for good, or is only this direction shut?
+// No more bytes for the guest. Finds out whether the socket is closed or only this direction is
+// shut down.
 void Connection::host_ended() {
     host_ended_ = true;
     readable_ = false;
@@ -176,7 +181,7 @@ std::optional<Header> Connection::next(std::span<std::byte> room) {
             watch.reset();
             watched.reset();
             socket_.reset();
-            unsent_ = {};  // nobody is there to take it
+            unsent_ = {};  // the host's end is closed
             unsent_at_ = 0;
         }
         return shutdown;
@@ -193,7 +198,8 @@ std::optional<Header> Connection::next(std::span<std::byte> room) {
 std::uint32_t Connection::read(std::span<std::byte> room) {
     const ssize_t got = ::recv(socket_.get(), room.data(), room.size(), MSG_DONTWAIT);
     if (got > 0) {
-        // Less than was asked for: most likely all there is, and if not, the watch says so at once.
+        // Fewer bytes than asked for: that is most likely all; if not, the watch reports it at
+        // once.
         readable_ = static_cast<std::size_t>(got) == room.size();
         return static_cast<std::uint32_t>(got);
     }
@@ -213,7 +219,8 @@ std::optional<std::uint32_t> Connection::wanted_events() const {
     if (established_ && !host_ended_ && !readable_ && (guest_shut_ & kNoReceive) == 0) {
         events |= EPOLLIN;
     }
-    // A hang-up is reported whatever is asked for; where it would change nothing, it is not asked for.
+    // epoll reports a hang-up whatever events it is asked for. If a hang-up would change nothing,
+    // the socket is not watched.
     const bool hang_up_matters = !established_ || (host_ended_ && host_shut_ != kNeither);
     if (events == 0 && !hang_up_matters) {
         return std::nullopt;
@@ -222,7 +229,7 @@ std::optional<std::uint32_t> Connection::wanted_events() const {
 }
 
 Header Connection::header(Op op) {
-    // Every packet tells of the credit.
+    // Every packet carries the credit.
     told_forwarded_ = forwarded_;
     update_waits_ = false;
     return {.src_cid = kHostCid,

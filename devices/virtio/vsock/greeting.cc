@@ -34,7 +34,7 @@ Greeting::State Greeting::read() {
     const std::string_view text(bytes.data(), static_cast<std::size_t>(seen));
     const std::size_t end = text.find('\n');
     const std::size_t ours = end == std::string_view::npos ? text.size() : end + 1;
-    // What was seen is there, so this is what it is, and no more.
+    // These bytes were peeked, so they are there.
     if (::recv(socket_.get(), bytes.data(), ours, MSG_DONTWAIT) != static_cast<ssize_t>(ours)) {
         return State::refused;
     }

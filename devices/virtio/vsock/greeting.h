@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A client of the host's that has not said yet which of the guest's ports it wants: "CONNECT <port>\n".
+// A host program that has connected and has not named a port of the guest yet, by a line
+// "CONNECT <port>".
 #pragma once
 
 #include <cstdint>
@@ -12,6 +13,7 @@
 
 namespace snapvm::virtio::vsock {
 
+/// The first line of a host program's connection.
 class Greeting {
 public:
     explicit Greeting(UniqueFd socket) : socket_(std::move(socket)) {}
@@ -20,9 +22,9 @@ public:
     ~Greeting() { watch.reset(); }  // before the socket
 
     enum class State : std::uint8_t { incomplete, complete, refused };
-    /// Reads on, never beyond the line: what follows is the guest's.
+    /// Reads more of the line, and never beyond it: what follows belongs to the guest.
     State read();
-    /// Of a complete one.
+    /// Returns the port of a complete line.
     [[nodiscard]] std::uint32_t port() const { return port_; }
     [[nodiscard]] int fd() const { return socket_.get(); }
     [[nodiscard]] UniqueFd take_socket() {
@@ -30,7 +32,7 @@ public:
         return std::move(socket_);
     }
 
-    std::unique_ptr<Port::Watch> watch;  ///< the device's
+    std::unique_ptr<Transport::Watch> watch;  ///< set by the device
 
 private:
     UniqueFd socket_;
@@ -38,7 +40,7 @@ private:
     std::uint32_t port_ = 0;
 };
 
-/// The port in "CONNECT <port>", without the line's end.
+/// Parses "CONNECT <port>", without the end of the line.
 [[nodiscard]] std::optional<std::uint32_t> parse_connect(std::string_view line);
 
 }  // namespace snapvm::virtio::vsock

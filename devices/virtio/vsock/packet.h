@@ -13,7 +13,7 @@ namespace snapvm::virtio::vsock {
 inline constexpr std::uint64_t kHostCid = 2;
 inline constexpr std::uint16_t kStream = 1;  // VIRTIO_VSOCK_TYPE_STREAM
 
-/// VIRTIO_VSOCK_OP_…
+/// Operations, VIRTIO_VSOCK_OP_…
 enum class Op : std::uint16_t {
     request = 1,
     response = 2,
@@ -24,12 +24,12 @@ enum class Op : std::uint16_t {
     credit_request = 7,
 };
 
-/// Flags of `shutdown`: what the sender will not do any more.
+/// Flags of `shutdown`: what the sender does not do any more.
 inline constexpr std::uint32_t kNoReceive = 1;
 inline constexpr std::uint32_t kNoSend = 2;
 inline constexpr std::uint32_t kNeither = kNoReceive | kNoSend;
 
-/// struct virtio_vsock_hdr, copied.
+/// A copied struct virtio_vsock_hdr.
 struct Header {
     static constexpr std::size_t kSize = 44;
 
@@ -37,18 +37,18 @@ struct Header {
     std::uint64_t dst_cid = 0;
     std::uint32_t src_port = 0;
     std::uint32_t dst_port = 0;
-    std::uint32_t len = 0;  ///< of the payload that follows
+    std::uint32_t len = 0;  ///< bytes of payload that follow
     std::uint16_t type = kStream;
-    Op op{};  ///< any value, where a guest wrote it
+    Op op{};  ///< may have any value if a guest wrote it
     std::uint32_t flags = 0;
-    std::uint32_t buf_alloc = 0;  ///< the sender's room for what it receives, in all
-    std::uint32_t fwd_cnt = 0;    ///< what it has taken out of there since the connection began; wraps
+    std::uint32_t buf_alloc = 0;  ///< size of the sender's receive buffer
+    std::uint32_t fwd_cnt = 0;    ///< bytes taken out of that buffer since the connection began; wraps around
 
     [[nodiscard]] std::array<std::byte, kSize> encode() const;
     static Header decode(std::span<const std::byte, kSize> bytes);
 };
 
-/// What tells the connections of one guest apart.
+/// Identifies a connection of one guest.
 struct Ports {
     std::uint32_t guest = 0;
     std::uint32_t host = 0;

@@ -22,11 +22,12 @@ constexpr itimerspec kPatience = {.it_interval = {}, .it_value = {.tv_sec = 1, .
 Status ResetEvent::begin(std::function<void()> over) {
     timer_ = UniqueFd(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
     if (!timer_.valid() || ::timerfd_settime(timer_.get(), 0, &kPatience, nullptr) != 0) {
-        return fail(Error::system("timerfd_create", "virtio-vsock", errno, "raise the limit of open files (ulimit -n)"));
+        return fail(
+            Error::system("timerfd_create", "virtio-vsock", errno, "raise the limit of open files (ulimit -n)"));
     }
     waits_ = true;
     over_ = std::move(over);
-    timer_watch_ = TRY(port_.watch(EventLoop::Kind::intake, timer_.get(), EPOLLIN, [this] {
+    timer_watch_ = TRY(transport_.watch(EventLoop::Kind::intake, timer_.get(), EPOLLIN, [this] {
         timer_watch_.reset();
         over_();
     }));
@@ -38,12 +39,13 @@ void ResetEvent::cancel() {
     timer_watch_.reset();
 }
 
-// The driver has taken note when there are more buffers than the event left: it puts the event's back.
+// The driver has handled the event once there are more buffers than when it was sent: it puts the
+// buffer of the event back.
 Status ResetEvent::notified() {
     if (waits_) {
         return send();
     }
-    if (under_way() && TRY(port_.queue(queue_).resume_notifications(left_))) {
+    if (under_way() && TRY(transport_.queue(queue_).resume_notifications(left_))) {
         timer_watch_.reset();
         over_();
     }
@@ -51,7 +53,7 @@ Status ResetEvent::notified() {
 }
 
 Status ResetEvent::send() {
-    Queue& queue = port_.queue(queue_);
+    Queue& queue = transport_.queue(queue_);
     Chain chain;
     for (unsigned budget = queue.state().size; waits_ && budget > 0; --budget) {
         if (!TRY(queue.pop(chain))) {
@@ -60,12 +62,14 @@ Status ResetEvent::send() {
             }
             continue;
         }
-        left_ = TRY(queue.waiting());  // before the driver can know: it may put this one back at once
+        left_ = TRY(queue.waiting());  // before the push: the driver may put this one back at once
         const bool fits = chain.writable_bytes >= kTransportReset.size();
-        queue.push(chain.head, fits ? static_cast<std::uint32_t>(TRY(write_chain(port_.memory(), chain, 0, kTransportReset))) : 0);
+        queue.push(
+            chain.head,
+            fits ? static_cast<std::uint32_t>(TRY(write_chain(transport_.memory(), chain, 0, kTransportReset))) : 0);
         waits_ = !fits;
     }
-    port_.signal_used(queue_);
+    transport_.signal_used(queue_);
     if (waits_) {
         (void)TRY(queue.resume_notifications());
         return {};

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The host's side: who connects, and what becomes of connections.
+// The host's side: host programs that connect, and the life of connections.
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <fcntl.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -16,11 +15,12 @@ using namespace vsock;
 
 void Vsock::add(const ConnectionPtr& connection) {
     connections_.emplace(connection->ports(), connection);
-    settle(connection);
+    follow_up(connection);
 }
 
-// After anything has happened to a connection: what is to be done about it, and for what to wait.
-void Vsock::settle(const ConnectionPtr& connection) {
+// Must follow every change of a connection: closes it, queues it for sending, or watches its
+// socket.
+void Vsock::follow_up(const ConnectionPtr& connection) {
     if (connection->gone) {
         return;
     }
@@ -29,7 +29,8 @@ void Vsock::settle(const ConnectionPtr& connection) {
         return;
     }
     if (connection->finished()) {
-        // The guest is told at once: it waits for that in close(2), but need not for a slow reader of its last bytes.
+        // The guest gets its reset at once, because it waits for that in close(2). It need not wait
+        // for a slow reader of its last bytes.
         const bool unsent = connection->has_unsent();
         close(connection, true);
         if (unsent) {
@@ -44,7 +45,7 @@ void Vsock::settle(const ConnectionPtr& connection) {
             connection->queued = true;
             ready_.push_back(connection);
         }
-        return;  // its turn comes before it waits again, or send_packets sees to it
+        return;  // it is watched again when its turn is over, or by send_packets()
     }
     watch(connection);
 }
@@ -59,11 +60,12 @@ void Vsock::watch(const ConnectionPtr& connection) {
     if (!wanted) {
         return;
     }
-    auto watch = port_->watch(EventLoop::Kind::intake, connection->fd(), *wanted, [this, weak = std::weak_ptr(connection)] {
-        if (const ConnectionPtr self = weak.lock()) {
-            look(self);
-        }
-    });
+    auto watch =
+        transport_->watch(EventLoop::Kind::intake, connection->fd(), *wanted, [this, weak = std::weak_ptr(connection)] {
+            if (const ConnectionPtr self = weak.lock()) {
+                look(self);
+            }
+        });
     if (!watch) {
         close(connection, true);
         return;
@@ -84,12 +86,13 @@ void Vsock::look(const ConnectionPtr& connection) {
         }
         return;
     }
-    settle(connection);
+    follow_up(connection);
     deliver();
 }
 
-// Out of the tables, and of the queue for buffers, where a guest that gives none would keep it, socket and all; with `tell`, the guest gets a
-// reset, if it has heard of it.
+// Removes a connection from the tables. It also leaves the list of those that wait for buffers,
+// where a guest that gives none would keep it and its socket. With `tell` the guest gets a reset,
+// if it knows the connection.
 void Vsock::close(const ConnectionPtr& connection, bool tell) {
     if (std::exchange(connection->gone, true)) {
         return;
@@ -118,10 +121,10 @@ void Vsock::drop_all() {
     ready_.clear();
     refusals_.clear();
     greetings_.clear();
-    // What the driver is done with goes out all the same.
+    // draining_ stays: the last bytes of these connections are still sent.
 }
 
-// One that only waits for the guest's agreement to its end makes way.
+// A connection that only waits for the guest's agreement to its end is closed if there is no room.
 bool Vsock::make_room() {
     if (connections() < max_connections_) {
         return true;
@@ -135,7 +138,7 @@ bool Vsock::make_room() {
 }
 
 Status Vsock::listen() {
-    listening_ = TRY(port_->watch(EventLoop::Kind::intake, listener_.fd(), EPOLLIN, [this] { accept(); }));
+    listening_ = TRY(transport_->watch(EventLoop::Kind::intake, listener_.fd(), EPOLLIN, [this] { accept(); }));
     return {};
 }
 
@@ -143,10 +146,12 @@ void Vsock::accept() {
     UniqueFd socket(::accept4(listener_.fd(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (!socket.valid()) {
         if (errno == EMFILE || errno == ENFILE) {
-            // Left in its queue it would wake us for ever.
+            // A connection left in the listen queue would be reported without end.
             spare_.reset();
             UniqueFd(::accept4(listener_.fd(), nullptr, nullptr, SOCK_CLOEXEC)).reset();
-            spare_ = UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+            if (auto spare = spare_file()) {
+                spare_ = *std::move(spare);
+            }
         }
         return;
     }
@@ -154,11 +159,12 @@ void Vsock::accept() {
         return;
     }
     const auto greeting = std::make_shared<Greeting>(std::move(socket));
-    auto watch = port_->watch(EventLoop::Kind::intake, greeting->fd(), EPOLLIN, [this, weak = std::weak_ptr(greeting)] {
-        if (const auto self = weak.lock()) {
-            greet(self);
-        }
-    });
+    auto watch =
+        transport_->watch(EventLoop::Kind::intake, greeting->fd(), EPOLLIN, [this, weak = std::weak_ptr(greeting)] {
+            if (const auto self = weak.lock()) {
+                greet(self);
+            }
+        });
     if (watch) {
         greeting->watch = *std::move(watch);
         greetings_.insert(greeting);
@@ -181,7 +187,8 @@ void Vsock::connect_guest(Greeting& greeting) {
     if (!host_port) {
         return;
     }
-    add(std::make_shared<Connection>(Ports{greeting.port(), *host_port}, greeting.take_socket(), Connection::Begun::by_host));
+    add(std::make_shared<Connection>(Ports{greeting.port(), *host_port}, greeting.take_socket(),
+                                     Connection::Begun::by_host));
     deliver();
 }
 
@@ -189,7 +196,7 @@ std::optional<std::uint32_t> Vsock::free_host_port(std::uint32_t guest_port) {
     constexpr std::uint32_t kFirst = VsockStateV1{}.next_host_port;
     for (std::size_t i = 0; i <= kMaxConnections; ++i) {
         const std::uint32_t port = state_.next_host_port;
-        state_.next_host_port = port == 0xFFFFFFFE ? kFirst : port + 1;  // the last one means "any"
+        state_.next_host_port = port == 0xFFFFFFFE ? kFirst : port + 1;  // 0xFFFFFFFF means any port
         if (!connections_.contains({guest_port, port})) {
             return port;
         }

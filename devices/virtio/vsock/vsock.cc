@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The queues' side: packets in, packets out.
+// Packets from and to the driver.
 #include "devices/virtio/vsock/vsock.h"
 
-#include <fcntl.h>
+#include <sys/eventfd.h>
 #include <sys/resource.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstring>
 
 #include "vmm/base/try.h"
@@ -22,12 +23,14 @@ constexpr std::size_t kTx = 1;
 constexpr std::size_t kEvents = 2;
 constexpr std::array<std::uint16_t, 3> kQueueSizes = {256, 256, 16};
 constexpr std::size_t kMaxPayload = 64 << 10;
-// Resets that wait for room. With more, the driver's packets wait (5.10.6.1.1 has it give buffers regardless of that).
+// The most resets that wait for a buffer. With more of them, the driver's packets wait: by
+// 5.10.6.1.1 the driver provides buffers all the same.
 constexpr std::size_t kMaxRefusals = 256;
 constexpr std::uint32_t kFirstHostPort = 1U << 30;
 constexpr std::size_t kLongestSuffix = 11;  // "_4294967295"
 
-// A guest that opens all it can must leave the process the files that it needs, of a snapshot for instance.
+// A guest that opens all connections it can must leave files for the process, such as those of a
+// snapshot.
 std::size_t most_connections() {
     rlimit limit{};
     return ::getrlimit(RLIMIT_NOFILE, &limit) == 0 ? std::min<rlim_t>(Vsock::kMaxConnections, limit.rlim_cur / 2)
@@ -36,29 +39,38 @@ std::size_t most_connections() {
 
 }  // namespace
 
-Vsock::Vsock(const VsockConfig& config, Listener listener, UniqueFd spare, const VsockStateV1& state)
-    : cid_(config.cid),
-      path_(config.socket),
+Vsock::Vsock(std::uint64_t cid, Listener listener, UniqueFd spare)
+    : cid_(cid),
       max_connections_(most_connections()),
-      state_(state),
       listener_(std::move(listener)),
       spare_(std::move(spare)),
       payload_(std::max<std::size_t>(kMaxPayload, Connection::kBuffer)) {}
 
-Result<std::unique_ptr<Vsock>> Vsock::create(const VsockConfig& config, const VsockStateV1& state) {
-    if (state.next_host_port < kFirstHostPort) {
-        return fail(ErrorKind::invalid, "virtio-vsock: its next port is none of the host's");
+Result<UniqueFd> Vsock::spare_file() {
+    UniqueFd fd(::eventfd(0, EFD_CLOEXEC));
+    if (!fd.valid()) {
+        return fail(Error::system("eventfd", "the vsock's spare descriptor", errno));
     }
+    return fd;
+}
+
+Result<std::unique_ptr<Vsock>> Vsock::create(const VsockConfig& config) {
     const std::size_t longest = sizeof(sockaddr_un::sun_path) - 1 - kLongestSuffix;
     if (config.socket.size() > longest) {
         return fail(ErrorKind::usage,
                     "the vsock's socket path " + config.socket + " has " + std::to_string(config.socket.size()) +
-                        " bytes, and with \"_PORT\" behind it there is room for " + std::to_string(longest),
+                        " bytes, more than the " + std::to_string(longest) + " that leave room for \"_PORT\" behind it",
                     "choose a shorter path");
     }
     Listener listener = TRY(Listener::open(config.socket, "another path for the vsock's socket"));
-    UniqueFd spare = TRY(open_file("/dev/null", O_RDONLY));
-    return std::unique_ptr<Vsock>(new Vsock(config, std::move(listener), std::move(spare), state));
+    return std::unique_ptr<Vsock>(new Vsock(config.cid, std::move(listener), TRY(spare_file())));
+}
+
+Status Vsock::check(const VsockStateV1& state) const {
+    if (state.next_host_port < kFirstHostPort) {
+        return fail(ErrorKind::invalid, "virtio-vsock: its next port is not one of the host's");
+    }
+    return {};
 }
 
 std::span<const std::uint16_t> Vsock::queue_sizes() const { return kQueueSizes; }
@@ -72,21 +84,27 @@ void Vsock::read_config(std::uint64_t offset, std::span<std::byte> data) const {
     }
 }
 
-Status Vsock::attach(Port& port) {
-    port_ = &port;
-    reset_event_.emplace(port, kEvents);
+Status Vsock::attach(Transport& transport) {
+    transport_ = &transport;
+    reset_event_.emplace(transport, kEvents);
     return {};
 }
 
 Status Vsock::restored() {
     // Without a driver there were no connections.
-    return port_->queue(kEvents).ready() ? reset_event_->begin([this] { port_->ring(); }) : Status{};
+    return transport_->queue(kEvents).ready() ? reset_event_->begin([this] { transport_->ring(); }) : Status{};
 }
 
 void Vsock::reset() {
     drop_all();
     reset_event_->cancel();
     listening_.reset();
+}
+
+// The connections' last bytes go with the state that sent them.
+void Vsock::adopted() noexcept {
+    reset();
+    draining_.clear();
 }
 
 Status Vsock::notified(std::size_t queue) {
@@ -102,18 +120,18 @@ Status Vsock::notified(std::size_t queue) {
         served = listen();
     }
     if (!served) {
-        reset();  // nothing comes from the host any more until the driver has started over
+        reset();  // takes nothing from the host until the driver has reset the device
     }
     return served;
 }
 
 Status Vsock::take_packets() {
-    Queue& tx = port_->queue(kTx);
+    Queue& tx = transport_->queue(kTx);
     tx.suppress_notifications();
     bool room = true;
     for (unsigned budget = tx.state().size; (room = refusals_.size() < kMaxRefusals); --budget) {
         if (budget == 0) {
-            port_->ring();
+            transport_->ring();
             break;
         }
         if (!TRY(tx.pop(chain_))) {
@@ -125,18 +143,18 @@ Status Vsock::take_packets() {
         TRY(take_packet(chain_));
         tx.push(chain_.head, 0);
     }
-    port_->signal_used(kTx);
+    transport_->signal_used(kTx);
     TRY(send_packets());
     if (!room && refusals_.size() < kMaxRefusals) {
-        port_->ring();
+        transport_->ring();
     }
     return {};
 }
 
 Status Vsock::take_packet(const Chain& chain) {
     std::array<std::byte, Header::kSize> bytes;
-    if (TRY(read_chain(port_->memory(), chain, 0, bytes)) < bytes.size()) {
-        return {};  // nobody to answer
+    if (TRY(read_chain(transport_->memory(), chain, 0, bytes)) < bytes.size()) {
+        return {};  // a malformed packet has no sender to answer
     }
     const Header header = Header::decode(bytes);
     const bool whole = header.len <= chain.readable_bytes - Header::kSize;
@@ -161,17 +179,17 @@ Status Vsock::take_packet(const Chain& chain) {
             return {};
         }
         payload = std::span(payload_).first(header.len);
-        TRY(read_chain(port_->memory(), chain, Header::kSize, payload));
+        TRY(read_chain(transport_->memory(), chain, Header::kSize, payload));
     }
     if (!connection->take(header, payload)) {
         close(connection, true);
         return {};
     }
-    settle(connection);
+    follow_up(connection);
     return {};
 }
 
-// 5.10.6.4: what belongs to no connection is answered by a reset, but for resets.
+// 5.10.6.4: a packet that belongs to no connection is answered by a reset, unless it is one.
 void Vsock::refuse(const Header& header) {
     if (header.op != Op::reset) {
         refusals_.push_back({.src_cid = header.dst_cid,
@@ -187,18 +205,20 @@ bool Vsock::connect_host(const Header& header) {
     if (!make_room()) {
         return false;
     }
-    Result<UniqueFd> socket = connect_unix(path_ + "_" + std::to_string(header.dst_port));
+    const FolderEntry& own = listener_.entry();
+    Result<UniqueFd> socket = connect_unix(own.folder(), own.name() + "_" + std::to_string(header.dst_port));
     if (!socket) {
         return false;
     }
-    add(std::make_shared<Connection>(Ports{header.src_port, header.dst_port}, *std::move(socket), Connection::Begun::by_guest,
-                                     header));
+    add(std::make_shared<Connection>(Ports{header.src_port, header.dst_port}, *std::move(socket),
+                                     Connection::Begun::by_guest, header));
     return true;
 }
 
 Status Vsock::send_packets() {
     Status sent = fill_buffers();
-    // Those that wait for buffers are not to be called meanwhile because they are readable. One that cannot be watched leaves the queue.
+    // While these connections wait for buffers, their sockets must not be reported as readable. A
+    // connection that cannot be watched leaves the queue.
     for (const ConnectionPtr& connection : std::vector(ready_.begin(), ready_.end())) {
         watch(connection);
     }
@@ -206,7 +226,7 @@ Status Vsock::send_packets() {
 }
 
 Status Vsock::fill_buffers() {
-    Queue& rx = port_->queue(kRx);
+    Queue& rx = transport_->queue(kRx);
     if (!rx.ready()) {
         return {};
     }
@@ -214,7 +234,7 @@ Status Vsock::fill_buffers() {
     rx.suppress_notifications();
     while (!refusals_.empty() || !ready_.empty()) {
         if (budget-- == 0) {
-            port_->ring();
+            transport_->ring();
             break;
         }
         if (!TRY(rx.pop(chain_))) {
@@ -232,11 +252,11 @@ Status Vsock::fill_buffers() {
             rx.unpop();
             continue;
         }
-        TRY(write_chain(port_->memory(), chain_, 0, header->encode()));
-        TRY(write_chain(port_->memory(), chain_, Header::kSize, std::span(payload_).first(header->len)));
+        TRY(write_chain(transport_->memory(), chain_, 0, header->encode()));
+        TRY(write_chain(transport_->memory(), chain_, Header::kSize, std::span(payload_).first(header->len)));
         rx.push(chain_.head, static_cast<std::uint32_t>(Header::kSize + header->len));
     }
-    port_->signal_used(kRx);
+    transport_->signal_used(kRx);
     return {};
 }
 
@@ -253,14 +273,15 @@ std::optional<Header> Vsock::next_packet(std::size_t room) {
     if (header) {
         header->dst_cid = cid_;
     }
-    settle(connection);
+    follow_up(connection);
     return header;
 }
 
-// For what comes from the host. An error is found again by the next `notified`, which is asked for.
+// Sends packets after an event on the host's side. After an error it rings: notified() finds the
+// error again and reports it.
 void Vsock::deliver() {
     if (!send_packets()) {
-        port_->ring();
+        transport_->ring();
     }
 }
 

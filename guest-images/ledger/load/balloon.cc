@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// A balloon over the region; what it does not hold is told as free.
-#include "guest-images/ledger/load/load.h"
+// The load's balloon takes pages of the region. What it does not hold is reported as free if the
+// host asks for hints.
 #include "guest-images/ledger/virtio/balloon.h"
+#include "guest-images/ledger/load/load.h"
 
 namespace snapvm::guest::load {
 namespace {
@@ -13,7 +14,8 @@ bool there = false;
 
 void start_balloon(u64 ring_features) { there = balloon.start(ring_features, region().address, region().bytes, true); }
 
-// Hinted pages are not used meanwhile: no order comes before the host has said that it is done.
+// The guest does not use hinted pages meanwhile: the host sends no order before it has ended the
+// hinting.
 void serve_balloon() {
     if (there) balloon.serve();
 }

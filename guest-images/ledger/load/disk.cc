@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reads and writes of a disk, so many in flight.
+// Reads and writes a disk, with a fixed number of requests in flight.
 #include "guest-images/ledger/load/load.h"
 #include "guest-images/ledger/virtio/blk.h"
 
@@ -14,7 +14,8 @@ bool there = false;
 u64 disk_bytes() { return blk.sectors() * Blk::kSectorBytes; }
 
 void add(const LoadOrder& order, u32 slot, u64 n) {
-    const u64 sector = ledger::load_place(order.random != 0, order.seed, n, order.size, disk_bytes()) / Blk::kSectorBytes;
+    const u64 sector =
+        ledger::load_place(order.random != 0, order.seed, n, order.size, disk_bytes()) / Blk::kSectorBytes;
     const u64 address = region().address + slot * order.size;
     const u32 size = static_cast<u32>(order.size);
     const bool in = order.kind == ledger::LoadKind::disk_read;
@@ -28,8 +29,8 @@ void start_disk(u64 ring_features) { there = blk.start(0, ring_features); }
 
 LoadFault run_disk(const LoadOrder& order) {
     if (!there) return LoadFault::no_device;
-    if (order.depth == 0 || order.depth > blk.most_requests() || order.size == 0 || order.size % Blk::kSectorBytes != 0 ||
-        order.size > disk_bytes())
+    if (order.depth == 0 || order.depth > blk.most_requests() || order.size == 0 ||
+        order.size % Blk::kSectorBytes != 0 || order.size > disk_bytes())
         return LoadFault::refused;
     if (order.size > region().bytes / order.depth || ballooned_pages() != 0) return LoadFault::no_memory;
     u32 free[Blk::kMostRequests];

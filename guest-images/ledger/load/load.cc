@@ -15,7 +15,7 @@ extern "C" {
 [[gnu::section(".root.load"), gnu::used]] constinit Load ledger_load = {};  // at ledger::kLoadAddress (ledger.ld)
 }
 
-// A word a page: none of them is zero, or the same as another.
+// Writes a word into each page. No word is zero, and no two are equal.
 LoadFault dirty(u64 seed) {
     if (ballooned_pages() != 0) return LoadFault::refused;
     for (u64 at = ledger_load.region; at < ledger_load.region + ledger_load.region_bytes; at += ledger::kPageBytes)
@@ -42,7 +42,7 @@ bool started() { return ledger_load.magic != 0; }
 
 void start(const Options& options) {
     const u64 bytes = (options.load + kLargePage - 1) & ~(kLargePage - 1);
-    // Whole large pages, as an operating system would have them to give.
+    // The region consists of whole large pages, as an operating system would free them.
     const u64 base = take_memory(bytes + kLargePage, "load does not fit the memory in one piece");
     ledger_load.region = (base + kLargePage - 1) & ~(kLargePage - 1);
     ledger_load.region_bytes = bytes;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The load: virtio devices driven as fast as the guest can, at the host's word (load_format.h). First vCPU only.
+// The load drives virtio devices as fast as the guest can, on orders of the host (load_format.h).
+// Only the first vCPU calls this.
 #pragma once
 
 #include "guest-images/ledger/load_format.h"
@@ -11,13 +12,15 @@ namespace snapvm::guest::load {
 using ledger::LoadFault;
 using ledger::LoadOrder;
 
-// Whether `load=` was given, and so whether there is anything to do for the others here.
+// Returns whether `load=` was given. The other functions here do nothing useful without it.
 bool started();
-// Takes its memory and writes into each page, starts the devices that there are, and listens.
+// Takes the load's memory, writes into each page, starts the devices that exist, and accepts orders
+// from then on.
 void start(const Options& options);
-// Looks for what the devices ask of their own accord: the balloon's target, hints, a stream that a restore has cut off.
+// Handles what the devices ask without an order: the balloon's target, hints, a stream that a
+// restore has ended.
 void serve();
-// The host's order, if there is a new one.
+// Carries out the host's order, if there is a new one.
 void carry_out_order();
 
 // --- for the loads themselves ---
@@ -27,21 +30,22 @@ struct Region {
     u64 bytes;
 };
 Region region();
-// One more request is done.
+// Counts one more request as done.
 void count_done();
-// What was notified for this order.
+// Adds the notifications that were sent for this order.
 void count_notifications(u64 count);
 
-// Each starts its device, if there is one, and carries out an order of its kind.
+// Each start function starts its device, if there is one. Each run function carries out an order of
+// its kind.
 void start_disk(u64 ring_features);
 LoadFault run_disk(const LoadOrder& order);
 void start_balloon(u64 ring_features);
 void serve_balloon();
-// Pages of the region, from its first on, that the balloon has.
+// Returns how many pages of the region the balloon holds, from the first page on.
 u64 ballooned_pages();
 void start_net(u64 ring_features);
 LoadFault run_net(const LoadOrder& order);
-void start_stream(u64 ring_features, u64 receive);  // bytes of a buffer for what comes
+void start_stream(u64 ring_features, u64 receive);  // `receive`: bytes of a receive buffer
 void serve_stream();
 LoadFault run_stream(const LoadOrder& order);
 

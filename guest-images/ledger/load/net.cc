@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Frames out of a network interface, so many in flight.
+// Sends frames out of a network interface, with a fixed number in flight.
+#include "guest-images/ledger/virtio/net.h"
 #include "guest-images/ledger/load/load.h"
 #include "guest-images/ledger/load_frame.h"
-#include "guest-images/ledger/virtio/net.h"
 
 namespace snapvm::guest::load {
 namespace {
@@ -10,7 +10,7 @@ namespace {
 using namespace virtio;
 using ledger::kMostInFlight;
 
-static_assert(2 * kMostInFlight <= Queue::kMostEntries);  // a header and a frame, without indirect tables
+static_assert(2 * kMostInFlight <= Queue::kMostEntries);  // a frame takes two descriptors without indirect tables
 
 constinit Net net;
 bool there = false;

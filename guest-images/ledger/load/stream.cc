@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One stream to the host's port kLoadPort, over vsock.
+// Keeps one stream to the host's port kLoadPort, over vsock.
 #include "guest-images/ledger/load/load.h"
 #include "guest-images/ledger/virtio/vsock.h"
 
@@ -11,7 +11,7 @@ using virtio::Vsock;
 constinit Vsock vsock;
 bool there = false;
 Vsock::Connection* stream = nullptr;
-u64 unread = 0;  // bytes that came, and that no order has asked for yet
+u64 unread = 0;  // bytes that came and that no order has asked for yet
 
 void collect() {
     for (Vsock::Packet packet; vsock.receive(packet); vsock.give_back(packet.number)) {
@@ -31,7 +31,7 @@ void connect() {
     }
 }
 
-// One slot is kept for an update.
+// Sends `size` bytes. One slot stays free for a credit update.
 bool send_all(u64 payload, u32 size) {
     while (!stream->peer_is_done() && (stream->credit() < size || vsock.free_slots() < 2)) {
         vsock.wait(vsock.free_slots() < 2);
@@ -49,7 +49,7 @@ bool receive(u64 bytes) {
     return true;
 }
 
-// The last of what was sent is out of the guest's hands.
+// Waits until the device has taken all that was sent.
 void flush() {
     while (vsock.free_slots() < Vsock::kSlots && !stream->peer_is_done()) {
         vsock.wait(true);
@@ -80,7 +80,7 @@ void start_stream(u64 ring_features, u64 receive) {
     if (there) connect();
 }
 
-// In a restored machine the stream is gone: once more.
+// A restore ends the stream, so the guest connects again.
 void serve_stream() {
     if (!there) return;
     collect();

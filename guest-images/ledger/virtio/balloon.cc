@@ -9,10 +9,10 @@ namespace {
 using ledger::kPageBytes;
 
 constexpr u64 kMustTellHost = 1ULL << 0, kFreePageHint = 1ULL << 3;
-constexpr u32 kTargetAt = 0, kActualAt = 4, kHintIdAt = 8;  // struct virtio_balloon_config
+constexpr u32 kTargetAt = 0, kActualAt = 4, kHintIdAt = 8;  // fields of struct virtio_balloon_config
 constexpr u32 kInflate = 0, kDeflate = 1, kHints = 3;  // queues
-constexpr u32 kHintStop = 0, kHintDone = 1;  // ids that ask for nothing
-constexpr u64 kHintBytes = 4 << 20;  // a buffer, as Linux has it
+constexpr u32 kHintStop = 0, kHintDone = 1;  // ids that request no hints
+constexpr u64 kHintBytes = 4 << 20;  // of a hinted buffer, as in Linux
 constexpr u32 kChains = 64;
 
 void drain(Queue& queue) {
@@ -30,8 +30,8 @@ bool Balloon::start(u64 ring_features, u64 address, u64 bytes, bool hints) {
     device_.negotiate(kMustTellHost | (hints ? kFreePageHint : 0) | ring_features);
     first_page_ = address / kPageBytes;
     pages_ = bytes / kPageBytes;
-    numbers_ =
-        reinterpret_cast<u32(*)[kNumbers]>(take_memory(sizeof(u32) * kNumbers * kChains, "no memory for the balloon's lists"));
+    numbers_ = reinterpret_cast<u32(*)[kNumbers]>(
+        take_memory(sizeof(u32) * kNumbers * kChains, "no memory for the balloon's lists"));
     inflate_.set_up(device_, kInflate, kChains);
     deflate_.set_up(device_, kDeflate, kChains);
     if (device_.has(kFreePageHint)) hints_.set_up(device_, kHints, kChains);
@@ -46,12 +46,13 @@ void Balloon::serve() {
     if (device_.has(kFreePageHint)) answer_hints();
 }
 
-// Pages [first, end) of its memory through one of the two queues.
+// Sends the numbers of pages [first, end) of the memory through one of the two queues.
 void Balloon::tell(Queue& queue, u64 first, u64 end) {
     while (first < end) {
         for (u32 chain = 0; chain < kChains && first < end; ++chain) {
             u32 count = 0;
-            for (; count < kNumbers && first < end; ++first) numbers_[chain][count++] = static_cast<u32>(first_page_ + first);
+            for (; count < kNumbers && first < end; ++first)
+                numbers_[chain][count++] = static_cast<u32>(first_page_ + first);
             const Buffer buffer{reinterpret_cast<u64>(numbers_[chain]), count * 4, false};
             if (!queue.add(&buffer, 1, chain)) broken(Type::balloon, "a queue has less room than it said");
         }
@@ -72,7 +73,8 @@ void Balloon::follow_target() {
     device_.set_config32(kActualAt, static_cast<u32>(held_));
 }
 
-// The id, the free pages, and the end. They are not used before the host has said that it is done: that is the caller's to see to.
+// Sends the id, the free pages, and the stop id. The pages may not be used before the host has
+// ended the hinting; the caller ensures that.
 void Balloon::answer_hints() {
     const u32 id = device_.config32(kHintIdAt);
     if (id == hint_id_) return;

@@ -6,9 +6,9 @@
 namespace snapvm::guest::virtio {
 namespace {
 
-constexpr u32 kCapacity = 0;  // in the configuration space
+constexpr u32 kCapacity = 0;  // offset in the configuration space
 constexpr u8 kNoStatus = 0xff;
-constexpr u32 kMostBuffers = 3;  // of a request
+constexpr u32 kMostBuffers = 3;  // in a request
 
 }  // namespace
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A virtio block device, many requests at a time. Source: virtio 1.2, 5.2.
+// A virtio block device with many requests in flight. Source: virtio 1.2, 5.2.
 #pragma once
 
 #include "guest-images/ledger/virtio/queue.h"
@@ -13,29 +13,36 @@ public:
     static constexpr u8 kOk = 0;  // any other status is an error
 
     struct Done {
-        u64 cookie;  // as the request was made with
+        u64 cookie;  // the cookie that the request was made with
         u8 status;
     };
 
-    // The nth disk. False: there are not so many. `ring_features` as of Device::negotiate.
+    // Starts disk number `nth`, from 0. Returns false if there is none. `ring_features` is as in
+    // Device::negotiate().
     bool start(u32 nth, u64 ring_features);
     [[nodiscard]] u64 sectors() const { return sectors_; }
-    // As many as there is always room for.
+    // Returns the number of requests that the queue always has room for.
     [[nodiscard]] u32 most_requests() const;
     [[nodiscard]] bool read_only() const { return device_.has(kReadOnly); }
-    // Without it, what is written is on the disk for good when it is done.
+    // If false, a write is permanent when it is done.
     [[nodiscard]] bool needs_flush() const { return device_.has(kFlush); }
 
-    // Requests on memory in one piece, `size` bytes in whole sectors; false: there is no room before something is collected. The device
-    // sees them after `submit`. A flush covers writes that were done before it was made.
-    bool read(u64 sector, u64 address, u32 size, u64 cookie) { return request(kIn, sector, {address, size, true}, cookie); }
-    bool write(u64 sector, u64 address, u32 size, u64 cookie) { return request(kOut, sector, {address, size, false}, cookie); }
+    // Make requests on memory in one piece of `size` bytes, a multiple of the sector size. Return
+    // false if there is no room until something is collected. The device sees the requests after
+    // submit(). A flush covers the writes that were done before it was made.
+    bool read(u64 sector, u64 address, u32 size, u64 cookie) {
+        return request(kIn, sector, {address, size, true}, cookie);
+    }
+    bool write(u64 sector, u64 address, u32 size, u64 cookie) {
+        return request(kOut, sector, {address, size, false}, cookie);
+    }
     bool flush(u64 cookie) { return request(kFlushType, 0, {}, cookie); }
     void submit() { queue_.submit(); }
-    // The next that is done, in the order in which they got done; false: none at the moment.
+    // Gets the next request that is done, in the order of completion. Returns false if none is
+    // done.
     bool collect(Done& done);
 
-    // For waiting, and for who counts.
+    // The queue to wait on, and the counters of queue and device.
     [[nodiscard]] Queue& queue() { return queue_; }
     [[nodiscard]] const Device& device() const { return device_; }
 
@@ -47,7 +54,7 @@ private:
         u32 reserved;
         u64 sector;
     };
-    // What the device reads and writes of a request besides its data.
+    // The parts of a request besides its data.
     struct Slot {
         Header header;
         u8 status;

@@ -4,7 +4,7 @@
 namespace snapvm::guest::virtio {
 namespace {
 
-constexpr u32 kReceive = 0, kTransmit = 1;  // queues of port 0; there are more with MULTIPORT only
+constexpr u32 kReceive = 0, kTransmit = 1;  // of port 0; other ports exist with MULTIPORT only
 
 }  // namespace
 

@@ -8,9 +8,9 @@ namespace snapvm::guest::virtio {
 
 class Console {
 public:
-    static constexpr u32 kBuffers = 8, kBufferBytes = 32;  // small and few: input is to come in several
+    static constexpr u32 kBuffers = 8, kBufferBytes = 32;  // small, so that input arrives in several buffers
 
-    // False: there is no such device. `ring_features` as of Device::negotiate.
+    // Returns false if there is no such device. `ring_features` is as in Device::negotiate().
     bool start(u64 ring_features);
     [[nodiscard]] Duplex& port() { return port_; }
 

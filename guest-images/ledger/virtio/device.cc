@@ -9,7 +9,7 @@
 namespace snapvm::guest::virtio {
 
 extern "C" {
-volatile u64 device_interrupts[VIRTIO_DEVICES];  // counted by traps.S, by place
+volatile u64 device_interrupts[VIRTIO_DEVICES];  // by place; traps.S counts them
 }
 
 [[noreturn]] void broken(Type type, const char* why) {
@@ -17,7 +17,7 @@ volatile u64 device_interrupts[VIRTIO_DEVICES];  // counted by traps.S, by place
     exit_guest(1);
 }
 
-// The places are taken from the first on, so the first empty one ends the search.
+// Devices fill the places from the first on, so the first empty place ends the search.
 bool Device::find(Type type, u32 nth) {
     for (u32 place = 0; place < VIRTIO_DEVICES; ++place) {
         base_ = VIRTIO_BASE + u64{place} * VIRTIO_STRIDE;
@@ -43,7 +43,8 @@ void Device::reset() {
 void Device::add_status(u32 bit) {
     const u32 now = get(kStatus);
     set(kStatus, now | bit);
-    if (get(kStatus) != (now | bit)) broken(type_, bit == kFeaturesOk ? "features refused" : "status does not read back");
+    if (get(kStatus) != (now | bit))
+        broken(type_, bit == kFeaturesOk ? "features refused" : "status does not read back");
 }
 
 void Device::negotiate(u64 wanted) {
@@ -84,7 +85,7 @@ void Device::acknowledge() {
     acknowledged_ = seen;
     const u32 causes = get(kInterruptStatus);
     if ((causes & ~(kUsedBuffer | kConfigChange)) != 0) broken(type_, "interrupt status with bits that mean nothing");
-    if (causes == 0) return;  // of an interrupt that a look at the one before has covered
+    if (causes == 0) return;  // the last acknowledgement covered this interrupt too
     set(kInterruptAck, causes);
     if ((causes & kConfigChange) == 0) return;
     if ((get(kStatus) & kNeedsReset) != 0) broken(type_, "needs a reset");

@@ -1,58 +1,64 @@
 // SPDX-License-Identifier: Apache-2.0
-// A virtio device over MMIO, seen from its driver. Sources: virtio 1.2, 2.1 to 2.3, 3.1, 4.2; where devices sit: vmm/platform/PLATFORM.md.
-// Written from the specification alone, with nothing of devices/: a second opinion on that. What a device must not do ends the guest with
-// `LEDGER BAD virtio …` and exit code 1.
+// A virtio device over MMIO, as its driver sees it. Sources: virtio 1.2, 2.1 to 2.3, 3.1, 4.2;
+// vmm/platform/PLATFORM.md for the devices' addresses. The code is written from the specification
+// alone and shares nothing with devices/, so that it tests them independently. If a device does
+// what it must not, the guest ends with `LEDGER BAD virtio …` and exit code 1.
 //
 // A driver, on one vCPU, at CPL 3:
 //     device.find(Type::entropy);              // false: there is none
 //     device.negotiate(kEventIndex | kIndirect);
 //     queue.set_up(device, 0, 64);             // queue.h
 //     device.start();
-//     queue.add(buffers, 2, cookie);           // as many as there is room for
-//     queue.submit();                          // one notification for all of them, if the device wants one
-//     queue.wait(1);                           // sleeps until so many are done
+//     queue.add(buffers, 2, cookie);           // while there is room
+//     queue.submit();                          // one notification for all, if the device wants one
+//     queue.wait(1);                           // sleeps until one is done
 //     while (queue.collect(used)) …
-// Objects have to be static (constinit): no constructors run in this guest, and they are large for a stack.
+// Objects have to be static (constinit): no constructors run in this guest, and the objects are
+// large for a stack.
 #pragma once
 
 #include "guest-images/ledger/cpu.h"
 
 namespace snapvm::guest::virtio {
 
-// Chapter 5's numbers.
+// Device numbers of virtio 1.2, chapter 5.
 enum class Type : u32 { net = 1, block = 2, console = 3, entropy = 4, balloon = 5, vsock = 19 };
 
-// Feature bits of chapter 6 that a driver may ask for. VERSION_1 is always agreed on.
+// Feature bits of chapter 6 that a driver may ask for. VERSION_1 is always negotiated.
 inline constexpr u64 kIndirect = 1ULL << 28, kEventIndex = 1ULL << 29;
 
 [[noreturn]] void broken(Type type, const char* why);
 
 class Device {
 public:
-    // The nth device of a type, from 0, reset.
+    // Finds device number `nth` of a type, from 0, and resets it. Returns false if there is none.
     bool find(Type type, u32 nth = 0);
-    // Agrees on VERSION_1 and on what of `wanted` is offered; queues are set up after it.
+    // Accepts VERSION_1 and those bits of `wanted` that the device offers. Queues are set up after
+    // this.
     void negotiate(u64 wanted);
-    // Its interrupts come to this vCPU from here on, and its queues are served.
+    // Routes the device's interrupts to this vCPU and sets DRIVER_OK: from here on the device
+    // serves its queues.
     void start();
-    // Starts over: negotiate, queues and start are due again.
+    // Resets the device. negotiate(), the queues' set_up() and start() have to follow again.
     void reset();
 
     [[nodiscard]] Type type() const { return type_; }
     [[nodiscard]] bool has(u64 feature) const { return (features_ & feature) != 0; }
 
-    // Fields of the configuration space, by offset; a 64-bit one in two parts that belong together.
+    // Fields of the configuration space, by offset. The halves of a 64-bit field are of one
+    // generation.
     [[nodiscard]] u8 config8(u32 offset) const { return read_mmio8(base_ + kConfig + offset); }
     [[nodiscard]] u16 config16(u32 offset) const { return read_mmio16(base_ + kConfig + offset); }
     [[nodiscard]] u32 config32(u32 offset) const { return read_mmio(base_ + kConfig + offset); }
     [[nodiscard]] u64 config64(u32 offset) const;
     void set_config32(u32 offset, u32 value) { write_mmio(base_ + kConfig + offset, value); }
 
-    // Interrupts so far. Each ends a halt(), as every interrupt does.
+    // Returns the number of interrupts so far. Each of them ends a halt().
     [[nodiscard]] u64 interrupts() const;
-    // To be called after an interrupt, and at any time: what has come since the last call is acknowledged (4.2.3.4). Queue does it.
+    // Acknowledges the causes of interrupts that came since the last call (4.2.3.4). It is called
+    // after an interrupt and may be called at any time. Queue calls it.
     void acknowledge();
-    // Whether the configuration has changed since this was last asked.
+    // Returns whether the configuration has changed since the last call.
     bool take_config_change();
 
 private:

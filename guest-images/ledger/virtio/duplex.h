@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Two queues of a device, one each way: buffers that wait for what comes, and what is sent. What came can be sent from where it is, too.
+// Two queues of a device, one for each direction. Buffers wait in one queue for what comes; the
+// other sends. What came can be sent back out of its buffer.
 #pragma once
 
 #include "guest-images/ledger/virtio/queue.h"
@@ -8,31 +9,34 @@ namespace snapvm::guest::virtio {
 
 class Duplex {
 public:
-    // What came, in buffer `number`, and stays there until that is given back.
+    // What came into buffer `number`. It stays there until the buffer is given back.
     struct Piece {
         u32 number;
         u64 address;
         u32 size;
     };
 
-    // Of a device that has negotiated and not started. `count` buffers of `bytes` each; none: nothing is received.
+    // Sets up the queues of a device that has negotiated and not started. Takes memory for `count`
+    // buffers of `bytes` each; with 0 nothing is received.
     void set_up(Device& device, u32 receive, u32 transmit, u32 count, u32 bytes);
-    // Once the device has been started: offers it the buffers.
+    // Offers the device the buffers. It is called once the device has been started.
     void listen();
 
-    // The next piece that came; false: none at the moment.
+    // Gets the next piece that came. Returns false if there is none.
     bool receive(Piece& piece);
     void give_back(u32 number);
-    // From where it is; its buffer is given back when that is done.
+    // Sends a piece out of its buffer, which is given back when the piece is sent.
     void send_back(const Piece& piece) { send(piece.address, piece.size, piece.number); }
-    // What is sent stays as it is for good.
+    // Sends bytes that never change.
     void send(u64 address, u32 size) { send(address, size, kNoBuffer); }
-    // Takes note of what has been sent, and shows the device what is to be, and where there is room again.
+    // Handles what has been sent, and shows the device what is to be sent and the buffers that are
+    // free again.
     void work();
-    // An interrupt follows when something comes, and when all is sent. False: there is something already.
+    // Requests an interrupt when something comes, and when all is sent. Returns false if one of
+    // them has happened already.
     bool ask_for_interrupt();
 
-    // For who sends by himself.
+    // For callers that send on their own.
     [[nodiscard]] Queue& transmitter() { return transmit_; }
 
 private:

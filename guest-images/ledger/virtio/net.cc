@@ -7,8 +7,8 @@ namespace snapvm::guest::virtio {
 namespace {
 
 constexpr u32 kReceive = 0, kTransmit = 1, kControl = 2;  // queues
-constexpr u32 kStatusAt = 6;  // in struct virtio_net_config, behind the MAC
-constexpr u16 kAskedToAnnounce = 2;  // of the status
+constexpr u32 kStatusAt = 6;  // in struct virtio_net_config, after the MAC
+constexpr u16 kAskedToAnnounce = 2;  // a bit of the status
 constexpr u8 kAnnounceClass = 3, kAnnounceAcknowledged = 0, kOk = 0, kNoAnswer = 0xff;
 
 }  // namespace
@@ -26,7 +26,8 @@ bool Net::start(u64 features, bool receives) {
     return true;
 }
 
-// A reverse ARP request for itself, as hypervisors send them for a guest that has moved: no address of it but the MAC is needed.
+// Builds a reverse ARP request for this interface, as hypervisors send it for a guest that has
+// moved. It needs the MAC and no other address.
 void Net::make_announcement() {
     u8* at = announcement_ + kHeaderBytes;
     const auto put_mac = [&] {
@@ -34,22 +35,24 @@ void Net::make_announcement() {
     };
     for (u32 i = 0; i < kMacBytes; ++i) *at++ = 0xff;
     put_mac();
-    // Its type; then of Ethernet and IPv4, with addresses of 6 and 4 bytes, request reverse.
+    // The type; then Ethernet and IPv4, addresses of 6 and 4 bytes, request reverse.
     for (const u8 byte : {0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3}) *at++ = byte;
-    for (u32 i = 0; i < 2; ++i) {  // whose address is asked for, and who asks
+    for (u32 i = 0; i < 2; ++i) {  // sender and target
         put_mac();
         at += 4;
     }
 }
 
 void Net::serve() {
-    if (!device_.take_config_change() || !device_.has(kAnnounce) || (device_.config16(kStatusAt) & kAskedToAnnounce) == 0) return;
+    if (!device_.take_config_change() || !device_.has(kAnnounce) ||
+        (device_.config16(kStatusAt) & kAskedToAnnounce) == 0)
+        return;
     frames_.send(reinterpret_cast<u64>(announcement_), sizeof announcement_);
     frames_.work();
     acknowledge_announcement();
 }
 
-// 5.1.6.5.4
+// Source: virtio 1.2, 5.1.6.5.4.
 void Net::acknowledge_announcement() {
     command_[0] = kAnnounceClass;
     command_[1] = kAnnounceAcknowledged;

@@ -9,15 +9,18 @@ namespace {
 
 constexpr u16 kNext = 1, kWrite = 2, kIndirectTable = 4;  // flags of a descriptor
 constexpr u16 kNoInterrupt = 1, kNoNotify = 1;  // flags of the available and of the used ring, without event indexes
-constexpr u32 kFlags = 0, kIndex = 1, kRing = 2;  // places in a ring, in u16
+constexpr u32 kFlags = 0, kIndex = 1, kRing = 2;  // offsets in a ring, in u16
 
 u64 round_up(u64 value, u64 to) { return (value + to - 1) & ~(to - 1); }
 
-// Between a store to one ring and a load of what the device has stored before it looks at ours: of all orders the one that x86 does not keep.
+// Orders a store to one ring before a load of what the device stored before it looked at that ring.
+// This is the one order that x86 does not keep.
 void store_before_load() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
-// Whether an index that goes from `before` to `now` passes `event` (2.7.10).
-bool passes(u16 event, u16 before, u16 now) { return static_cast<u16>(now - event - 1) < static_cast<u16>(now - before); }
+// Returns whether an index that goes from `before` to `now` passes `event` (2.7.10).
+bool passes(u16 event, u16 before, u16 now) {
+    return static_cast<u16>(now - event - 1) < static_cast<u16>(now - before);
+}
 
 }  // namespace
 
@@ -76,7 +79,8 @@ bool Queue::add(const Buffer* buffers, u32 count, u64 cookie) {
     if (indirect) {
         Descriptor* table = tables_ + head * kMostIndirect;
         for (u32 i = 0; i < count; ++i) table[i] = describe(buffers[i], i + 1 == count, i + 1);
-        descriptors_[head] = {reinterpret_cast<u64>(table), static_cast<u32>(count * sizeof(Descriptor)), kIndirectTable, 0};
+        descriptors_[head] = {reinterpret_cast<u64>(table), static_cast<u32>(count * sizeof(Descriptor)),
+                              kIndirectTable, 0};
         first_free_ = next_[head];
     } else {
         for (u32 i = 0; i < count; ++i) {
@@ -99,8 +103,8 @@ void Queue::submit() {
     submitted_ = next_available_;
     publish(available_[kIndex], submitted_);
     store_before_load();
-    const bool wanted =
-        event_index_ ? passes(observe(used_[kRing + 4 * entries_]), before, submitted_) : (observe(used_[kFlags]) & kNoNotify) == 0;
+    const bool wanted = event_index_ ? passes(observe(used_[kRing + 4 * entries_]), before, submitted_)
+                                     : (observe(used_[kFlags]) & kNoNotify) == 0;
     if (!wanted) return;
     ++notifications_;
     device_->set(kQueueNotify, index_);
@@ -125,7 +129,8 @@ bool Queue::collect(Used& used) {
     if (ready() == 0) return false;
     u32 element[2];
     __builtin_memcpy(element, used_ + kRing + next_used_ % entries_ * 4, sizeof element);
-    if (element[0] >= entries_ || chains_[element[0]].length == 0) broken(device_->type(), "used what was not available");
+    if (element[0] >= entries_ || chains_[element[0]].length == 0)
+        broken(device_->type(), "used what was not available");
     const u16 head = static_cast<u16>(element[0]);
     if (element[1] > chains_[head].writable) broken(device_->type(), "wrote more than there was room for");
     used = {chains_[head].cookie, element[1]};
@@ -147,7 +152,7 @@ bool Queue::ask_for_interrupt(u32 count) {
 
 void Queue::ask_for_none() {
     if (event_index_)
-        publish(available_[kRing + entries_], static_cast<u16>(next_used_ - 1));  // 65,535 from here
+        publish(available_[kRing + entries_], static_cast<u16>(next_used_ - 1));  // 65,535 chains from here
     else
         publish(available_[kFlags], kNoInterrupt);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Random numbers of a virtio entropy device. Source: virtio 1.2, 5.4.
+// Reads random numbers from a virtio entropy device. Source: virtio 1.2, 5.4.
 #pragma once
 
 #include "guest-images/ledger/virtio/queue.h"
@@ -8,13 +8,13 @@ namespace snapvm::guest::virtio {
 
 class Rng {
 public:
-    static constexpr u32 kRequests = 4;  // that a draw makes of it, of two buffers each
+    static constexpr u32 kRequests = 4;  // in a draw, of two buffers each
     static constexpr u32 kBytes = 64;
 
-    // False: there is no such device. `ring_features` as of Device::negotiate.
+    // Returns false if there is no such device. `ring_features` is as in Device::negotiate().
     bool start(u64 ring_features);
-    // Fills `to`, as far as the device gives; how many bytes are new. Returns only once the device has interrupted, and checks that
-    // nothing but what it says was written.
+    // Fills `to` as far as the device delivers, and returns the number of bytes. Waits until the
+    // device has interrupted. Ends the guest if the device wrote more than it says.
     u32 draw(u8 (&to)[kBytes]);
 
     [[nodiscard]] const Device& device() const { return device_; }

@@ -7,12 +7,12 @@ namespace snapvm::guest::virtio {
 namespace {
 
 constexpr u32 kRx = 0, kTx = 1, kEvents = 2;  // queues
-constexpr u32 kCidAt = 0;  // struct virtio_vsock_config
+constexpr u32 kCidAt = 0;  // in struct virtio_vsock_config
 constexpr u64 kHostCid = 2;
 constexpr u16 kStream = 1;
 constexpr u32 kFirstPort = 1024;
-constexpr u32 kTransportReset = 0;  // an event
-constexpr u32 kMostBytes = 4 << 20;  // of buffers in all
+constexpr u32 kTransportReset = 0;  // an event's id
+constexpr u32 kMostBytes = 4 << 20;  // of all receive buffers
 
 }  // namespace
 
@@ -43,13 +43,15 @@ bool Vsock::put(Connection* owner, const Header& header, u64 payload) {
     const u32 slot = free_[--free_count_];
     tx_headers_[slot] = header;
     owners_[slot] = owner;
-    const Buffer buffers[] = {{reinterpret_cast<u64>(&tx_headers_[slot]), sizeof(Header), false}, {payload, header.len, false}};
+    const Buffer buffers[] = {{reinterpret_cast<u64>(&tx_headers_[slot]), sizeof(Header), false},
+                              {payload, header.len, false}};
     if (!tx_.add(buffers, header.len == 0 ? 1 : 2, slot)) broken(Type::vsock, "a queue has less room than it said");
     return true;
 }
 
 bool Vsock::say(Connection& c, Op op, u64 payload, u32 size) {
-    if (!put(&c, {cid_, kHostCid, c.own_port_, c.peer_port_, size, kStream, op, 0, kRoom, c.taken_}, payload)) return false;
+    if (!put(&c, {cid_, kHostCid, c.own_port_, c.peer_port_, size, kStream, op, 0, kRoom, c.taken_}, payload))
+        return false;
     c.told_ = c.taken_;
     c.update_due_ = false;
     c.sent_ += size;
@@ -77,7 +79,8 @@ Vsock::Connection* Vsock::open(u32 own_port, u32 peer_port) {
     return nullptr;
 }
 
-// A port of its own each time: an answer to what was sent before a transport reset is not taken for one to this.
+// Each connection gets a new port, so that an answer to a request from before a transport reset is
+// not taken for an answer to this one.
 Vsock::Connection* Vsock::connect(u32 port) {
     Connection* c = open(next_port_, port);
     if (c == nullptr || !say(*c, request)) return nullptr;
@@ -91,7 +94,7 @@ void Vsock::close(Connection& c) {
     say_what_is_due(c);
 }
 
-// Where there is no slot now, it is said when there is one.
+// If there is no free slot, work() calls this again later.
 void Vsock::say_what_is_due(Connection& c) {
     if (c.closing_) {
         if (!c.reset_ && !say(c, reset)) return;
@@ -108,8 +111,9 @@ void Vsock::say_what_is_due(Connection& c) {
 void Vsock::accept_or_refuse(const Header& header) {
     if (header.op == reset) return;
     Connection* c = nullptr;
-    if (header.op == request && listen_port_ != 0 && header.dst_port == listen_port_) c = open(header.dst_port, header.src_port);
-    if (c == nullptr) {  // without a slot there is no answer: whoever goes on asking gets one
+    if (header.op == request && listen_port_ != 0 && header.dst_port == listen_port_)
+        c = open(header.dst_port, header.src_port);
+    if (c == nullptr) {  // without a free slot no answer is sent: the peer has to ask again
         put(nullptr, {cid_, kHostCid, header.dst_port, header.src_port, 0, kStream, reset, 0, 0, 0}, 0);
         return;
     }
@@ -119,7 +123,7 @@ void Vsock::accept_or_refuse(const Header& header) {
     c->peer_taken_ = header.fwd_cnt;
 }
 
-// The connection that a header brings data for, if it does.
+// Returns the connection that a header brings data for, nullptr if it brings none.
 Vsock::Connection* Vsock::take_header(const Header& header) {
     if (header.src_cid != kHostCid || header.dst_cid != cid_ || header.type != kStream) return nullptr;
     Connection* c = find(header);
@@ -166,8 +170,9 @@ void Vsock::give_event_buffer(u32 number) {
     if (!events_.add(&buffer, 1, number)) broken(Type::vsock, "a queue has less room than it said");
 }
 
-// 5.10.6.7: a transport reset ends all connections, not what listens, and there may be another CID. The buffer goes back behind that: the
-// device may take it for the sign that new connections can be made.
+// A transport reset ends all connections but not the listening port, and the CID may have changed
+// (5.10.6.7). The buffer goes back after that, because the device may take it for the sign that new
+// connections are possible.
 void Vsock::take_events() {
     for (Used used; events_.collect(used);) {
         const u32 number = static_cast<u32>(used.cookie);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// PID 1: mounts, says READY, keeps a shell on each console, ends the machine when told to. Where kernel mode is emulated a fork and exec
-// takes 100 ms: READY waits for none, which no init of scripts could do.
+// PID 1: mounts, prints READY, keeps a shell on each console, and ends the machine when told to. If
+// the host's KVM emulates kernel mode, a fork and exec takes 100 ms. READY waits for none, which no
+// init made of scripts could do.
 #include "guest-images/linux/tool/tool.h"
 
 #include <dirent.h>
@@ -26,22 +27,24 @@ constexpr char ready[] = "SNAPVM LINUX READY\n";
 
 struct Shell {
     const char* terminal;
-    bool echo;  // without it the shell has no line editor, and a test reads back nothing but answers
+    bool echo;  // without it the shell has no line editor, and a test reads back only answers
     pid_t pid;
 };
 Shell shells[] = {{"/dev/ttyS0", true, 0}, {"/dev/hvc0", false, 0}};
 
-// What cannot be done is said on the console, and the rest goes on.
+// Reports on the console what failed; init goes on.
 void complain(const char* what) { std::fprintf(stderr, "init: %s: %s\n", what, std::strerror(errno)); }
 
 void mount_one(const char* type, const char* where) {
     if (mount(type, where, type, 0, nullptr) != 0) complain(where);
 }
 
-// The modules of a stock kernel, in the order of their names: the image numbers them by what they depend on.
+// Loads the modules of a stock kernel in the order of their names. The image numbers them by their
+// dependencies.
 void load_modules() {
     dirent** names = nullptr;
-    const int count = scandir("/modules", &names, [](const dirent* entry) -> int { return entry->d_name[0] != '.'; }, alphasort);
+    const int count =
+        scandir("/modules", &names, [](const dirent* entry) -> int { return entry->d_name[0] != '.'; }, alphasort);
     for (int i = 0; i < count; i++) {
         char path[300];
         std::snprintf(path, sizeof path, "/modules/%s", names[i]->d_name);
@@ -53,7 +56,7 @@ void load_modules() {
     std::free(names);
 }
 
-// In the child: the terminal is the shell's own.
+// Runs in the child. The terminal becomes the shell's controlling terminal.
 [[noreturn]] void become_shell(const Shell& shell, int terminal) {
     sigset_t none;
     sigemptyset(&none);
@@ -77,7 +80,7 @@ void load_modules() {
     die("/bin/sh");
 }
 
-// Does nothing where the terminal is not there, or not yet.
+// Does nothing if the terminal does not exist yet.
 void start(Shell& shell) {
     const int terminal = open(shell.terminal, O_RDWR | O_NOCTTY | O_CLOEXEC);
     if (terminal < 0) return;
@@ -110,7 +113,7 @@ void reap() {
             }
 }
 
-// Disks that were mounted are left clean. The newest mount goes first.
+// Leaves mounted disks clean. The newest mount goes first.
 void unmount_all() {
     static char lines[64][256];
     int count = 0;
@@ -125,7 +128,8 @@ void unmount_all() {
     }
 }
 
-// How busybox' reboot, halt and poweroff tell init.
+// Returns the reboot() command of the signal by which busybox' reboot, halt and poweroff tell init,
+// 0 for others.
 int order_of(int signal) {
     switch (signal) {
         case SIGTERM: return RB_AUTOBOOT;
@@ -136,7 +140,8 @@ int order_of(int signal) {
 }
 
 [[noreturn]] void end(int order, const sigset_t& signals) {
-    // Programs have two seconds to end by themselves; an interactive shell ignores the first signal.
+    // Programs have time to end by themselves, until two seconds pass in which none ends. SIGHUP is
+    // for interactive shells, which ignore SIGTERM.
     kill(-1, SIGTERM);
     kill(-1, SIGHUP);
     kill(-1, SIGCONT);
@@ -174,10 +179,12 @@ int run_init() {
     const int pending = check(signalfd(-1, &signals, SFD_CLOEXEC), "signalfd");
     reboot(RB_DISABLE_CAD);
     start_missing();
-    // A virtio console with ports comes up when its host has answered, and no event says when it can be opened: ten seconds of looking.
+    // A virtio console with ports comes up when its host has answered, and no event says when it
+    // can be opened. So init tries for ten seconds.
     int looks = 50;
-    // There is one input device at most, the power button; poll() passes over a descriptor of -1.
-    pollfd sources[] = {{pending, POLLIN, 0}, {open("/dev/input/event0", O_RDONLY | O_NONBLOCK | O_CLOEXEC), POLLIN, 0}};
+    // There is one input device at most, the power button. poll() ignores a descriptor of -1.
+    pollfd sources[] = {{pending, POLLIN, 0},
+                        {open("/dev/input/event0", O_RDONLY | O_NONBLOCK | O_CLOEXEC), POLLIN, 0}};
     for (;;) {
         const int events = poll(sources, 2, looks == 0 || all_started() ? -1 : 200);
         if (events < 0 && errno != EINTR) die("poll");

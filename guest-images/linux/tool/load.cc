@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A load that checks itself: memory, processes, timers and clocks. A restored machine that mixes two moments, lost a page, a timer or a
-// clock makes it say LOAD BAD. Its parts are processes, forked before any has memory of its own, so that forks stay cheap.
+// A load that checks itself: memory, processes, timers and clocks. It prints LOAD BAD if a restored
+// machine mixes two moments, or lost a page, a timer or a clock. Its parts are processes, forked
+// before any of them has memory of its own, so that forks stay cheap.
 #include "guest-images/linux/tool/tool.h"
 
 #include <sys/mman.h>
@@ -20,7 +21,7 @@ constexpr uint64_t words_a_page = 512;
 constexpr char status_path[] = "/run/load";
 constexpr int64_t second = 1'000'000'000;
 
-// What the parts share.
+// Memory that the parts share.
 struct Board {
     std::atomic<bool> stop;
     std::atomic<uint64_t> steps[max_writers];  // pages written
@@ -33,7 +34,7 @@ struct Board {
 };
 Board* board;
 
-// The first to find a fault says what it is, and all stop.
+// Stops all parts. The first one that finds a fault reports it.
 [[noreturn]] void bad(const char* what, uint64_t at, uint64_t expected, uint64_t found) {
     if (!board->bad.exchange(true))
         std::snprintf(board->why, sizeof board->why, "%s at=%llu expected=%llu found=%llu", what,
@@ -43,7 +44,7 @@ Board* board;
     std::_Exit(1);
 }
 
-// CLOCK_MONOTONIC never goes back, on whichever processor it is read.
+// Reads CLOCK_MONOTONIC, which never goes back on any processor.
 int64_t time_going_forward() {
     int64_t newest = board->newest;
     const int64_t now = now_ns(CLOCK_MONOTONIC);
@@ -59,8 +60,9 @@ uint64_t scrambled(uint64_t x) {
     return x;
 }
 
-// A page is its number, its generation, 509 words made from both, and their sum. The generations stand a second time in a table, their total
-// in a variable, and each writer remembers how far the others were: pages, table, stack and board must be of one moment.
+// A page contains its number, its generation, 509 words made from both, and the sum of these. A
+// table repeats the generations, a variable has their total, and each writer remembers how far the
+// others were. So pages, table, stack and board must be of one moment.
 class Writer {
 public:
     Writer(int number, int writers, uint64_t pages) : number_(number), writers_(writers), pages_(pages) {
@@ -134,7 +136,7 @@ private:
     uint64_t seen_[max_writers] = {};
 };
 
-// A child is another program each time, and must come back with the code that it was given.
+// Each child executes a shell and must return the exit code that it was given.
 void fork_and_exec() {
     while (!board->stop) {
         const int code = static_cast<int>(board->forks % 200);
@@ -146,7 +148,8 @@ void fork_and_exec() {
             std::_Exit(255);
         }
         int status = 0;
-        if (child < 0 || waitpid(child, &status, 0) != child) bad("fork", board->forks, 0, static_cast<uint64_t>(errno));
+        if (child < 0 || waitpid(child, &status, 0) != child)
+            bad("fork", board->forks, 0, static_cast<uint64_t>(errno));
         if (!WIFEXITED(status) || WEXITSTATUS(status) != code)
             bad("exit status of child", board->forks, static_cast<uint64_t>(code), static_cast<uint64_t>(status));
         time_going_forward();
@@ -154,7 +157,7 @@ void fork_and_exec() {
     }
 }
 
-// A sleep ends at its time, not before it.
+// A sleep must not end before its time.
 void sleep_and_look() {
     while (!board->stop) {
         const int64_t until = time_going_forward() + 10'000'000;
@@ -162,12 +165,13 @@ void sleep_and_look() {
         if (const int error = clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &when, nullptr); error != 0)
             bad("sleep", board->sleeps, 0, static_cast<uint64_t>(error));
         const int64_t now = time_going_forward();
-        if (now < until) bad("sleep ended early", board->sleeps, static_cast<uint64_t>(until), static_cast<uint64_t>(now));
+        if (now < until)
+            bad("sleep ended early", board->sleeps, static_cast<uint64_t>(until), static_cast<uint64_t>(now));
         board->sleeps.fetch_add(1);
     }
 }
 
-// A periodic timer has expired as often as its clock says, however long a pause was.
+// A periodic timer must have expired as often as its clock says, however long a pause was.
 void count_expirations() {
     constexpr int64_t period = 20'000'000;
     const int timer = check(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC), "timerfd_create");
@@ -192,12 +196,12 @@ void count_expirations() {
 void status(std::FILE* file, const char* verdict) {
     uint64_t steps = 0;
     for (const auto& each : board->steps) steps += each;
-    std::fprintf(file, "LOAD %s steps=%llu forks=%llu sleeps=%llu ticks=%llu\n", verdict, static_cast<unsigned long long>(steps),
-                 static_cast<unsigned long long>(board->forks), static_cast<unsigned long long>(board->sleeps),
-                 static_cast<unsigned long long>(board->ticks));
+    std::fprintf(file, "LOAD %s steps=%llu forks=%llu sleeps=%llu ticks=%llu\n", verdict,
+                 static_cast<unsigned long long>(steps), static_cast<unsigned long long>(board->forks),
+                 static_cast<unsigned long long>(board->sleeps), static_cast<unsigned long long>(board->ticks));
 }
 
-// Who reads the file finds a whole line in it.
+// Replaces the file in one step, so that a reader finds a whole line in it.
 void write_status() {
     char path[sizeof status_path + 4];
     std::snprintf(path, sizeof path, "%s.new", status_path);
@@ -211,7 +215,7 @@ void write_status() {
 void start_part(void (*part)()) {
     if (check(fork(), "fork") != 0) return;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    std::signal(SIGTERM, SIG_IGN);  // whoever stops all processes stops the parent, which tells the parts
+    std::signal(SIGTERM, SIG_IGN);  // a signal to all processes stops the parent, which tells the parts
     part();
     std::_Exit(0);
 }
@@ -246,7 +250,8 @@ int run_load(int count, char** arguments) {
     while (!board->stop && seconds-- > 0) {
         write_status();
         const timespec wait{1, 0};
-        // A part that ends before its time (SIGCHLD) has said why, or was killed, which is bad too.
+        // A part that ends early (SIGCHLD) has reported a fault, or was killed, which is a fault
+        // too.
         if (sigtimedwait(&signals, nullptr, &wait) > 0) break;
     }
     board->stop = true;

@@ -43,6 +43,6 @@ int run(int argc, char** argv) {
 }  // namespace tool
 
 int main(int argc, char** argv) {
-    setvbuf(stdout, nullptr, _IOLBF, 1024);  // what a command has said is there to be read, through a pipe too
+    setvbuf(stdout, nullptr, _IOLBF, 1024);  // a reader gets each line at once, through a pipe too
     return tool::run(argc, argv);
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Streams: vsock and TCP.
+// Streams over vsock and TCP.
 #include "guest-images/linux/tool/tool.h"
 
 #include <arpa/inet.h>
+#include <linux/vm_sockets.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
-#include <linux/vm_sockets.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <zlib.h>
@@ -16,7 +16,7 @@ namespace {
 
 char buffer[65'536];
 
-// False if the other side is gone.
+// Returns false if the other side is gone.
 bool send_all(int stream, const char* data, size_t size) {
     while (size > 0) {
         const ssize_t sent = send(stream, data, size, MSG_NOSIGNAL);
@@ -83,18 +83,21 @@ int run_vsock_echo(int, char** arguments) {
 }
 
 int run_vsock_send(int, char** arguments) {
-    const int stream = connected(vsock_address(static_cast<uint32_t>(number(arguments[0], UINT32_MAX)), arguments[1]), AF_VSOCK);
+    const int stream =
+        connected(vsock_address(static_cast<uint32_t>(number(arguments[0], UINT32_MAX)), arguments[1]), AF_VSOCK);
     if (!send_all(stream, arguments[2], std::strlen(arguments[2]))) die("send");
     check(shutdown(stream, SHUT_WR), "shutdown");
     ssize_t size = 0;
-    while ((size = recv(stream, buffer, sizeof buffer, 0)) > 0) std::fwrite(buffer, 1, static_cast<size_t>(size), stdout);
+    while ((size = recv(stream, buffer, sizeof buffer, 0)) > 0)
+        std::fwrite(buffer, 1, static_cast<size_t>(size), stdout);
     if (size < 0) die("recv");
     std::printf("\n");
     return 0;
 }
 
 int run_tcp_sum(int, char** arguments) {
-    const int stream = check(accept4(listener(tcp_address(arguments[0]), AF_INET), nullptr, nullptr, SOCK_CLOEXEC), "accept");
+    const int stream =
+        check(accept4(listener(tcp_address(arguments[0]), AF_INET), nullptr, nullptr, SOCK_CLOEXEC), "accept");
     uint64_t bytes = 0;
     uint32_t crc = 0;
     ssize_t size = 0;
@@ -116,7 +119,7 @@ int run_tcp_send(int, char** arguments) {
     const uint64_t bytes = number(arguments[2], UINT64_MAX);
     const int stream = connected(address, AF_INET);
     uint32_t crc = 0;
-    uint64_t state = 1;  // of a xorshift, so that a lost or doubled piece shows
+    uint64_t state = 1;  // of a xorshift, so that a lost or doubled piece changes the sum
     for (uint64_t left = bytes; left > 0;) {
         for (size_t at = 0; at < sizeof buffer; at += sizeof state) {
             state ^= state << 13;
@@ -129,7 +132,7 @@ int run_tcp_send(int, char** arguments) {
         crc = static_cast<uint32_t>(crc32(crc, reinterpret_cast<const Bytef*>(buffer), static_cast<uInt>(size)));
         left -= size;
     }
-    // The end is reached when the other side has read everything and closes.
+    // The other side closes when it has read everything.
     check(shutdown(stream, SHUT_WR), "shutdown");
     while (recv(stream, buffer, sizeof buffer, 0) > 0) continue;
     std::printf("TCP SENT bytes=%llu crc32=%08x\n", static_cast<unsigned long long>(bytes), crc);

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// The guest tool: PID 1 of the image, and what tests need that busybox lacks. One static binary on libc (and zlib's sums), a command a function.
+// The guest tool is PID 1 of the image, and has the commands that tests need and busybox lacks. It
+// is one static binary on libc and zlib's checksums, with one function for each command.
 #pragma once
 
+#include <cerrno>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <cerrno>
 #include <ctime>
 
 namespace tool {
 
-// A command gets what follows its name and gives the exit code.
+// A command gets the arguments after its name and returns the exit code.
 int run_init();
 int run_load(int count, char** arguments);
 int run_vsock_echo(int count, char** arguments);
@@ -20,7 +21,7 @@ int run_tcp_sum(int count, char** arguments);
 int run_tcp_send(int count, char** arguments);
 int run_random(int count, char** arguments);
 
-// Says what failed, and why by errno, and ends this process.
+// Prints what failed and the reason in errno, and ends this process.
 [[noreturn]] inline void die(const char* what) {
     std::fprintf(stderr, "guest-tool: %s: %s\n", what, std::strerror(errno));
     std::exit(1);
@@ -31,7 +32,8 @@ inline int check(int result, const char* what) {
     return result;
 }
 
-// A number that is all of TEXT, at most `limit`.
+// Parses a number. All of `text` has to be the number, and the number at most `limit`; otherwise
+// this process ends.
 inline uint64_t number(const char* text, uint64_t limit) {
     char* end = nullptr;
     errno = 0;

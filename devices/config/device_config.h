@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// The devices of a machine, beside those that every machine has. Part of its configuration, and so
+// of its snapshots.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "devices/config/mac_address.h"
+#include "vmm/base/bytes.h"
+#include "vmm/base/error.h"
+
+namespace snapvm {
+
+/// A virtio disk.
+struct DiskConfig {
+    std::string id;  ///< names the disk in messages, and is its serial number in the guest; unique among all devices
+    std::string path;  ///< a file or block device
+    bool read_only = false;
+    friend bool operator==(const DiskConfig&, const DiskConfig&) = default;
+};
+
+/// A virtio network interface.
+struct NetConfig {
+    std::string id;  // names the interface in messages; unique among all devices
+    std::string tap;  ///< name of the tap interface
+    MacAddress mac{};
+    friend bool operator==(const NetConfig&, const NetConfig&) = default;
+};
+
+/// A virtio socket device.
+struct VsockConfig {
+    std::uint32_t cid = 3;  // the guest's context id
+    /// unix socket that host programs connect to; a guest's connection to a port goes to PATH_PORT
+    std::string socket;
+    friend bool operator==(const VsockConfig&, const VsockConfig&) = default;
+};
+
+/// A virtio balloon.
+struct BalloonConfig {
+    std::uint64_t bytes = 0;  ///< bytes that it takes from the guest at first
+    friend bool operator==(const BalloonConfig&, const BalloonConfig&) = default;
+};
+
+/// The devices in the order of their places on the bus: disks, network interfaces, vsock, balloon,
+/// random numbers, console.
+struct DeviceConfig {
+    std::vector<DiskConfig> disks;
+    std::vector<NetConfig> nets;
+    std::optional<VsockConfig> vsock;
+    std::optional<BalloonConfig> balloon;
+    bool rng = false;
+    bool console = false;
+    friend bool operator==(const DeviceConfig&, const DeviceConfig&) = default;
+
+    /// Returns the number of virtio devices.
+    [[nodiscard]] std::size_t virtio_devices() const;
+    /// Fails with usage if there are too many devices, if an id is used twice, or if a value is not
+    /// allowed.
+    [[nodiscard]] Status validate() const;
+
+    /// Writes the configuration in the format of the start section (FORMAT.md).
+    void encode(Encoder& out) const;
+    /// Decodes untrusted bytes. The caller checks in.bad() and calls validate().
+    static DeviceConfig decode(Decoder& in);
+};
+
+}  // namespace snapvm

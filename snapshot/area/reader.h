@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// Opens a snapshot for reading: chooses it, pins it and checks its small sections. Used by restore,
+// inspect and verify.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "snapshot/area/area_file.h"
+#include "snapshot/area/superblock_pair.h"
+#include "snapshot/format/sections.h"
+#include "vmm/base/error.h"
+
+namespace snapvm {
+
+/// An area with one slot pinned, by an OFD read lock on `file`.
+struct PinnedSnapshot {
+    AreaFile file;
+    Superblock superblock;
+    std::vector<std::byte> head;    ///< bytes of the area from `head_offset` on
+    std::uint64_t head_offset = 0;
+
+    /// Makes `head` cover the sections that read_head() needs. Reads once more if it does not.
+    Status load_head();
+    /// Returns the bytes in use of a small section, from `head` or by a read. Fails with invalid if
+    /// their checksum is wrong.
+    Result<std::vector<std::byte>> section(SectionKind kind) const;
+};
+
+/// Chooses the snapshot to restore and pins it. Fails as SuperblockPair::choose() does, with
+/// invalid if the area is truncated, and with busy if the slot is being written.
+Result<PinnedSnapshot> pin_snapshot(const AreaPath& path, bool salvage);
+/// Pins the slot of a given superblock, for inspect and verify, which look at older snapshots too.
+/// Fails with busy if the slot is being written.
+Status pin_slot(const AreaFile& file, const Superblock& superblock);
+/// Fails with invalid if the file ends before the area does.
+Status check_not_truncated(const AreaFile& file, const Superblock& superblock);
+
+/// Everything of a snapshot but its pages, decoded.
+struct SnapshotHead {
+    StartSection start;
+    std::vector<PlanRun> plan;
+    std::vector<StateRecord> records;
+    std::vector<RecordInfo> record_infos;
+};
+/// Decodes the small sections. Fails with invalid if one is damaged or if they contradict each
+/// other, and with unsupported if the snapshot comes with disks.
+Result<SnapshotHead> read_head(const PinnedSnapshot& snapshot);
+
+}  // namespace snapvm

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "snapshot/report/inspect.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+
+#include "snapshot/area/origin.h"
+#include "snapshot/area/reader.h"
+#include "snapshot/format/page_entry.h"
+#include "vmm/base/size_text.h"
+#include "vmm/base/try.h"
+
+namespace snapvm {
+namespace {
+
+constexpr std::uint64_t kChunkPages = 65536;
+
+Result<BlockInfo> inspect_block(const PinnedSnapshot& snapshot, const BlockSpec& spec) {
+    BlockInfo info{spec, {}, 0};
+    const Section* entries = snapshot.superblock.find(SectionKind::entries, static_cast<std::uint32_t>(spec.id));
+    std::vector<std::uint64_t> words(std::min(kChunkPages, spec.pages()));
+    for (std::uint64_t first = 0; first < spec.pages(); first += kChunkPages) {
+        const auto part = std::span(words).first(std::min(kChunkPages, spec.pages() - first));
+        TRY(read_raw_entries(snapshot.file, *entries, first, part));
+        for (const std::uint64_t word : part) {
+            if (const auto entry = PageEntry::decode(word)) {
+                ++info.pages[static_cast<std::size_t>(entry->page_class)];
+            } else {
+                ++info.bad_entries;
+            }
+        }
+    }
+    return info;
+}
+
+Status inspect_snapshot(const AreaPath& path, const Superblock& superblock, AreaInfo& info) {
+    PinnedSnapshot snapshot;
+    snapshot.file = TRY(AreaFile::open(path, O_RDONLY));
+    snapshot.superblock = superblock;
+    TRY(check_not_truncated(snapshot.file, superblock));
+    TRY(pin_slot(snapshot.file, superblock));
+    SnapshotHead head = TRY(read_head(snapshot));
+    info.config = std::move(head.start.config);
+    info.plan = std::move(head.plan);
+    info.records = std::move(head.record_infos);
+    for (const BlockSpec& spec : head.start.blocks) {
+        info.blocks.push_back(TRY(inspect_block(snapshot, spec)));
+    }
+    const std::vector<std::byte> metadata = TRY(snapshot.section(SectionKind::metadata));
+    info.metadata.assign(reinterpret_cast<const char*>(metadata.data()), metadata.size());
+    return {};
+}
+
+std::string superblock_text(const SuperblockInfo& info) {
+    if (!info.valid) {
+        return info.problem;
+    }
+    const Superblock& sb = *info.valid;
+    const std::string state = sb.state == SlotState::complete ? "complete" : sb.sequence == 0 ? "empty" : "writing";
+    return state + ", sequence " + std::to_string(sb.sequence) + ", snapshot " + sb.snapshot_id.text() + ", slot " +
+           std::to_string(sb.slot) + " at " + std::to_string(sb.slot_offset) + ", " + std::to_string(sb.slot_size) +
+           " bytes";
+}
+
+// Pads the text to the width of a column.
+std::string column(std::string text, std::size_t width) {
+    text.resize(std::max(text.size() + 1, width), ' ');
+    return text;
+}
+
+std::string blocks_text(const AreaInfo& info) {
+    std::string out = column("block", 12) + column("pages", 10);
+    for (std::size_t c = 0; c < kPageClassCount; ++c) {
+        out += column(std::string(name_of(static_cast<PageClass>(c))), 10);
+    }
+    out += "\n";
+    for (const BlockInfo& block : info.blocks) {
+        out += column(std::string(name_of(block.spec.id)), 12) + column(std::to_string(block.spec.pages()), 10);
+        for (const std::uint64_t count : block.pages) {
+            out += column(std::to_string(count), 10);
+        }
+        out += block.bad_entries == 0 ? "\n" : std::to_string(block.bad_entries) + " damaged\n";
+    }
+    return out;
+}
+
+}  // namespace
+
+Result<AreaInfo> inspect_area(const AreaPath& path) {
+    const AreaFile file = TRY(AreaFile::open(path, O_RDONLY));
+    const SuperblockPair pair = TRY(SuperblockPair::read(file));
+    AreaInfo info;
+    info.area = path.text();
+    info.device = file.device;
+    info.room = file.room();
+    const auto strict = pair.choose(file.name, false);
+    if (!strict) {
+        if (strict.error().kind() == ErrorKind::unsupported || !pair.has_magic()) {
+            return fail(strict.error());
+        }
+        info.problem = strict.error().message();
+    }
+    for (std::size_t i = 0; i < kSuperblockCopies; ++i) {
+        info.superblocks[i] = {pair.copies[i].valid, pair.copies[i].problem ? pair.copies[i].problem->what() : ""};
+    }
+    const Superblock* newest = pair.newest_complete();
+    if (newest == nullptr) {
+        return info;
+    }
+    if (strict) {
+        info.chosen = newest == &*pair.copies[0].valid ? 0 : 1;
+    }
+    if (Status status = inspect_snapshot(path, *newest, info); !status) {
+        info.problem = status.error().message();
+        info.chosen.reset();
+    }
+    return info;
+}
+
+std::string to_text(const AreaInfo& info) {
+    std::string out = column("area", 14) + info.area + (info.device ? " (block device)" : "") + "\n";
+    for (std::size_t i = 0; i < kSuperblockCopies; ++i) {
+        out += column("superblock " + std::to_string(i), 14) + superblock_text(info.superblocks[i]) + "\n";
+    }
+    out +=
+        column("snapshot", 14) +
+        (info.problem.empty() ? "complete, of superblock " + std::to_string(info.chosen.value_or(0)) : info.problem) +
+        "\n";
+    if (info.config) {
+        out += column("machine", 14) + info.config->machine_id.text() + ", " + size_text(info.config->memory_bytes) +
+               ", " + count_text(info.config->cpus, "vCPU") + ", kernel " + info.config->kernel + "\n";
+    }
+    if (info.chosen) {
+        out += "\n" + column("section", 14) + column("block", 12) + column("offset", 14) + column("capacity", 14) +
+               column("length", 14) + "\n";
+        for (const Section& section : info.superblocks[*info.chosen].valid->sections) {
+            out += column(std::string(name_of(section.kind)), 14) +
+                   column(section.block == 0 ? "-" : std::string(name_of(static_cast<BlockId>(section.block))), 12) +
+                   column(std::to_string(section.offset), 14) + column(std::to_string(section.capacity), 14) +
+                   std::to_string(section.length) + "\n";
+        }
+    }
+    if (!info.blocks.empty()) {
+        out += "\n" + blocks_text(info);
+    }
+    if (!info.records.empty()) {
+        out +=
+            "\n" + column("record", 14) + column("instance", 12) + column("version", 10) + column("length", 10) + "\n";
+        for (const RecordInfo& record : info.records) {
+            out += column(std::string(name_of(record.kind)), 14) + column(std::to_string(record.instance), 12) +
+                   column(std::to_string(record.version), 10) + std::to_string(record.length) + "\n";
+        }
+    }
+    out += info.plan.empty() ? "" : "\nmap plan: " + count_text(info.plan.size(), "run") + " without data\n";
+    return out;
+}
+
+}  // namespace snapvm

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+// All JSON of the snapshot layer is made here.
+#include <nlohmann/json.hpp>
+
+#include "snapshot/report/inspect.h"
+#include "snapshot/restore/detach.h"
+
+namespace snapvm {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Replaces bytes that are not UTF-8, for which dump() would throw. Paths and metadata may hold any
+// bytes.
+std::string line(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+
+Json classes_json(const std::array<std::uint64_t, kPageClassCount>& pages) {
+    Json out = Json::object();
+    for (std::size_t i = 0; i < kPageClassCount; ++i) {
+        out[std::string(name_of(static_cast<PageClass>(i)))] = pages[i];
+    }
+    return out;
+}
+
+Json section_json(const Section& section) {
+    Json out = {{"kind", name_of(section.kind)}};
+    if (section.block != 0) {
+        out["block"] = section.block;
+    }
+    out["offset"] = section.offset;
+    out["capacity"] = section.capacity;
+    out["length"] = section.length;
+    out["crc32c"] = section.crc;
+    return out;
+}
+
+Json superblock_json(const SuperblockInfo& info) {
+    if (!info.valid) {
+        return {{"valid", false}, {"problem", info.problem}};
+    }
+    const Superblock& sb = *info.valid;
+    Json sections = Json::array();
+    for (const Section& section : sb.sections) {
+        sections.push_back(section_json(section));
+    }
+    return {{"valid", true},
+            {"format_version", std::to_string(kFormatMajor) + "." + std::to_string(kFormatMinor)},
+            {"state", sb.state == SlotState::complete ? "complete" : "writing"},
+            {"sequence", sb.sequence},
+            {"machine_id", sb.machine_id.text()},
+            {"snapshot_id", sb.snapshot_id.text()},
+            {"area_bytes", sb.area_size},
+            {"slots", sb.slots},
+            {"slot", sb.slot},
+            {"slot_offset", sb.slot_offset},
+            {"slot_bytes", sb.slot_size},
+            {"cpus", sb.cpus},
+            {"memory_bytes", sb.memory_bytes},
+            {"created_us", sb.created_us},
+            {"sections", std::move(sections)}};
+}
+
+Json config_json(const MachineConfig& config) {
+    return {
+        {"memory_bytes", config.memory_bytes}, {"cpus", config.cpus},       {"kernel", config.kernel},
+        {"initrds", config.initrds},           {"cmdline", config.cmdline}, {"machine_id", config.machine_id.text()}};
+}
+
+}  // namespace
+
+std::string to_json(const AreaInfo& info) {
+    Json out = {{"area", info.area}, {"device", info.device}, {"room_bytes", info.room}};
+    out["restorable"] = info.problem.empty();
+    if (!info.problem.empty()) {
+        out["problem"] = info.problem;
+    }
+    if (info.chosen) {
+        out["chosen_superblock"] = *info.chosen;
+    }
+    for (const SuperblockInfo& superblock : info.superblocks) {
+        out["superblocks"].push_back(superblock_json(superblock));
+    }
+    if (!info.config) {
+        return line(out);
+    }
+    out["config"] = config_json(*info.config);
+    out["blocks"] = Json::array();
+    for (const BlockInfo& block : info.blocks) {
+        out["blocks"].push_back({{"id", static_cast<std::uint32_t>(block.spec.id)},
+                                 {"name", name_of(block.spec.id)},
+                                 {"base", block.spec.base.value},
+                                 {"bytes", block.spec.size},
+                                 {"pages", classes_json(block.pages)},
+                                 {"bad_entries", block.bad_entries}});
+    }
+    out["plan"] = Json::array();
+    for (const PlanRun& run : info.plan) {
+        out["plan"].push_back(
+            {{"block", static_cast<std::uint32_t>(run.block)}, {"first", run.first}, {"count", run.count}});
+    }
+    out["records"] = Json::array();
+    for (const RecordInfo& record : info.records) {
+        out["records"].push_back({{"kind", static_cast<std::uint32_t>(record.kind)},
+                                  {"name", name_of(record.kind)},
+                                  {"version", record.version},
+                                  {"instance", record.instance},
+                                  {"length", record.length},
+                                  {"crc32c", record.crc}});
+    }
+    out["metadata"] = info.metadata;
+    return line(out);
+}
+
+std::string to_json(const SnapshotReport& report) {
+    Json rounds = Json::array();
+    for (const SnapshotRound& round : report.rounds) {
+        rounds.push_back(
+            {{"dirty_pages", round.dirty_pages}, {"written_bytes", round.written_bytes}, {"us", round.us}});
+    }
+    Json out = {{"pause_us", report.pause_us},
+                {"quiesce_us", report.quiesce_us},
+                {"released_bytes", report.released_bytes},
+                {"release_us", report.release_us},
+                {"total_us", report.total_us},
+                {"rounds", std::move(rounds)},
+                {"pages", classes_json(report.pages)},
+                {"area_bytes", report.area_bytes},
+                {"written_bytes", report.written_bytes},
+                {"staging_peak_bytes", report.staging_peak_bytes},
+                {"tracker", report.tracker},
+                {"type", report.type},
+                {"diverged", report.diverged},
+                {"when_diverging", report.when_diverging},
+                {"snapshot_id", report.snapshot_id.text()},
+                {"sequence", report.sequence},
+                {"slot", report.slot},
+                {"cached", report.cached},
+                {"backend", report.backend}};
+    if (!report.protect_refused.empty()) {
+        out["protect_refused"] = report.protect_refused;
+    }
+    return line(out);
+}
+
+std::string to_json(const DetachReport& report) {
+    return line({{"mapped", report.mapped},
+                 {"read_pages", report.read_pages},
+                 {"copied_pages", report.copied_pages},
+                 {"freezes", report.freezes},
+                 {"longest_freeze_us", report.longest_freeze_us},
+                 {"total_us", report.total_us}});
+}
+
+}  // namespace snapvm

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/host/vm_process.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <span>
+#include <string_view>
+
+#include "vmm/base/try.h"
+#include "vmm/emulate/kernel_mode_repair.h"
+
+namespace snapvm {
+namespace {
+
+using Clock = VmProcess::Clock;
+
+constexpr auto kFirstRunPatience = std::chrono::seconds(1);
+// By then a booting guest has started its drivers; the second is for emulated kernel mode.
+constexpr auto kDriverPatience = std::chrono::seconds(30);
+constexpr auto kEmulatedDriverPatience = std::chrono::minutes(3);
+
+std::uint64_t micros(Clock::duration duration) {
+    return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(duration).count());
+}
+
+// Returns no descriptor if the line goes to no file.
+Result<UniqueFd> open_log(const LineTarget& target) {
+    if (target.kind != LineTarget::Kind::file) {
+        return UniqueFd();
+    }
+    // A log has the guest's output, so only its owner may read it.
+    return open_file(target.path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+}
+
+// Writes a line's output to its file, or to stdout if it has none. The guest does not wait for a
+// reader that is gone (a closed pipe, a full disk).
+OutputPump::Sink writer_to(const UniqueFd& file) {
+    return [fd = file.valid() ? file.get() : STDOUT_FILENO](std::string_view bytes) {
+        return write_all(fd, std::as_bytes(std::span(bytes)), "the guest's output").has_value();
+    };
+}
+
+Outcome failed(Error error) { return {.kind = Outcome::Kind::failed, .code = 0, .error = std::move(error)}; }
+Outcome stopped() { return {.kind = Outcome::Kind::stopped, .code = 0, .error = {}}; }
+Outcome timed_out() { return {.kind = Outcome::Kind::timed_out, .code = 124, .error = {}}; }
+
+}  // namespace
+
+VmProcess::~VmProcess() {
+    if (link_ && link_->is(made_link_)) {
+        link_->remove();
+    }
+}
+
+std::string VmProcess::default_name() { return "vm-" + std::to_string(::getpid()); }
+
+Result<Outcome> VmProcess::run(const VmProcessEvents& events) {
+    InputPump::block_signals();
+    TRY(take_place());
+    // Everything by path is open now or when the machine is built, before there are threads, unless
+    // the machine comes by the API. The guest starts first. The rest of the host's side starts
+    // while it runs.
+    TRY(start_instance());
+    connect(instance_->machine());
+    serve();
+    if (events.started && server_) {
+        if (log_.valid()) {
+            ::dup2(log_.get(), STDERR_FILENO);  // before the report, whose reader may read the log
+        }
+        events.started(report_start());
+    }
+    Outcome outcome = wait(events);
+    TRY(close());
+    if (events.ended) {
+        events.ended(report_.name, outcome);
+    }
+    if (drivers_) {
+        drivers_->ended(outcome);
+    }
+    return outcome;
+}
+
+// Takes what can be refused: the name, the API socket, the files of the lines, KVM. A client that
+// connects now waits until serve().
+Status VmProcess::take_place() {
+    opener_ = TRY(HostOpener::take());
+    report_.name = options_.name.empty() ? default_name() : options_.name;
+    report_.pid = ::getpid();
+    dir_ = TRY(RunDir::find(options_.run_dir));
+    claim_.emplace(TRY(NameClaim::take(*dir_, report_.name)));
+    report_.api_socket = claim_->folder() + "/api.sock";
+    if (options_.stderr_to_log) {
+        log_ = open_file(dir_->log_of(report_.name), O_WRONLY | O_CREAT | O_APPEND, 0600).value_or(UniqueFd());
+    }
+    serial_file_ = TRY(open_log(options_.serial));
+    console_file_ = TRY(open_log(options_.console));
+    system_.emplace(TRY(kvm::System::open()));
+    listener_.emplace(TRY(api::Server::listen(report_.api_socket)));
+    return {};
+}
+
+Status VmProcess::start_instance() {
+    instance_.emplace(InstanceOptions{
+        .id = report_.name,
+        .loader = [this](const LoadRequest& request) { return load(request); },
+        .names = [dir = *dir_](int pid) { return dir.machine_of(pid); },
+        .virtio_terminal = options_.console.kind == LineTarget::Kind::stdio || options_.virtio_terminal});
+    BuiltMachine built;
+    if (options_.build) {
+        built = TRY(options_.build(*system_));
+        TRY(check_console(*built.machine));
+        report_.map_us = built.map_us;
+        report_.shared = built.shared;
+    }
+    // A machine that cannot be built must not take the link of one that runs.
+    if (!options_.api_socket.empty()) {
+        TRY(link_socket());
+    }
+    complete_ = Clock::now();
+    report_.state_us = micros(complete_ - options_.start);
+    return built.machine ? instance_->start(std::move(built.machine), !options_.start_paused) : Status();
+}
+
+Status VmProcess::check_console(const Machine& machine) const {
+    const bool uses_console = options_.console.kind != LineTarget::Kind::none || options_.virtio_terminal;
+    if (uses_console && !machine.config().devices.console) {
+        return fail(ErrorKind::usage, "the machine in the snapshot has no virtio console", "leave --console out");
+    }
+    return {};
+}
+
+Result<std::unique_ptr<Machine>> VmProcess::load(const LoadRequest& request) {
+    BuiltMachine built = TRY(load_machine(*system_, request, options_.setup));
+    TRY(check_console(*built.machine));
+    return std::move(built.machine);
+}
+
+// Connects the process to the machine; without one, to signals only.
+void VmProcess::connect(Machine* machine) {
+    Line* typed = nullptr;
+    if (machine != nullptr) {
+        typed = options_.serial.kind == LineTarget::Kind::stdio    ? &machine->serial()
+                : options_.console.kind == LineTarget::Kind::stdio ? &machine->virtio_console()
+                                                                   : nullptr;
+    }
+    input_.reset();
+    // Input before the rest: a guest may be waiting for a byte that is on stdin already.
+    input_ = or_end(InputPump::start([this] { instance_->end(stopped()); }, typed));
+    if (machine != nullptr) {
+        connect_output(*machine);
+    }
+}
+
+void VmProcess::connect_output(Machine& machine) {
+    if (options_.serial.kind != LineTarget::Kind::none) {
+        output_ = or_end(OutputPump::start(machine.serial(), writer_to(serial_file_)));
+    }
+    if (options_.console.kind != LineTarget::Kind::none) {
+        console_output_ = or_end(OutputPump::start(machine.virtio_console(), writer_to(console_file_)));
+    }
+}
+
+// The guest runs already, so an error ends the run, and is reported as its outcome.
+template <class Pump>
+std::unique_ptr<Pump> VmProcess::or_end(Result<std::unique_ptr<Pump>> pump) {
+    if (!pump) {
+        instance_->end(failed(pump.error()));
+        return nullptr;
+    }
+    return *std::move(pump);
+}
+
+void VmProcess::serve() {
+    server_ = or_end(api::Server::start(*std::move(listener_), *instance_));
+    listener_.reset();
+}
+
+Status VmProcess::link_socket() {
+    auto link = FolderEntry::of(options_.api_socket);
+    const auto refused = [&](int error) {
+        return fail(Error::system("symlink", options_.api_socket, error, "choose another --api-socket"));
+    };
+    if (!link) {
+        return refused(link.error().code());
+    }
+    if (!link->remove() && errno != ENOENT) {
+        return fail(Error::system("unlink", options_.api_socket, errno));
+    }
+    if (::symlinkat(report_.api_socket.c_str(), link->folder(), link->name().c_str()) != 0 || !link->find(made_link_)) {
+        return refused(errno);
+    }
+    link_ = *std::move(link);
+    return {};
+}
+
+StartReport VmProcess::report_start() {
+    report_.total_us = report_.state_us;
+    Machine* const machine = options_.build && !options_.start_paused ? instance_->machine() : nullptr;
+    if (machine != nullptr) {
+        const auto first = machine->wait_first_run(Clock::now() + kFirstRunPatience);
+        const Clock::time_point ran = first.value_or(Clock::now());
+        report_.first_run_us = micros(ran - complete_);
+        report_.total_us = micros(ran - options_.start);
+        if (const std::optional<bool> set = machine->tsc_was_set()) {
+            report_.tsc = *set ? "set" : "host";
+        }
+    }
+    return report_;
+}
+
+Outcome VmProcess::wait(const VmProcessEvents& events) {
+    const auto deadline = options_.timeout ? options_.start + *options_.timeout : Clock::time_point::max();
+    std::optional<Outcome> outcome;
+    if (Machine* const machine = instance_->wait_machine(deadline)) {
+        if (!options_.build) {
+            connect(machine);
+        } else if (options_.boots && events.hint) {
+            drivers_.emplace(*machine, [&](const std::string& hint) { events.hint(report_.name, hint); });
+        }
+        outcome = wait_machine_ended(*machine, deadline);
+    } else {
+        outcome = instance_->wait_ended(Clock::now());
+    }
+    if (!outcome) {
+        instance_->end(timed_out());
+        outcome = instance_->wait_ended(Clock::time_point::max());
+    }
+    instance_->run_ended();
+    return *outcome;
+}
+
+std::optional<Outcome> VmProcess::wait_machine_ended(Machine& machine, Clock::time_point deadline) {
+    const std::chrono::seconds patience =
+        emulate::kernel_mode_is_emulated() ? kEmulatedDriverPatience : kDriverPatience;
+    return drivers_ ? drivers_->wait_ended(patience, deadline) : machine.wait_ended(deadline);
+}
+
+Status VmProcess::close() {
+    Status paused;
+    if (Machine* const machine = instance_->machine()) {
+        // The vCPUs are paused before the consoles are closed, so that nothing is written
+        // afterwards.
+        paused = machine->pause();
+        machine->stop_input();
+        input_.reset();
+        machine->serial().output().close();
+        machine->virtio_console().output().close();
+        output_.reset();
+        console_output_.reset();
+    }
+    input_.reset();
+    if (server_) {
+        server_->stop();
+    }
+    return paused;
+}
+
+}  // namespace snapvm
