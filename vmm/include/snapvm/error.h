@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <expected>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -23,10 +24,16 @@ enum class ErrorKind : std::uint8_t {
     cancelled,    ///< the caller called it off
 };
 
-/// One failure: a plain, copyable value.
+/// One failure: a copyable value. Its texts are behind a pointer and its copies out of line, since
+/// every function that may fail has code that moves and destroys one.
 class Error {
 public:
     Error(ErrorKind kind, std::string what, std::string advice = {});
+    Error(const Error& other);
+    Error(Error&& other) noexcept;
+    Error& operator=(const Error& other);
+    Error& operator=(Error&& other) noexcept;
+    ~Error();
 
     /// Makes the error of a failed system call. `call` is its name ("KVM_CREATE_VM"), `object` what
     /// the call was made on (a path, a block, "vCPU 2").
@@ -34,15 +41,15 @@ public:
 
     [[nodiscard]] ErrorKind kind() const { return kind_; }
     /// Return the failed system call and its object. Both are empty if no system call failed.
-    [[nodiscard]] const std::string& call() const { return call_; }
-    [[nodiscard]] const std::string& object() const { return object_; }
+    [[nodiscard]] const std::string& call() const;
+    [[nodiscard]] const std::string& object() const;
     /// Returns errno of the failed call, or 0 if no system call failed.
     [[nodiscard]] int code() const { return code_; }
     /// Returns what failed and why, without the advice.
-    [[nodiscard]] const std::string& what() const { return what_; }
+    [[nodiscard]] const std::string& what() const;
     /// Returns what the user can do about it, or an empty string. Advice names options and commands
     /// of the program `snapvm`.
-    [[nodiscard]] const std::string& advice() const { return advice_; }
+    [[nodiscard]] const std::string& advice() const;
 
     /// Puts "`context`: " before the message. `context` says what was attempted.
     Error&& within(std::string_view context) &&;
@@ -53,12 +60,12 @@ public:
     [[nodiscard]] std::string message() const;
 
 private:
+    struct Texts;
+    [[nodiscard]] const Texts& texts() const;
+
     ErrorKind kind_;
     int code_ = 0;
-    std::string call_;
-    std::string object_;
-    std::string what_;
-    std::string advice_;
+    std::unique_ptr<Texts> texts_;
 };
 
 /// A value or an Error. An ignored one is a compiler warning.

@@ -37,6 +37,21 @@ TEST(Error, AdviceIsReplaced) {
     EXPECT_EQ(error.call() + error.object(), "") << "no system call failed";
 }
 
+TEST(Error, ACopyIsItsOwnAndAMovedFromErrorIsEmpty) {
+    Error error(ErrorKind::busy, "taken", "wait");
+    Error copy = error;
+    copy = std::move(copy).within("here");
+    EXPECT_EQ(error.message(), "taken; wait");
+    EXPECT_EQ(copy.message(), "here: taken; wait");
+    copy = error;
+    EXPECT_EQ(copy.message(), "taken; wait");
+    const Error moved = std::move(error);
+    EXPECT_EQ(moved.message(), "taken; wait");
+    EXPECT_EQ(error.message(), "");  // NOLINT(bugprone-use-after-move)
+    copy = error;                    // NOLINT(bugprone-use-after-move)
+    EXPECT_EQ(copy.kind(), ErrorKind::busy);
+}
+
 Result<int> half(int value) {
     if (value % 2 != 0) {
         return fail(ErrorKind::invalid, "odd");
