@@ -53,6 +53,16 @@ bool FolderEntry::is(const struct stat& file) const {
     return find(found) && is_same_file(found, file);
 }
 
+Result<UniqueFd> FolderEntry::hold() const { return opener().open(folder_.get(), name_, O_PATH | O_NOFOLLOW, 0); }
+
 bool FolderEntry::remove() const { return ::unlinkat(folder_.get(), name_.c_str(), 0) == 0; }
+
+bool FolderEntry::remove_if(const UniqueFd& held) const {
+    struct stat file{};
+    if (held.valid() && ::fstat(held.get(), &file) == 0 && is(file) && remove()) {
+        return true;
+    }
+    return !find(file) && errno == ENOENT;
+}
 
 }  // namespace snapvm

@@ -53,8 +53,14 @@ public:
     [[nodiscard]] bool is(const struct stat& file) const;
     /// Fills `file`. Returns false, with errno, if there is no such file.
     [[nodiscard]] bool find(struct stat& file) const;
+    /// Opens the file itself, a symbolic link included (O_PATH). No other file gets its inode
+    /// number as long as the descriptor is open, so remove_if() cannot mistake one for it.
+    [[nodiscard]] Result<UniqueFd> hold() const;
     /// Removes the file. Returns false, with errno, if that fails.
     bool remove() const;
+    /// Removes the file if it is the one that `held` is of (hold()). Returns whether the name is
+    /// free.
+    [[nodiscard]] bool remove_if(const UniqueFd& held) const;
 
 private:
     FolderEntry(UniqueFd folder, std::string name) : folder_(std::move(folder)), name_(std::move(name)) {}

@@ -2,7 +2,6 @@
 // Creates, connects and removes unix sockets.
 #pragma once
 
-#include <sys/stat.h>
 #include <sys/un.h>
 
 #include <string>
@@ -24,12 +23,18 @@ Result<UniqueFd> connect_unix(const std::string& path);
 /// also like Opener::open. It needs /proc. The length of the name does not matter.
 Result<UniqueFd> connect_unix(int folder, const std::string& name);
 
+/// Makes the name free if a dead process has left it: removes a socket that no process has
+/// (connecting to it is refused), or a symbolic link to such a socket, if it is this user's; also a
+/// link of this user's to an API socket that is gone. `path` is the path of `entry`. Fails with
+/// busy if a process has the socket, whatever its type, and with usage if something else is there;
+/// both advise to choose `other`.
+Status remove_stale_socket(const FolderEntry& entry, const std::string& path, const std::string& other);
+
 /// A listening socket with mode 0600, whatever the umask is. The caller creates the folder.
 class Listener {
 public:
-    /// Binds and listens. Replaces a socket that has no listener any more. Fails with busy if one
-    /// answers, and with usage if the path is something other than a socket; both advise to choose
-    /// `other`.
+    /// Binds and listens. What is at the path is replaced, or is refused, as by
+    /// remove_stale_socket().
     static Result<Listener> open(const std::string& path, const std::string& other);
     Listener(Listener&&) noexcept = default;
     Listener& operator=(Listener&&) = delete;
@@ -42,11 +47,11 @@ public:
     void close();
 
 private:
-    Listener(UniqueFd fd, FolderEntry entry, const struct stat& made)
-        : fd_(std::move(fd)), entry_(std::move(entry)), made_(made) {}
+    Listener(UniqueFd fd, FolderEntry entry, UniqueFd made)
+        : fd_(std::move(fd)), entry_(std::move(entry)), made_(std::move(made)) {}
     UniqueFd fd_;
     FolderEntry entry_;
-    struct stat made_;
+    UniqueFd made_;  ///< of the socket's inode
 };
 
 }  // namespace snapvm

@@ -49,8 +49,8 @@ Outcome timed_out() { return {.kind = Outcome::Kind::timed_out, .code = 124, .er
 }  // namespace
 
 VmProcess::~VmProcess() {
-    if (link_ && link_->is(made_link_)) {
-        link_->remove();
+    if (link_) {
+        (void)link_->remove_if(made_link_);
     }
 }
 
@@ -185,12 +185,19 @@ Status VmProcess::link_socket() {
     if (!link) {
         return refused(link.error().code());
     }
-    if (!link->remove() && errno != ENOENT) {
-        return fail(Error::system("unlink", options_.api_socket, errno));
+    const auto make = [&] {
+        return ::symlinkat(report_.api_socket.c_str(), link->folder(), link->name().c_str()) == 0;
+    };
+    if (!make()) {
+        if (errno != EEXIST) {
+            return refused(errno);
+        }
+        TRY(remove_stale_socket(*link, options_.api_socket, "another --api-socket"));
+        if (!make()) {
+            return refused(errno);
+        }
     }
-    if (::symlinkat(report_.api_socket.c_str(), link->folder(), link->name().c_str()) != 0 || !link->find(made_link_)) {
-        return refused(errno);
-    }
+    made_link_ = TRY(link->hold());
     link_ = *std::move(link);
     return {};
 }

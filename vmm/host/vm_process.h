@@ -2,8 +2,6 @@
 // Runs an instance on the host to its end, with its name, API socket, lines, signals and timeout.
 #pragma once
 
-#include <sys/stat.h>
-
 #include <chrono>
 #include <functional>
 #include <memory>
@@ -103,7 +101,7 @@ private:
     std::optional<NameClaim> claim_;
     std::optional<Listener> listener_;  ///< of the API, until serve()
     std::optional<FolderEntry> link_;  ///< VmProcessOptions::api_socket, once it is there
-    struct stat made_link_{};  ///< of the link, which another process may replace
+    UniqueFd made_link_;  ///< of the link's inode, since another process may replace the link
     UniqueFd log_;
     UniqueFd serial_file_;
     UniqueFd console_file_;

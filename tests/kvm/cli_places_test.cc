@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a machine creates, replaces and removes on its host.
+#include <signal.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "tests/kvm/cli_fixture.h"
+#include "tests/support/need.h"
+#include "vmm/base/fd.h"
+
+namespace snapvm::test {
+namespace {
+
+class CliPlaces : public Cli {
+protected:
+    json start(const std::string& name, std::vector<std::string> more = {}) {
+        more.insert(more.end(), {"-d", "--name", name, "--json"});
+        const CommandResult started = run_ledger("ws=4M", "", more);
+        EXPECT_EQ(started.exit_code, 0) << started.err;
+        return json::parse(started.out, nullptr, false);
+    }
+    static int pid_of(const json& machine) { return machine.value("pid", -1); }
+    // Ends the process without letting it clean up.
+    void kill(const json& machine) {
+        ASSERT_EQ(::kill(pid_of(machine), SIGKILL), 0);
+        ASSERT_TRUE(eventually([&] { return machines().empty(); }));
+    }
+    [[nodiscard]] std::string text_of(const std::string& name) const {
+        return read_file(scratch_.file(name), 4096).value_or("");
+    }
+};
+
+TEST_F(CliPlaces, AFileAtTheApiSocketStays) {
+    const std::string path = scratch_.file("s");
+    std::ofstream(path) << "precious";
+    const CommandResult refused = run_ledger("ws=4M", "", {"-d", "--name", "a", "--api-socket", path});
+    EXPECT_EQ(refused.exit_code, 2);
+    EXPECT_NE(refused.err.find(path + " exists and is not a socket; move it away, or choose another --api-socket"),
+              std::string::npos)
+        << refused.err;
+    EXPECT_EQ(text_of("s"), "precious");
+}
+
+TEST_F(CliPlaces, AnApiSocketIsTakenFromADeadMachineOnly) {
+    const std::string path = scratch_.file("s");
+    const json a = start("a", {"--api-socket", path});
+    const CommandResult refused = run_ledger("ws=4M", "", {"-d", "--name", "b", "--api-socket", path});
+    EXPECT_EQ(refused.exit_code, 1);
+    EXPECT_NE(refused.err.find(path + " is in use"), std::string::npos) << refused.err;
+    EXPECT_EQ(std::filesystem::read_symlink(path).string(), a.value("api_socket", ""));
+    kill(a);
+    const json c = start("c", {"--api-socket", path});
+    EXPECT_EQ(std::filesystem::read_symlink(path).string(), c.value("api_socket", ""));
+}
+
+TEST_F(CliPlaces, TheEndLeavesWhatAnotherHasPutAtTheApiSocket) {
+    const std::string path = scratch_.file("s");
+    (void)start("a", {"--api-socket", path});
+    std::filesystem::remove(path);
+    std::ofstream(path) << "precious";
+    EXPECT_EQ(command({"stop", "a", "--force"}).exit_code, 0);
+    EXPECT_EQ(text_of("s"), "precious");
+}
+
+}  // namespace
+}  // namespace snapvm::test
