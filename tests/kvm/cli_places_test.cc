@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <future>
 
 #include "tests/kvm/cli_fixture.h"
 #include "tests/support/need.h"
@@ -61,6 +62,28 @@ TEST_F(CliPlaces, TheEndLeavesWhatAnotherHasPutAtTheApiSocket) {
     std::ofstream(path) << "precious";
     EXPECT_EQ(command({"stop", "a", "--force"}).exit_code, 0);
     EXPECT_EQ(text_of("s"), "precious");
+}
+
+TEST_F(CliPlaces, AMachineWhoseFolderWasRemovedIsFoundAgain) {
+    const json a = start("a");
+    auto waits = std::async(std::launch::async, [this] { return command({"wait", "a", "--for", "exit"}); });
+    std::filesystem::remove_all(scratch_.file("run"));
+    ASSERT_TRUE(eventually([&] { return command({"stats", "a"}).exit_code == 0; }));
+    EXPECT_EQ(machines(), std::vector<std::string>{"a"});
+    EXPECT_EQ(json_of({"stats", "a"})["pid"], a["pid"]);
+    EXPECT_EQ(command({"stop", "a"}).exit_code, 0);
+    EXPECT_TRUE(machines().empty());
+    (void)waits.get();
+}
+
+TEST_F(CliPlaces, TheEndOfAMachineWhoseFolderWasRemovedLeavesTheNextOnesAlone) {
+    const json first = start("a");
+    std::filesystem::remove_all(scratch_.file("run") + "/a");
+    const json next = start("a");
+    ASSERT_EQ(::kill(pid_of(first), SIGTERM), 0);
+    ASSERT_TRUE(eventually([&] { return ::kill(pid_of(first), 0) != 0; }));
+    EXPECT_EQ(machines(), std::vector<std::string>{"a"});
+    EXPECT_EQ(json_of({"stats", "a"})["pid"], next["pid"]);
 }
 
 }  // namespace

@@ -90,7 +90,9 @@ Result<int> stats(const Globals& globals, const std::string& name) {
 }  // namespace
 
 Result<std::string> socket_of(const Globals& globals, const std::string& name) {
-    return TRY(RunDir::find(globals.run_dir)).socket_of(name);
+    const RunDir dir = TRY(RunDir::find(globals.run_dir));
+    TRY(dir.check(name));
+    return dir.socket_of(name);
 }
 
 Result<api::ApiClient> connect_socket(const std::string& api_socket, const std::string& name) {

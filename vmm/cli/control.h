@@ -16,7 +16,8 @@ namespace snapvm::cli {
 inline constexpr std::chrono::seconds kQuickAnswer{10};
 inline constexpr int kExitTimeout = 124;
 
-/// Returns the path of the API socket of machine `name` in the run folder.
+/// Returns the path of the API socket of machine `name` in the run folder. Fails like
+/// RunDir::check.
 Result<std::string> socket_of(const Globals& globals, const std::string& name);
 /// Connects to a machine. Fails with not_found, and advises `snapvm ps`, if no such machine runs.
 Result<api::ApiClient> connect_machine(const Globals& globals, const std::string& name);

@@ -148,15 +148,14 @@ std::optional<int> exit_code_in(const Result<api::ApiReply>& reply) {
 }  // namespace
 
 void show_log(const RunDir& dir, const std::string& name) {
-    constexpr std::size_t kMostLog = 64U << 10;
-    if (const auto log = read_file(dir.log_of(name), kMostLog); log && !log->empty()) {
-        std::fprintf(stderr, "\n%s", log->c_str());
+    if (const std::string log = dir.log(name); !log.empty()) {
+        std::fprintf(stderr, "\n%s", log.c_str());
     }
 }
 
 Result<int> attach_console(const Globals& globals, const std::string& name) {
     const RunDir dir = TRY(RunDir::find(globals.run_dir));
-    const std::string api_socket = dir.socket_of(name);
+    const std::string api_socket = TRY(socket_of(globals, name));
     // Sent before the console is opened: once the machine has ended, its process does not wait for
     // a further request.
     api::ApiClient ending = TRY(connect_socket(api_socket, name));

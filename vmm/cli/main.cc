@@ -59,7 +59,8 @@ int main(int argc, char** argv) {
     Globals globals;
     CommandLine line("snapvm", "A KVM mini-hypervisor with snapshots built in", SNAPVM_VERSION);
     line.program().option("--run-dir", globals.run_dir,
-                          "the folder in which machines are found (default: $XDG_RUNTIME_DIR/snapvm or /run/snapvm)");
+                          "the folder in which machines are found (default: $SNAPVM_RUN_DIR, $XDG_RUNTIME_DIR/snapvm, or "
+                          "/run/snapvm for root)");
     line.program().flag("--json", globals.json, "print results as JSON");
     add_commands(line.program(), argc > 1 ? argv[1] : "", globals);
     const Result<Action> action = line.parse(argc, argv);

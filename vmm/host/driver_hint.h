@@ -28,20 +28,22 @@ public:
     DriverHint(const AnyMachine& machine, std::function<void(const std::string&)> say)
         : machine_(machine), say_(std::move(say)) {}
 
-    /// Calls Machine::wait_ended. Prints the hint when the guest has run for `patience`, if that is
-    /// before the deadline and the run has not ended. Looks at the machine's state once a second,
-    /// and does not count the time of a pause.
+    /// Calls Machine::wait_ended. Prints the hint when the guest has run for `patience` over all
+    /// calls, if that is before the deadline and the run has not ended. Looks at the machine's
+    /// state once a second, and does not count the time of a pause.
     std::optional<Outcome> wait_ended(Clock::duration patience, Clock::time_point deadline) {
-        while (patience > Clock::duration::zero() && misses_driver()) {
+        while (ran_ < patience && misses_driver()) {
             const bool counts = runs();
             const Clock::time_point begin = Clock::now();
             constexpr Clock::duration kLook = std::chrono::seconds(1);
-            const Clock::time_point slice = std::min(deadline, begin + (counts ? std::min(patience, kLook) : kLook));
-            if (const std::optional<Outcome> outcome = machine_.wait_ended(slice); outcome || slice == deadline) {
-                return outcome;
-            }
+            const Clock::time_point slice =
+                std::min(deadline, begin + (counts ? std::min(patience - ran_, kLook) : kLook));
+            const std::optional<Outcome> outcome = machine_.wait_ended(slice);
             if (counts && runs()) {
-                patience -= Clock::now() - begin;
+                ran_ += Clock::now() - begin;
+            }
+            if (outcome || slice == deadline) {
+                return outcome;
             }
         }
         look();
@@ -69,6 +71,7 @@ private:
 
     const AnyMachine& machine_;
     std::function<void(const std::string&)> say_;
+    Clock::duration ran_{};  ///< the time that counts so far
     bool said_ = false;
 };
 

@@ -13,16 +13,19 @@
 #include <thread>
 
 #include "vmm/base/opener.h"
+#include "vmm/base/own_folder.h"
 #include "vmm/base/try.h"
 
 namespace snapvm {
 namespace {
 
-constexpr const char* kSocketName = "/api.sock";
-constexpr const char* kLockName = "/lock";
-constexpr const char* kLogName = "/log";
+constexpr const char* kSocket = "api.sock";
+constexpr const char* kLock = "lock";
+constexpr const char* kLog = "log";
+constexpr const char* kElsewhere = "choose another folder with --run-dir or SNAPVM_RUN_DIR";
 constexpr std::size_t kMaxName = 64;
 constexpr std::size_t kMaxLock = 32;
+constexpr std::size_t kMaxLog = 64U << 10;
 
 bool is_name(const std::string& name) {
     const auto allowed = [](char c) {
@@ -33,51 +36,82 @@ bool is_name(const std::string& name) {
            std::ranges::all_of(name, allowed);
 }
 
-Status make_folder(const std::string& path) {
-    if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) {
-        return fail(Error::system("mkdir", path, errno, "choose another folder with --run-dir"));
-    }
-    return {};
+// Returns an empty string for a variable that is not set.
+std::string variable(const char* name) {
+    const char* const value = std::getenv(name);  // NOLINT(concurrency-mt-unsafe): before any thread
+    return value == nullptr ? std::string() : value;
+}
+
+// Opens a file in a machine's folder. A symbolic link is refused, and a FIFO is not waited for.
+Result<UniqueFd> open_in(const UniqueFd& folder, const char* name, int flags, unsigned mode = 0) {
+    return opener().open(folder.get(), name, flags | O_NOFOLLOW | O_NONBLOCK, mode);
+}
+
+// Returns whether the name in the folder is that of the opened file or folder.
+bool leads_to(const UniqueFd& folder, const char* name, const UniqueFd& opened) {
+    struct stat ours{};
+    struct stat found{};
+    return ::fstat(opened.get(), &ours) == 0 && ::fstatat(folder.get(), name, &found, AT_SYMLINK_NOFOLLOW) == 0 &&
+           is_same_file(ours, found);
+}
+
+// Returns at most `limit` bytes of a file; none if there is no such file.
+std::string text_in(const UniqueFd& folder, const char* name, std::size_t limit) {
+    std::string text(limit, '\0');
+    const auto file = open_in(folder, name, O_RDONLY);
+    const ssize_t got = file ? ::pread(file->get(), text.data(), text.size(), 0) : 0;
+    text.resize(got > 0 ? static_cast<std::size_t>(got) : 0);
+    return text;
 }
 
 // Returns whether the lock is held. The test takes the lock for a moment; a machine that starts
 // meanwhile tries again.
-bool is_locked(const std::string& folder) {
-    const auto fd = open_file(folder + kLockName, O_RDWR);
-    return fd && ::flock(fd->get(), LOCK_SH | LOCK_NB) != 0;
+bool is_locked(const UniqueFd& folder) {
+    const auto lock = open_in(folder, kLock, O_RDWR);
+    return lock && ::flock(lock->get(), LOCK_SH | LOCK_NB) != 0;
+}
+
+Status check_name(const std::string& name) {
+    if (is_name(name)) {
+        return {};
+    }
+    return fail(ErrorKind::usage, "\"" + name + "\" is not a name for a machine",
+                "use 1 to 64 letters, digits, '_', '.' and '-', and begin with neither '.' nor '-'");
 }
 
 }  // namespace
 
 Result<RunDir> RunDir::find(const std::string& override_path) {
-    if (!override_path.empty()) {
-        return RunDir(override_path);
+    const std::string chosen = override_path.empty() ? variable("SNAPVM_RUN_DIR") : override_path;
+    if (!chosen.empty()) {
+        return RunDir(chosen);
     }
     if (::geteuid() == 0) {
         return RunDir("/run/snapvm");
     }
-    const char* base = std::getenv("XDG_RUNTIME_DIR");  // NOLINT(concurrency-mt-unsafe): before any thread
-    if (base == nullptr || *base == '\0') {
-        return fail(ErrorKind::usage, "XDG_RUNTIME_DIR is not set", "set it, or give a folder with --run-dir");
-    }
-    return RunDir(std::string(base) + "/snapvm");
+    const std::string base = variable("XDG_RUNTIME_DIR");
+    return RunDir(base.empty() ? "/tmp/snapvm-" + std::to_string(::geteuid()) : base + "/snapvm");
 }
 
-Result<std::vector<std::string>> RunDir::running() const {
+Result<std::vector<std::string>> RunDir::names_where(const std::function<bool(const UniqueFd&)>& wanted) const {
     std::vector<std::string> names;
-    const auto folder = open_file(path_, O_RDONLY | O_DIRECTORY);
-    if (!folder && folder.error().code() == ENOENT) {
+    const auto all = open_own_folder(AT_FDCWD, path_, path_, kElsewhere);
+    if (!all && all.error().code() == ENOENT) {
         return names;
     }
-    if (!folder) {
-        return fail(Error::system("opendir", path_, folder.error().code()));
+    if (!all) {
+        return fail(all.error());
     }
-    auto found = names_in(*folder);
+    auto found = names_in(*all);
     if (!found) {
         return fail(Error::system("readdir", path_, found.error().code()));
     }
     for (std::string& name : *found) {
-        if (is_name(name) && is_locked(folder_of(name))) {
+        if (!is_name(name)) {
+            continue;
+        }
+        if (const auto folder = open_own_folder(all->get(), name, folder_of(name), kElsewhere);
+            folder && wanted(*folder)) {
             names.push_back(std::move(name));
         }
     }
@@ -85,7 +119,28 @@ Result<std::vector<std::string>> RunDir::running() const {
     return names;
 }
 
-bool RunDir::is_running(const std::string& name) const { return is_name(name) && is_locked(folder_of(name)); }
+Result<UniqueFd> RunDir::open_folder_of(const std::string& name) const {
+    TRY(check_name(name));
+    const UniqueFd all = TRY(open_own_folder(AT_FDCWD, path_, path_, kElsewhere));
+    return open_own_folder(all.get(), name, folder_of(name), kElsewhere);
+}
+
+Status RunDir::check(const std::string& name) const {
+    const auto folder = open_folder_of(name);
+    return folder || folder.error().code() == ENOENT ? Status() : fail(folder.error());
+}
+
+std::string RunDir::log(const std::string& name) const {
+    const auto folder = open_folder_of(name);
+    return folder ? text_in(*folder, kLog, kMaxLog) : std::string();
+}
+
+Result<std::vector<std::string>> RunDir::running() const { return names_where(is_locked); }
+
+bool RunDir::is_running(const std::string& name) const {
+    const auto folder = open_folder_of(name);
+    return folder && is_locked(*folder);
+}
 
 Status RunDir::wait_gone(const std::string& name, std::chrono::steady_clock::time_point deadline) const {
     while (is_running(name)) {
@@ -98,65 +153,77 @@ Status RunDir::wait_gone(const std::string& name, std::chrono::steady_clock::tim
 }
 
 std::string RunDir::machine_of(int pid) const {
-    const auto names = running();
     const std::string wanted = std::to_string(pid);
-    for (const std::string& name : names ? *names : std::vector<std::string>()) {
-        if (const auto owner = read_file(folder_of(name) + kLockName, kMaxLock); owner && *owner == wanted) {
-            return name;
-        }
-    }
-    return {};
+    const auto names = names_where([&](const UniqueFd& folder) {  // the lock holds the number
+        return is_locked(folder) && text_in(folder, kLock, kMaxLock) == wanted;
+    });
+    return names && !names->empty() ? names->front() : std::string();
 }
 
 Result<NameClaim> NameClaim::take(const RunDir& dir, const std::string& name) {
-    if (!is_name(name)) {
-        return fail(ErrorKind::usage, "\"" + name + "\" is not a name for a machine",
-                    "use 1 to 64 letters, digits, '_', '.' and '-', and begin with neither '.' nor '-'");
-    }
-    auto opened = open_file(dir.path(), O_PATH | O_DIRECTORY);
-    if (!opened) {
-        TRY(make_folder(dir.path()));
-        opened = open_file(dir.path(), O_PATH | O_DIRECTORY);
-    }
-    UniqueFd all = TRY(std::move(opened));
-    const std::string folder = dir.folder_of(name);
+    TRY(check_name(name));
+    UniqueFd all = TRY(make_own_folder(AT_FDCWD, dir.path(), dir.path(), kElsewhere));
+    const std::string path = dir.folder_of(name);
     constexpr int kTries = 20;
     for (int i = 0; i < kTries; ++i) {
-        TRY(make_folder(folder));
-        UniqueFd lock = TRY(open_file(folder + kLockName, O_RDWR | O_CREAT, 0600));
+        auto made = make_own_folder(all.get(), name, path, kElsewhere);
+        auto opened = made ? open_in(*made, kLock, O_RDWR | O_CREAT, 0600) : fail(made.error());
+        if (!opened && opened.error().code() == ENOENT) {
+            continue;  // an owner that ends has just removed the folder
+        }
+        if (!made || !opened) {
+            return made ? fail(Error::system("open", path + "/" + kLock, opened.error().code(), "remove it"))
+                        : fail(made.error());
+        }
+        UniqueFd folder = *std::move(made);
+        UniqueFd lock = *std::move(opened);
         if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
             ::usleep(500);  // a test by is_locked may hold the lock for a moment
             continue;
         }
         // An owner that ends removes the folder. The lock taken here then belongs to a file that no
         // path leads to, and is of no use.
-        struct stat ours{};
-        struct stat found{};
-        if (::fstat(lock.get(), &ours) == 0 && ::stat((folder + kLockName).c_str(), &found) == 0 &&
-            is_same_file(ours, found)) {
-            const std::string pid = std::to_string(::getpid());
-            if (::ftruncate(lock.get(), 0) != 0) {
-                return fail(Error::system("ftruncate", folder + kLockName, errno));
-            }
-            ::unlink((folder + kLogName).c_str());  // of the last machine with this name
-            TRY(write_all_at(lock.get(), std::as_bytes(std::span(pid)), 0, folder + kLockName));
-            return NameClaim(name, folder, std::move(all), std::move(lock));
+        if (!leads_to(folder, kLock, lock) || !leads_to(all, name.c_str(), folder)) {
+            continue;
         }
+        NameClaim claim(name, path, std::move(all), std::move(folder), std::move(lock));
+        // systemd-tmpfiles leaves a folder alone that is locked (tmpfiles.d(5)).
+        ::flock(claim.folder_fd_.get(), LOCK_SH | LOCK_NB);
+        const std::string pid = std::to_string(::getpid());
+        if (::ftruncate(claim.lock_.get(), 0) != 0) {
+            return fail(Error::system("ftruncate", path + "/" + kLock, errno));
+        }
+        ::unlinkat(claim.folder_fd_.get(), kLog, 0);  // of the last machine with this name
+        TRY(write_all_at(claim.lock_.get(), std::as_bytes(std::span(pid)), 0, path + "/" + kLock));
+        return claim;
     }
     return fail(ErrorKind::busy, "machine " + name + " runs already",
                 "choose another --name, or stop it: snapvm stop " + name);
 }
 
+bool NameClaim::is_in_place() const {
+    return leads_to(all_, name_.c_str(), folder_fd_) && leads_to(folder_fd_, kLock, lock_);
+}
+
+bool NameClaim::has_socket() const {
+    struct stat socket{};
+    return ::fstatat(folder_fd_.get(), kSocket, &socket, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+Result<UniqueFd> NameClaim::open_log() const { return open_in(folder_fd_, kLog, O_WRONLY | O_CREAT | O_APPEND, 0600); }
+
+// If the folder was removed meanwhile, the name may be another machine's by now, whose folder
+// stays.
 NameClaim::~NameClaim() {
-    if (!lock_.valid()) {
+    if (!lock_.valid() || !is_in_place()) {
         return;
     }
     struct stat log{};
-    if (::fstatat(all_.get(), (name_ + kLogName).c_str(), &log, 0) == 0 && log.st_size == 0) {
-        ::unlinkat(all_.get(), (name_ + kLogName).c_str(), 0);
+    if (::fstatat(folder_fd_.get(), kLog, &log, AT_SYMLINK_NOFOLLOW) == 0 && log.st_size == 0) {
+        ::unlinkat(folder_fd_.get(), kLog, 0);
     }
-    for (const char* file : {kSocketName, kLockName}) {
-        ::unlinkat(all_.get(), (name_ + file).c_str(), 0);
+    for (const char* file : {kSocket, kLock}) {
+        ::unlinkat(folder_fd_.get(), file, 0);
     }
     ::unlinkat(all_.get(), name_.c_str(), AT_REMOVEDIR);
 }

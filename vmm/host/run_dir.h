@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The folder of the running machines. Each machine has a folder of its name in it, with its API
-// socket, its lock and its log.
+// socket, its lock and its log. Both folders are opened by vmm/base/own_folder.h, and what is in
+// them from their descriptors, so that neither another user nor a symbolic link decides which file
+// that is.
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -12,19 +15,23 @@
 
 namespace snapvm {
 
-/// The path is `$XDG_RUNTIME_DIR/snapvm`, `/run/snapvm` for root, or the value of `--run-dir`.
-/// Folders have mode 0700.
+/// The path is the value of `--run-dir` or SNAPVM_RUN_DIR; else `/run/snapvm` for root,
+/// `$XDG_RUNTIME_DIR/snapvm`, or without that variable `/tmp/snapvm-UID`. Folders have mode 0700.
 class RunDir {
 public:
-    /// Determines the path; creates nothing. Fails with usage if XDG_RUNTIME_DIR is needed and not
-    /// set.
+    /// Determines the path; creates and opens nothing.
     static Result<RunDir> find(const std::string& override_path);
 
     [[nodiscard]] const std::string& path() const { return path_; }
     [[nodiscard]] std::string folder_of(const std::string& name) const { return path_ + "/" + name; }
     [[nodiscard]] std::string socket_of(const std::string& name) const { return folder_of(name) + "/api.sock"; }
-    /// Returns the path of the file that a detached machine's stderr goes to.
-    [[nodiscard]] std::string log_of(const std::string& name) const { return folder_of(name) + "/log"; }
+    /// Fails like open_own_folder if the folder of a machine, or the run folder, is not one that
+    /// only this user can change, and with usage if it cannot be a machine's name. A folder that
+    /// does not exist is no error.
+    [[nodiscard]] Status check(const std::string& name) const;
+    /// Returns the beginning of a detached machine's stderr, 64 KiB at most; nothing if there is no
+    /// log.
+    [[nodiscard]] std::string log(const std::string& name) const;
     /// Returns the names of the machines that run now (whose lock is held), sorted. Skips folders
     /// whose owner is gone.
     Result<std::vector<std::string>> running() const;
@@ -38,6 +45,9 @@ public:
 
 private:
     explicit RunDir(std::string path) : path_(std::move(path)) {}
+    [[nodiscard]] Result<UniqueFd> open_folder_of(const std::string& name) const;
+    [[nodiscard]] Result<std::vector<std::string>> names_where(
+        const std::function<bool(const UniqueFd& folder)>& wanted) const;
     std::string path_;
 };
 
@@ -47,22 +57,36 @@ private:
 class NameClaim {
 public:
     /// Takes the name. Fails with busy if a machine of that name runs, and with usage if the name
-    /// is not 1 to 64 of [A-Za-z0-9_.-], or starts with a dot or a dash.
+    /// is not 1 to 64 of [A-Za-z0-9_.-], or starts with a dot or a dash. Fails like
+    /// make_own_folder if a folder is not this user's alone.
     static Result<NameClaim> take(const RunDir& dir, const std::string& name);
     NameClaim(NameClaim&&) = default;
     NameClaim& operator=(NameClaim&&) = default;
-    /// Removes the folder. A log that is not empty stays until the next machine of that name.
+    /// Removes the folder, if the name still is that of the folder that was taken. A log that is
+    /// not empty stays until the next machine of that name.
     ~NameClaim();
+
+    /// Returns whether the folder and the lock are still there. They are not if a cleaner of
+    /// temporary files, or a user, has removed them; other commands then do not find the machine.
+    [[nodiscard]] bool is_in_place() const;
+    [[nodiscard]] bool has_socket() const;
+    /// Opens the machine's log, to append to it.
+    [[nodiscard]] Result<UniqueFd> open_log() const;
 
     [[nodiscard]] const std::string& name() const { return name_; }
     [[nodiscard]] const std::string& folder() const { return folder_; }
 
 private:
-    NameClaim(std::string name, std::string folder, UniqueFd all, UniqueFd lock)
-        : name_(std::move(name)), folder_(std::move(folder)), all_(std::move(all)), lock_(std::move(lock)) {}
+    NameClaim(std::string name, std::string folder, UniqueFd all, UniqueFd folder_fd, UniqueFd lock)
+        : name_(std::move(name)),
+          folder_(std::move(folder)),
+          all_(std::move(all)),
+          folder_fd_(std::move(folder_fd)),
+          lock_(std::move(lock)) {}
     std::string name_;
     std::string folder_;
-    UniqueFd all_;  ///< the folder of all machines; it leads to what the destructor removes
+    UniqueFd all_;        ///< the folder of all machines
+    UniqueFd folder_fd_;  ///< this machine's; it leads to what the destructor removes
     UniqueFd lock_;
 };
 

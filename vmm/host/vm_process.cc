@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <span>
 #include <string_view>
@@ -16,6 +17,7 @@ namespace {
 
 using Clock = VmProcess::Clock;
 
+constexpr auto kPlacePeriod = std::chrono::seconds(5);
 constexpr auto kFirstRunPatience = std::chrono::seconds(1);
 // By then a booting guest has started its drivers; the second is for emulated kernel mode.
 constexpr auto kDriverPatience = std::chrono::seconds(30);
@@ -92,7 +94,7 @@ Status VmProcess::take_place() {
     claim_.emplace(TRY(NameClaim::take(*dir_, report_.name)));
     report_.api_socket = claim_->folder() + "/api.sock";
     if (options_.stderr_to_log) {
-        log_ = open_file(dir_->log_of(report_.name), O_WRONLY | O_CREAT | O_APPEND, 0600).value_or(UniqueFd());
+        log_ = claim_->open_log().value_or(UniqueFd());
     }
     serial_file_ = TRY(open_log(options_.serial));
     console_file_ = TRY(open_log(options_.console));
@@ -217,16 +219,40 @@ StartReport VmProcess::report_start() {
     return report_;
 }
 
+// Waits in slices, and looks after each whether other commands still find the machine.
+template <class Wait>
+std::invoke_result_t<const Wait&, Clock::time_point> VmProcess::wait_in_place(Clock::time_point deadline,
+                                                                              const VmProcessEvents& events,
+                                                                              const Wait& wait_until) {
+    while (true) {
+        const Clock::time_point slice = std::min(deadline, Clock::now() + kPlacePeriod);
+        if (auto found = wait_until(slice); found || slice == deadline) {
+            return found;
+        }
+        if (const Status kept = keep_place(); !kept && !place_lost_) {
+            place_lost_ = true;
+            if (events.hint) {
+                events.hint(report_.name,
+                            "its run folder was removed, and no command finds it: " + kept.error().message());
+            }
+        }
+    }
+}
+
 Outcome VmProcess::wait(const VmProcessEvents& events) {
     const auto deadline = options_.timeout ? options_.start + *options_.timeout : Clock::time_point::max();
     std::optional<Outcome> outcome;
-    if (Machine* const machine = instance_->wait_machine(deadline)) {
+    (void)wait_in_place(deadline, events, [this](Clock::time_point slice) {
+        return instance_->wait_machine(slice) != nullptr || instance_->wait_ended(Clock::now()).has_value();
+    });
+    if (Machine* const machine = instance_->machine()) {
         if (!options_.build) {
             connect(machine);
         } else if (options_.boots && events.hint) {
             drivers_.emplace(*machine, [&](const std::string& hint) { events.hint(report_.name, hint); });
         }
-        outcome = wait_machine_ended(*machine, deadline);
+        outcome = wait_in_place(deadline, events,
+                                [&](Clock::time_point slice) { return wait_machine_ended(*machine, slice); });
     } else {
         outcome = instance_->wait_ended(Clock::now());
     }
@@ -236,6 +262,23 @@ Outcome VmProcess::wait(const VmProcessEvents& events) {
     }
     instance_->run_ended();
     return *outcome;
+}
+
+// Makes anew what was removed from the run folder. Without it the machine is in no list and cannot
+// be stopped by its name, and holds its disks. A second server takes the new socket: clients
+// of the first one go on.
+Status VmProcess::keep_place() {
+    if (!claim_->is_in_place()) {
+        claim_.emplace(TRY(NameClaim::take(*dir_, report_.name)));
+        if (log_.valid()) {
+            log_ = claim_->open_log().value_or(UniqueFd());
+            ::dup2(log_.get(), STDERR_FILENO);
+        }
+    }
+    if (!claim_->has_socket()) {
+        more_servers_.push_back(TRY(api::Server::start(report_.api_socket, *instance_)));
+    }
+    return {};
 }
 
 std::optional<Outcome> VmProcess::wait_machine_ended(Machine& machine, Clock::time_point deadline) {
@@ -261,6 +304,7 @@ Status VmProcess::close() {
     if (server_) {
         server_->stop();
     }
+    more_servers_.clear();
     return paused;
 }
 

@@ -7,6 +7,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <type_traits>
+#include <vector>
 
 #include "vmm/api/server.h"
 #include "vmm/base/error.h"
@@ -88,6 +90,11 @@ private:
     Status link_socket();
     StartReport report_start();
     Outcome wait(const VmProcessEvents& events);
+    template <class Wait>
+    std::invoke_result_t<const Wait&, Clock::time_point> wait_in_place(Clock::time_point deadline,
+                                                                       const VmProcessEvents& events,
+                                                                       const Wait& wait_until);
+    Status keep_place();
     std::optional<Outcome> wait_machine_ended(Machine& machine, Clock::time_point deadline);
     Status close();
 
@@ -111,6 +118,8 @@ private:
     std::unique_ptr<OutputPump> output_;
     std::unique_ptr<OutputPump> console_output_;
     std::unique_ptr<api::Server> server_;
+    std::vector<std::unique_ptr<api::Server>> more_servers_;  ///< on sockets that replace one that was removed
+    bool place_lost_ = false;
     std::optional<DriverHint<Machine>> drivers_;
 };
 

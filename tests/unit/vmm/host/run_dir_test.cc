@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/host/run_dir.h"
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <string>
+
+#include "tests/support/need.h"
+#include "tests/support/result_matchers.h"
+#include "tests/support/scratch_folder.h"
+
+namespace snapvm::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+class RunDirTest : public testing::Test {
+protected:
+    // Every use of the run folder refuses it.
+    void expect_refused(const std::string& part) const {
+        EXPECT_TRUE(fails(NameClaim::take(dir_, "m"), ErrorKind::usage, part));
+        EXPECT_TRUE(fails(dir_.check("m"), ErrorKind::usage, part));
+        EXPECT_FALSE(dir_.is_running("m"));
+        EXPECT_EQ(dir_.log("m"), "");
+    }
+    void write(const std::string& name, const std::string& text) const { std::ofstream(scratch_.file(name)) << text; }
+    [[nodiscard]] std::string read(const std::string& name) const { return need(read_file(scratch_.file(name), 4096)); }
+
+    ScratchFolder scratch_;
+    RunDir dir_ = need(RunDir::find(scratch_.file("run")));
+};
+
+TEST_F(RunDirTest, AFolderThatALinkLeadsToIsRefused) {
+    fs::create_directory(scratch_.file("elsewhere"));
+    fs::create_directory_symlink("elsewhere", dir_.path());
+    expect_refused("symbolic link");
+    EXPECT_TRUE(fails(dir_.running(), ErrorKind::usage, "symbolic link"));
+    EXPECT_TRUE(fs::is_empty(scratch_.file("elsewhere")));
+    fs::remove(dir_.path());
+    fs::create_directory(dir_.path());
+    fs::create_directory_symlink("../elsewhere", dir_.folder_of("m"));
+    expect_refused("symbolic link");
+    EXPECT_TRUE(fs::is_empty(scratch_.file("elsewhere")));
+}
+
+TEST_F(RunDirTest, AFolderThatOthersCanChangeIsRefused) {
+    fs::create_directory(dir_.path());
+    ASSERT_EQ(::chmod(dir_.path().c_str(), 0770), 0);
+    expect_refused("others than its owner may write to");
+    ASSERT_EQ(::chmod(dir_.path().c_str(), 0755), 0);
+    fs::create_directory(dir_.folder_of("m"));
+    ASSERT_EQ(::chmod(dir_.folder_of("m").c_str(), 0777), 0);
+    expect_refused("others than its owner may write to");
+}
+
+TEST_F(RunDirTest, AFolderOfAnotherUserIsRefused) {
+    if (::geteuid() != 0) {
+        GTEST_SKIP() << "only root can give a folder to another user";
+    }
+    fs::create_directory(dir_.path());
+    ASSERT_EQ(::chown(dir_.path().c_str(), 12345, 12345), 0);
+    expect_refused("belongs to another user (uid 12345)");
+}
+
+TEST_F(RunDirTest, NoLinkInAMachinesFolderIsFollowed) {
+    write("victim", "precious");
+    fs::create_directories(dir_.folder_of("m"));
+    fs::create_symlink(scratch_.file("victim"), dir_.folder_of("m") + "/log");
+    EXPECT_EQ(dir_.log("m"), "");
+    {
+        const NameClaim claim = need(NameClaim::take(dir_, "m"));
+        fs::create_symlink(scratch_.file("victim"), dir_.folder_of("m") + "/log");
+        EXPECT_FALSE(claim.open_log());
+        fs::remove(dir_.folder_of("m") + "/log");
+    }
+    fs::create_directories(dir_.folder_of("m"));
+    fs::create_symlink(scratch_.file("victim"), dir_.folder_of("m") + "/lock");
+    EXPECT_TRUE(fails(NameClaim::take(dir_, "m"), ErrorKind::system, "/lock"));
+    EXPECT_EQ(read("victim"), "precious");
+}
+
+TEST_F(RunDirTest, AnEndLeavesTheFolderOfTheNextOwnerOfTheName) {
+    std::optional<NameClaim> first = need(NameClaim::take(dir_, "m"));
+    EXPECT_TRUE(first->is_in_place());
+    fs::remove_all(dir_.folder_of("m"));
+    EXPECT_FALSE(first->is_in_place());
+    EXPECT_FALSE(dir_.is_running("m"));
+    std::optional<NameClaim> next = need(NameClaim::take(dir_, "m"));
+    first.reset();
+    EXPECT_TRUE(next->is_in_place());
+    EXPECT_TRUE(dir_.is_running("m"));
+    next.reset();
+    EXPECT_FALSE(fs::exists(dir_.folder_of("m")));
+}
+
+TEST_F(RunDirTest, AnEndLeavesALockOfTheNextOwnerInTheSameFolder) {
+    std::optional<NameClaim> first = need(NameClaim::take(dir_, "m"));
+    fs::remove(dir_.folder_of("m") + "/lock");
+    const NameClaim next = need(NameClaim::take(dir_, "m"));
+    first.reset();
+    EXPECT_TRUE(next.is_in_place());
+}
+
+TEST_F(RunDirTest, IsFoundByOptionAndByVariables) {
+    const auto path_with = [](const char* run_dir, const char* runtime) {
+        ::setenv("SNAPVM_RUN_DIR", run_dir, 1);
+        ::setenv("XDG_RUNTIME_DIR", runtime, 1);
+        const std::string found = need(RunDir::find("")).path();
+        EXPECT_EQ(need(RunDir::find("/given")).path(), "/given");
+        ::unsetenv("SNAPVM_RUN_DIR");
+        return found;
+    };
+    const char* const before = ::getenv("XDG_RUNTIME_DIR");
+    const std::string runtime = before == nullptr ? "" : before;
+    const bool root = ::geteuid() == 0;
+    EXPECT_EQ(path_with("/from/variable", "/xdg"), "/from/variable");
+    EXPECT_EQ(path_with("", "/xdg"), root ? "/run/snapvm" : "/xdg/snapvm");
+    EXPECT_EQ(path_with("", ""), root ? "/run/snapvm" : "/tmp/snapvm-" + std::to_string(::geteuid()));
+    ::setenv("XDG_RUNTIME_DIR", runtime.c_str(), 1);
+}
+
+}  // namespace
+}  // namespace snapvm::test
