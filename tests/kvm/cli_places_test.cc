@@ -86,5 +86,18 @@ TEST_F(CliPlaces, TheEndOfAMachineWhoseFolderWasRemovedLeavesTheNextOnesAlone) {
     EXPECT_EQ(json_of({"stats", "a"})["pid"], next["pid"]);
 }
 
+TEST_F(CliPlaces, HowADetachedMachineEndedIsKept) {
+    (void)start("a", {"--timeout", "100ms"});
+    ASSERT_TRUE(eventually([&] { return machines().empty(); }));
+    EXPECT_EQ(command({"wait", "a", "--for", "exit"}).out, "124\n");
+    EXPECT_EQ(json_of({"ps", "-a"})["exit_code"], 124);
+    (void)start("a");
+    EXPECT_EQ(json_of({"ps", "-a"})["state"], "Running");
+    EXPECT_EQ(command({"stop", "a", "--force"}).exit_code, 0);
+    EXPECT_EQ(json_of({"wait", "a", "--for", "exit"})["outcome"], "stopped");
+    EXPECT_EQ(command({"rm", "a"}).exit_code, 0);
+    EXPECT_FALSE(std::filesystem::exists(scratch_.file("run") + "/a"));
+}
+
 }  // namespace
 }  // namespace snapvm::test

@@ -20,6 +20,10 @@ void Command::required(const char* name, std::string& value, const char* help) {
     app_->add_option(name, value, help)->required();
 }
 
+void Command::arguments(const char* name, std::vector<std::string>& values, const char* help) {
+    app_->add_option(name, values, help)->required();
+}
+
 void Command::option(const char* name, std::string& value, const char* help) { app_->add_option(name, value, help); }
 
 void Command::option(const char* name, std::string& value, std::vector<std::string> words, const char* help) {

@@ -31,6 +31,8 @@ public:
 
     /// Declares an option that must be given. A name without dashes is that of an argument.
     void required(const char* name, std::string& value, const char* help);
+    /// Declares an argument that is given once or more.
+    void arguments(const char* name, std::vector<std::string>& values, const char* help);
     void option(const char* name, std::string& value, const char* help);
     /// Declares an option whose value is one of `words`.
     void option(const char* name, std::string& value, std::vector<std::string> words, const char* help);

@@ -34,6 +34,8 @@ void add_stop(Command program, Globals& globals);
 void add_wait(Command program, Globals& globals);
 void add_stats(Command program, Globals& globals);
 void add_ps(Command program, Globals& globals);
+void add_rm(Command program, Globals& globals);
+void add_prune(Command program, Globals& globals);
 void add_console(Command program, Globals& globals);
 void add_snapshot(Command program, Globals& globals);
 void add_snapshot_status(Command program, Globals& globals);

@@ -135,10 +135,9 @@ void send_size(const std::string& api_socket, const std::string& name) {
     }
 }
 
-// Returns nothing if the machine's process ended without an answer.
-std::optional<int> exit_code_in(const Result<api::ApiReply>& reply) {
-    const auto fields =
-        reply ? nlohmann::json::parse(reply->body, nullptr, /*allow_exceptions=*/false) : nlohmann::json();
+// Returns nothing if the text does not say how a run ended.
+std::optional<int> exit_code_in(const std::string& answer) {
+    const auto fields = nlohmann::json::parse(answer, nullptr, /*allow_exceptions=*/false);
     if (!fields.is_object() || !fields.contains("exit_code") || !fields["exit_code"].is_number()) {
         return std::nullopt;
     }
@@ -185,7 +184,12 @@ Result<int> attach_console(const Globals& globals, const std::string& name) {
         api::ApiClient client = TRY(connect_socket(api_socket, name));
         TRY(ask(client, "PUT", "/stop", {}, kQuickAnswer));
     }
-    const std::optional<int> code = exit_code_in(ending.receive(kQuickAnswer));
+    const Result<api::ApiReply> answer = ending.receive(kQuickAnswer);
+    std::optional<int> code = answer ? exit_code_in(answer->body) : std::nullopt;
+    if (!code) {
+        (void)dir.wait_gone(name, std::chrono::steady_clock::now() + kQuickAnswer);
+        code = exit_code_in(dir.outcome(name));
+    }
     if (!code) {
         return fail(ErrorKind::invalid, "machine " + name + " has ended, and its process has not said how");
     }

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// snapvm ps: lists the machines that run now.
+// snapvm ps: lists the machines that run now, and those that have ended; rm and prune remove what
+// ended ones have left.
 #include <cstdio>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
@@ -42,7 +45,30 @@ Json describe(const std::string& socket, const std::string& name) {
     return machine;
 }
 
-Result<int> ps(const Globals& globals) {
+// Describes a machine that has ended. A killed one has left no outcome.
+Json describe_ended(const RunDir& dir, const std::string& name) {
+    Json machine = {{"name", name}, {"state", "Ended"}};
+    const Json outcome = Json::parse(dir.outcome(name), nullptr, /*allow_exceptions=*/false);
+    if (!outcome.is_object()) {
+        machine["outcome"] = "unknown";
+        return machine;
+    }
+    machine.update(outcome);
+    machine.erase("for");
+    return machine;
+}
+
+void list_ended(const Globals& globals, const std::string& name, const Json& machine) {
+    if (globals.json) {
+        print_line(machine.dump());
+        return;
+    }
+    const Json code = machine.value("exit_code", Json());
+    std::printf("%-20s %8s %-11s %7s %4s %8s\n", name.c_str(), "-",
+                (code.is_number() ? "ended (" + code.dump() + ")" : std::string("killed")).c_str(), "-", "-", "-");
+}
+
+Result<int> ps(const Globals& globals, bool all) {
     const RunDir dir = TRY(RunDir::find(globals.run_dir));
     const std::vector<std::string> names = TRY(dir.running());
     if (!globals.json) {
@@ -64,13 +90,51 @@ Result<int> ps(const Globals& globals) {
                     machine.value("state", "").c_str(), shown("memory_bytes", size_text).c_str(),
                     shown("cpus", plain).c_str(), shown("uptime_us", uptime_text).c_str());
     }
+    for (const std::string& name : all ? TRY(dir.ended()) : std::vector<std::string>()) {
+        list_ended(globals, name, describe_ended(dir, name));
+    }
     return 0;
+}
+
+// Removes each machine. A name that cannot be removed does not keep the others.
+Result<int> remove(const RunDir& dir, const std::vector<std::string>& names) {
+    int code = 0;
+    for (const std::string& name : names) {
+        if (const Status removed = dir.remove(name)) {
+            print_line(name);
+        } else {
+            std::fprintf(stderr, "snapvm: %s\n", removed.error().message().c_str());
+            code = exit_code_of(removed.error());
+        }
+    }
+    return code;
+}
+
+Result<int> prune(const Globals& globals) {
+    const RunDir dir = TRY(RunDir::find(globals.run_dir));
+    return remove(dir, TRY(dir.ended()));
 }
 
 }  // namespace
 
 void add_ps(Command program, Globals& globals) {
-    program.subcommand("ps", "list running machines").action([&globals] { return ps(globals); });
+    Command command = program.subcommand("ps", "list running machines");
+    auto all = std::make_shared<bool>(false);
+    command.flag("-a,--all", *all, "also those that have ended and were not removed");
+    command.action([=, &globals] { return ps(globals, *all); });
+}
+
+void add_rm(Command program, Globals& globals) {
+    Command command = program.subcommand("rm", "remove what ended machines have left: outcome and log");
+    auto names = std::make_shared<std::vector<std::string>>();
+    command.arguments("NAME", *names, "the machines");
+    command.action([=, &globals]() -> Result<int> { return remove(TRY(RunDir::find(globals.run_dir)), *names); });
+}
+
+void add_prune(Command program, Globals& globals) {
+    program.subcommand("prune", "remove what all ended machines have left").action([&globals] {
+        return prune(globals);
+    });
 }
 
 }  // namespace snapvm::cli

@@ -3,6 +3,7 @@
 //
 // Exit code 0 means that the event happened, also for `--for exit`: the guest's own code is printed
 // (as `docker wait` does), so that it cannot be mistaken for this command's. 124 means a timeout.
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -10,6 +11,7 @@
 #include "vmm/api/bodies.h"
 #include "vmm/base/try.h"
 #include "vmm/cli/control.h"
+#include "vmm/host/run_dir.h"
 
 namespace snapvm::cli {
 namespace {
@@ -38,11 +40,49 @@ Result<std::string> target_of(const WaitOptions& options, std::chrono::milliseco
     return "/wait?" + query;
 }
 
+void print_result(const Globals& globals, const std::string& body) {
+    if (globals.json) {
+        print_line(body);
+        return;
+    }
+    const auto fields = nlohmann::json::parse(body, nullptr, /*allow_exceptions=*/false);
+    if (fields.contains("exit_code")) {
+        print_line(fields["exit_code"].dump());
+    } else if (fields.contains("line")) {
+        print_line(fields.value("line", ""));
+    }
+}
+
+// Returns how a machine ended whose process does not answer, once that process is gone.
+Result<std::string> kept_outcome(const Globals& globals, const std::string& name, const Error& no_answer) {
+    const RunDir dir = TRY(RunDir::find(globals.run_dir));
+    TRY(dir.wait_gone(name, std::chrono::steady_clock::now() + kQuickAnswer));
+    std::string outcome = dir.outcome(name);
+    if (!outcome.empty()) {
+        return outcome;
+    }
+    const std::vector<std::string> ended = TRY(dir.ended());
+    if (std::ranges::binary_search(ended, name)) {
+        return fail(ErrorKind::not_found, "machine " + name + " has ended, and its process has not said how",
+                    "it was killed, or did not run detached");
+    }
+    return fail(no_answer);
+}
+
 Result<int> wait(const Globals& globals, const WaitOptions& options) {
     const auto timeout = TRY(parse_timeout(options.timeout));
     const std::string target = TRY(target_of(options, timeout));
-    api::ApiClient client = TRY(connect_machine(globals, options.name));
-    const api::ApiReply reply = TRY(client.request("GET", target, {}, timeout + kQuickAnswer));
+    auto client = connect_machine(globals, options.name);
+    const Result<api::ApiReply> answer = client ? client->request("GET", target, {}, timeout + kQuickAnswer)
+                                                : Result<api::ApiReply>(fail(client.error()));
+    if (!answer && options.what == "exit") {
+        print_result(globals, TRY(kept_outcome(globals, options.name, answer.error())));
+        return 0;
+    }
+    if (!answer) {
+        return fail(answer.error());
+    }
+    const api::ApiReply& reply = *answer;
     if (reply.status == kRequestTimeout) {
         std::fprintf(stderr, "snapvm: %s\n", reply.fault().c_str());
         return kExitTimeout;
@@ -55,16 +95,7 @@ Result<int> wait(const Globals& globals, const WaitOptions& options) {
         // process is delayed, for example by output that is not read.
         (void)wait_gone(globals, options.name, kQuickAnswer);
     }
-    if (globals.json) {
-        print_line(reply.body);
-        return 0;
-    }
-    const auto fields = nlohmann::json::parse(reply.body, nullptr, /*allow_exceptions=*/false);
-    if (fields.contains("exit_code")) {
-        print_line(fields["exit_code"].dump());
-    } else if (fields.contains("line")) {
-        print_line(fields.value("line", ""));
-    }
+    print_result(globals, reply.body);
     return 0;
 }
 
@@ -75,7 +106,8 @@ void add_wait(Command program, Globals& globals) {
     auto options = std::make_shared<WaitOptions>();
     command.required("NAME", options->name, "the machine");
     command.required("--for", options->what,
-                     "ready, exit (prints the run's exit code), or serial=REGEX (prints the line)");
+                     "ready, exit (prints the run's exit code, also of a detached machine that has ended), or "
+                     "serial=REGEX (prints the line)");
     command.option("--timeout", options->timeout, "how long to wait (default: 30s)");
     command.action([=, &globals] { return wait(globals, *options); });
 }

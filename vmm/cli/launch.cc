@@ -104,16 +104,17 @@ Result<int> launch_on_terminal(Launch wanted, bool virtio_console) {
     }
     const StartReport report = TRY(detach(wanted));
     Result<int> code = attach_console(wanted.globals, report.name);
+    const RunDir dir = TRY(RunDir::find(wanted.globals.run_dir));
     if (!code) {
         // The run may have ended before the console was open.
-        const RunDir dir = TRY(RunDir::find(wanted.globals.run_dir));
         int status = 0;
         if (dir.wait_gone(report.name, Clock::now() + kQuickAnswer) &&
             ::waitpid(report.pid, &status, 0) == report.pid && WIFEXITED(status)) {
             show_log(dir, report.name);
-            return WEXITSTATUS(status);
+            code = WEXITSTATUS(status);
         }
     }
+    (void)dir.remove(report.name);  // the user has seen how it ended; one that was detached from runs, and stays
     return code;
 }
 

@@ -24,6 +24,8 @@ constexpr std::pair<std::string_view, Adder> kCommands[] = {
     {"wait", add_wait},
     {"stats", add_stats},
     {"ps", add_ps},
+    {"rm", add_rm},
+    {"prune", add_prune},
     {"console", add_console},
     {"area", add_area},
     {"size", add_size},
@@ -58,9 +60,10 @@ void add_commands(Command program, std::string_view wanted, Globals& globals) {
 int main(int argc, char** argv) {
     Globals globals;
     CommandLine line("snapvm", "A KVM mini-hypervisor with snapshots built in", SNAPVM_VERSION);
-    line.program().option("--run-dir", globals.run_dir,
-                          "the folder in which machines are found (default: $SNAPVM_RUN_DIR, $XDG_RUNTIME_DIR/snapvm, or "
-                          "/run/snapvm for root)");
+    line.program().option(
+        "--run-dir", globals.run_dir,
+        "the folder in which machines are found (default: $SNAPVM_RUN_DIR, $XDG_RUNTIME_DIR/snapvm, or "
+        "/run/snapvm for root)");
     line.program().flag("--json", globals.json, "print results as JSON");
     add_commands(line.program(), argc > 1 ? argv[1] : "", globals);
     const Result<Action> action = line.parse(argc, argv);

@@ -10,6 +10,7 @@
 #include <array>
 #include <cerrno>
 #include <cstdlib>
+#include <span>
 #include <thread>
 
 #include "vmm/base/opener.h"
@@ -22,10 +23,12 @@ namespace {
 constexpr const char* kSocket = "api.sock";
 constexpr const char* kLock = "lock";
 constexpr const char* kLog = "log";
+constexpr const char* kOutcome = "outcome";
 constexpr const char* kElsewhere = "choose another folder with --run-dir or SNAPVM_RUN_DIR";
 constexpr std::size_t kMaxName = 64;
 constexpr std::size_t kMaxLock = 32;
 constexpr std::size_t kMaxLog = 64U << 10;
+constexpr std::size_t kMaxOutcome = 64U << 10;
 
 bool is_name(const std::string& name) {
     const auto allowed = [](char c) {
@@ -135,6 +138,36 @@ std::string RunDir::log(const std::string& name) const {
     return folder ? text_in(*folder, kLog, kMaxLog) : std::string();
 }
 
+std::string RunDir::outcome(const std::string& name) const {
+    const auto folder = open_folder_of(name);
+    return folder && !is_locked(*folder) ? text_in(*folder, kOutcome, kMaxOutcome) : std::string();
+}
+
+Result<std::vector<std::string>> RunDir::ended() const {
+    return names_where([](const UniqueFd& folder) { return !is_locked(folder); });
+}
+
+Status RunDir::remove(const std::string& name) const {
+    const auto folder = open_folder_of(name);
+    if (!folder && folder.error().code() == ENOENT) {
+        return fail(ErrorKind::not_found, "there is no machine " + name, "see snapvm ps -a");
+    }
+    if (!folder) {
+        return fail(folder.error());
+    }
+    if (is_locked(*folder)) {
+        return fail(ErrorKind::busy, "machine " + name + " runs", "stop it first: snapvm stop " + name);
+    }
+    // A claim begins with the removal of what the last machine of the name has left, and ends with
+    // that of the folder.
+    (void)TRY(NameClaim::take(*this, name));
+    if (open_folder_of(name)) {
+        return fail(ErrorKind::system, folder_of(name) + " has files in it that are not snapvm's",
+                    "remove it yourself");
+    }
+    return {};
+}
+
 Result<std::vector<std::string>> RunDir::running() const { return names_where(is_locked); }
 
 bool RunDir::is_running(const std::string& name) const {
@@ -193,7 +226,9 @@ Result<NameClaim> NameClaim::take(const RunDir& dir, const std::string& name) {
         if (::ftruncate(claim.lock_.get(), 0) != 0) {
             return fail(Error::system("ftruncate", path + "/" + kLock, errno));
         }
-        ::unlinkat(claim.folder_fd_.get(), kLog, 0);  // of the last machine with this name
+        for (const char* left : {kLog, kOutcome}) {  // by the last machine with this name
+            ::unlinkat(claim.folder_fd_.get(), left, 0);
+        }
         TRY(write_all_at(claim.lock_.get(), std::as_bytes(std::span(pid)), 0, path + "/" + kLock));
         return claim;
     }
@@ -211,6 +246,11 @@ bool NameClaim::has_socket() const {
 }
 
 Result<UniqueFd> NameClaim::open_log() const { return open_in(folder_fd_, kLog, O_WRONLY | O_CREAT | O_APPEND, 0600); }
+
+Status NameClaim::keep_outcome(const std::string& text) const {
+    const UniqueFd file = TRY(open_in(folder_fd_, kOutcome, O_WRONLY | O_CREAT | O_EXCL, 0600));
+    return write_all(file.get(), std::as_bytes(std::span(text)), folder_ + "/" + kOutcome);
+}
 
 // If the folder was removed meanwhile, the name may be another machine's by now, whose folder
 // stays.

@@ -32,6 +32,14 @@ public:
     /// Returns the beginning of a detached machine's stderr, 64 KiB at most; nothing if there is no
     /// log.
     [[nodiscard]] std::string log(const std::string& name) const;
+    /// Returns how a detached machine has ended: the answer of GET /wait?for=exit. Returns nothing
+    /// while it runs, if its process was killed, and if there is no such machine.
+    [[nodiscard]] std::string outcome(const std::string& name) const;
+    /// Returns the names of the machines that have ended and left something (NameClaim), sorted.
+    Result<std::vector<std::string>> ended() const;
+    /// Removes what an ended machine has left. Fails with busy if it runs, and with not_found if
+    /// there is no such machine.
+    Status remove(const std::string& name) const;
     /// Returns the names of the machines that run now (whose lock is held), sorted. Skips folders
     /// whose owner is gone.
     Result<std::vector<std::string>> running() const;
@@ -63,8 +71,10 @@ public:
     NameClaim(NameClaim&&) = default;
     NameClaim& operator=(NameClaim&&) = default;
     /// Removes the folder, if the name still is that of the folder that was taken. A log that is
-    /// not empty stays until the next machine of that name.
+    /// not empty, and an outcome, stay until RunDir::remove() or the next machine of that name.
     ~NameClaim();
+    /// Writes down how the machine has ended (RunDir::outcome).
+    [[nodiscard]] Status keep_outcome(const std::string& text) const;
 
     /// Returns whether the folder and the lock are still there. They are not if a cleaner of
     /// temporary files, or a user, has removed them; other commands then do not find the machine.

@@ -9,6 +9,7 @@
 #include <span>
 #include <string_view>
 
+#include "vmm/api/answers.h"
 #include "vmm/base/try.h"
 #include "vmm/emulate/kernel_mode_repair.h"
 
@@ -74,6 +75,11 @@ Result<Outcome> VmProcess::run(const VmProcessEvents& events) {
         events.started(report_start());
     }
     Outcome outcome = wait(events);
+    if (options_.stderr_to_log) {
+        // Nobody waits for this process. Commands read it when the process is gone.
+        (void)claim_->keep_outcome(
+            api::wait_json({.what = WaitFor::exit, .ready_value = 0, .line = {}, .outcome = outcome}));
+    }
     TRY(close());
     if (events.ended) {
         events.ended(report_.name, outcome);

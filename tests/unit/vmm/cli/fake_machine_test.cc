@@ -4,6 +4,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <filesystem>
+#include <fstream>
 #include <future>
 #include <optional>
 
@@ -29,6 +31,44 @@ protected:
     RunDir dir_ = need(RunDir::find(scratch_.file("run")));
     std::optional<NameClaim> process_ = need(NameClaim::take(dir_, "m"));  ///< while it is there, the process is
 };
+
+TEST_F(CliFakeMachine, TheOutcomeOfOneThatHasEndedIsKept) {
+    need(process_->keep_outcome(R"({"for":"exit","outcome":"exit","exit_code":3})"));
+    process_.reset();
+    const CommandResult result = start({"wait", "m", "--for", "exit"}).get();
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_EQ(result.out, "3\n");
+    EXPECT_EQ(start({"wait", "m", "--for", "exit", "--json"}).get().out,
+              "{\"for\":\"exit\",\"outcome\":\"exit\",\"exit_code\":3}\n");
+    EXPECT_EQ(start({"ps", "--json"}).get().out, "");
+    EXPECT_EQ(start({"ps", "-a", "--json"}).get().out,
+              "{\"name\":\"m\",\"state\":\"Ended\",\"outcome\":\"exit\",\"exit_code\":3}\n");
+    EXPECT_NE(start({"ps", "-a"}).get().out.find(" ended (3) "), std::string::npos);
+    EXPECT_EQ(start({"rm", "m"}).get().out, "m\n");
+    EXPECT_EQ(start({"rm", "m"}).get().exit_code, 1);
+    EXPECT_EQ(start({"ps", "-a", "--json"}).get().out, "");
+    EXPECT_EQ(start({"wait", "m", "--for", "exit"}).get().err, "snapvm: no machine m runs; see snapvm ps\n");
+}
+
+TEST_F(CliFakeMachine, OneThatWasKilledIsListedAndPruned) {
+    need(process_->keep_outcome("{\"exit_code\":0}"));
+    process_.reset();
+    // A killed process leaves its folder as it was.
+    std::filesystem::create_directory(dir_.folder_of("k"));
+    std::ofstream(dir_.folder_of("k") + "/lock") << "1";
+    const std::optional<NameClaim> runs = need(NameClaim::take(dir_, "r"));
+    EXPECT_NE(start({"ps", "-a"}).get().out.find(" killed "), std::string::npos);
+    const CommandResult wait = start({"wait", "k", "--for", "exit"}).get();
+    EXPECT_EQ(wait.exit_code, 1);
+    EXPECT_NE(wait.err.find("machine k has ended, and its process has not said how"), std::string::npos) << wait.err;
+    const CommandResult busy = start({"rm", "r", "k"}).get();
+    EXPECT_EQ(busy.exit_code, 1);
+    EXPECT_EQ(busy.out, "k\n");
+    EXPECT_EQ(busy.err, "snapvm: machine r runs; stop it first: snapvm stop r\n");
+    EXPECT_EQ(start({"prune"}).get().out, "m\n");
+    EXPECT_TRUE(need(dir_.ended()).empty());
+    EXPECT_EQ(need(dir_.running()), std::vector<std::string>{"r"});
+}
 
 /// One whose process answers.
 class CliAnsweringMachine : public CliFakeMachine {

@@ -107,6 +107,27 @@ TEST_F(RunDirTest, AnEndLeavesALockOfTheNextOwnerInTheSameFolder) {
     EXPECT_TRUE(next.is_in_place());
 }
 
+TEST_F(RunDirTest, AnOutcomeIsKeptUntilItIsRemovedOrTheNameTakenAgain) {
+    const auto end_with_outcome = [&] {
+        const NameClaim claim = need(NameClaim::take(dir_, "m"));
+        EXPECT_EQ(dir_.outcome("m"), "");
+        need(claim.keep_outcome("3"));
+        EXPECT_EQ(dir_.outcome("m"), "") << "it runs";
+        EXPECT_TRUE(fails(dir_.remove("m"), ErrorKind::busy, "machine m runs; stop it first"));
+    };
+    end_with_outcome();
+    EXPECT_EQ(dir_.outcome("m"), "3");
+    EXPECT_EQ(need(dir_.ended()), std::vector<std::string>{"m"});
+    EXPECT_TRUE(need(dir_.running()).empty());
+    need(dir_.remove("m"));
+    EXPECT_FALSE(fs::exists(dir_.folder_of("m")));
+    EXPECT_TRUE(fails(dir_.remove("m"), ErrorKind::not_found, "there is no machine m"));
+    end_with_outcome();
+    EXPECT_EQ(need(NameClaim::take(dir_, "m")).name(), "m");
+    EXPECT_EQ(dir_.outcome("m"), "");
+    EXPECT_TRUE(need(dir_.ended()).empty());
+}
+
 TEST_F(RunDirTest, IsFoundByOptionAndByVariables) {
     const auto path_with = [](const char* run_dir, const char* runtime) {
         ::setenv("SNAPVM_RUN_DIR", run_dir, 1);
