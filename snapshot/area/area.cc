@@ -61,17 +61,8 @@ Result<AreaWriter> AreaWriter::open(const AreaPath& path, const AreaShape& shape
                                     MachineNames names) {
     AreaLayout layout = TRY(AreaLayout::of(shape.blocks, shape.cpus, new_slots));
     std::optional<FolderEntry> created;
-    auto file = AreaFile::open(path, O_RDWR);
-    if (!file && file.error().code() == ENOENT) {
-        if (auto entry = FolderEntry::of(path.path)) {
-            created = *std::move(entry);
-            file = AreaFile::open(path, O_RDWR | O_CREAT | O_EXCL);
-        }
-    }
-    if (!file) {
-        return fail(std::move(file).error());
-    }
-    AreaWriter writer(*std::move(file), std::move(layout));
+    AreaFile file = TRY(AreaFile::open_or_create(path, created));
+    AreaWriter writer(std::move(file), std::move(layout));
     writer.created_ = std::move(created);
     writer.names_ = std::move(names);
     const AreaFile& area = writer.file_;

@@ -48,11 +48,10 @@ Result<std::uint64_t> create_area(const AreaPath& path, const AreaShape& shape, 
 /// incomplete. One thread.
 class AreaWriter {
 public:
-    /// Opens the area and takes the write locks. If there is no such file, creates a sparse one
-    /// with mode 0600 and `new_slots` slots. Fails with busy if another writer has it, or if
-    /// machines map every slot; with invalid if it has other content, is truncated, or has another
-    /// size; with unsupported if its version is newer. `names` names the machines in the busy
-    /// message.
+    /// Opens the area (AreaFile::open_or_create) and takes the write locks. A new file is sparse
+    /// and has `new_slots` slots. Fails with busy if another writer has it, or if machines map
+    /// every slot; with invalid if it has other content, is truncated, or has another size; with
+    /// unsupported if its version is newer. `names` names the machines in the busy message.
     static Result<AreaWriter> open(const AreaPath& path, const AreaShape& shape, std::uint32_t new_slots, IoHook hook,
                                    MachineNames names);
     AreaWriter(AreaWriter&&) noexcept = default;

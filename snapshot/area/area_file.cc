@@ -52,6 +52,23 @@ std::string advice_for(int error, int flags) {
     }
 }
 
+// Fails unless the file is this user's alone.
+Status check_private(const AreaFile& file) {
+    const struct stat info = TRY(stat_of(file.fd.get(), file.name));
+    if (info.st_uid != ::geteuid()) {
+        return fail(ErrorKind::usage,
+                    file.name + " belongs to another user (uid " + std::to_string(info.st_uid) +
+                        "), and a snapshot holds the guest's memory",
+                    "give another path");
+    }
+    if ((info.st_mode & (S_IRWXG | S_IRWXO)) != 0) {
+        return fail(ErrorKind::usage,
+                    "others than its owner have rights to " + file.name + ", and a snapshot holds the guest's memory",
+                    "take them away (chmod 600), or give another path");
+    }
+    return {};
+}
+
 }  // namespace
 
 Result<AreaFile> AreaFile::open(const AreaPath& area, int flags) {
@@ -93,6 +110,37 @@ Result<AreaFile> AreaFile::open(const AreaPath& area, int flags) {
     }
     file.end = static_cast<std::uint64_t>(info.st_size);
     return file;
+}
+
+Result<AreaFile> AreaFile::open_or_create(const AreaPath& area, std::optional<FolderEntry>& created) {
+    auto entry = FolderEntry::of(area.path);
+    if (!entry) {
+        return fail(Error::system("open", area.path, entry.error().code(), advice_for(entry.error().code(), O_RDWR)));
+    }
+    for (int tries = 0;; ++tries) {
+        auto file = open(area, O_RDWR | O_CREAT | O_EXCL);
+        if (file) {
+            created = *std::move(entry);
+            return file;
+        }
+        if (file.error().code() != EEXIST) {
+            return file;
+        }
+        file = open(area, O_RDWR);
+        if (file && !file->device) {
+            TRY(check_private(*file));
+        }
+        if (file || file.error().code() != ENOENT) {
+            return file;
+        }
+        if (struct stat link{}; entry->find(link) && S_ISLNK(link.st_mode)) {
+            return fail(ErrorKind::usage, area.path + " is a symbolic link that leads to no file",
+                        "make that file, or give another path");
+        }
+        if (tries > 0) {  // a writer that failed has removed the file that it had made, twice
+            return file;
+        }
+    }
 }
 
 Status AreaFile::unlock(std::uint64_t offset, std::uint64_t size) const {

@@ -3,12 +3,14 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "snapshot/area/area_path.h"
 #include "vmm/base/error.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/file_lock.h"
+#include "vmm/base/opener.h"
 
 namespace snapvm {
 
@@ -31,6 +33,11 @@ struct AreaFile {
     /// Fails with busy if the device is in use, and with invalid for everything that is neither a
     /// file nor a block device.
     static Result<AreaFile> open(const AreaPath& area, int flags);
+    /// Opens the place of a new snapshot for reading and writing. If there is no file, makes one
+    /// with mode 0600, and `created` is its name. An existing file must be this user's, and nobody
+    /// else may have a right to it: a snapshot holds the guest's memory, and somebody may have made
+    /// the file beforehand to read it. Fails with usage otherwise, and like open().
+    static Result<AreaFile> open_or_create(const AreaPath& area, std::optional<FolderEntry>& created);
 
     [[nodiscard]] int lock_descriptor() const { return lock_fd.valid() ? lock_fd.get() : fd.get(); }
     /// Returns the number of bytes from the start of the area to the end of the file.

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <blkid/blkid.h>
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -99,12 +98,16 @@ Status write_empty_superblocks(AreaIo& io, const AreaLayout& layout) {
 
 Result<std::uint64_t> create_area(const AreaPath& path, const AreaShape& shape, const CreateOptions& options) {
     const AreaLayout layout = TRY(AreaLayout::of(shape.blocks, shape.cpus, options.slots));
-    struct stat info{};
-    const bool exists = ::stat(path.path.c_str(), &info) == 0;
-    // O_EXCL without O_CREAT claims a block device as a whole. The open fails while the device is
-    // mounted or claimed by another program.
-    const int flags = !exists ? O_RDWR | O_CREAT | O_EXCL : S_ISBLK(info.st_mode) ? O_RDWR | O_EXCL : O_RDWR;
-    const AreaFile file = TRY(AreaFile::open(path, flags));
+    std::optional<FolderEntry> created;
+    AreaFile file = TRY(AreaFile::open_or_create(path, created));
+    if (file.device) {
+        // O_EXCL without O_CREAT claims a block device as a whole. The open fails while the device
+        // is mounted or claimed by another program.
+        file = TRY(AreaFile::open(path, O_RDWR | O_EXCL));
+        if (!file.device) {
+            return fail(ErrorKind::busy, file.name + " was replaced meanwhile", "try again");
+        }
+    }
     TRY(lock_unpinned(file.lock_descriptor(), file, 0, layout.size,
                       "a machine maps a snapshot in it, or one is being written", options.names));
     if (file.device && file.room() < layout.size) {

@@ -108,6 +108,7 @@ TEST_F(Area, WhatIsNoAreaIsRefused) {
     expect_refused({folder_.string(), 0}, ErrorKind::system, "directory");
     expect_refused(area("missing/area"), ErrorKind::system, "No such file");
     std::ofstream(area("text").path) << "precious";
+    ASSERT_EQ(::chmod(area("text").path.c_str(), 0600), 0);
     expect_refused(area("text"), ErrorKind::invalid, "holds data");
     EXPECT_EQ(*read_file(area("text").path, 100), "precious");
     ASSERT_EQ(::mkfifo(area("fifo").path.c_str(), 0600), 0);
@@ -118,11 +119,48 @@ TEST_F(Area, WhatIsNoAreaIsRefused) {
     EXPECT_NE(open_snapshot({folder_.string(), 0}).error().message().find("directory"), std::string::npos);
     EXPECT_EQ(open_snapshot(area("text")).error().kind(), ErrorKind::invalid);
     std::ofstream(area("empty").path).close();
+    ASSERT_EQ(::chmod(area("empty").path.c_str(), 0600), 0);
     EXPECT_EQ(open_snapshot(area("empty")).error().kind(), ErrorKind::invalid);
     EXPECT_EQ(inspect_area(area("text")).error().kind(), ErrorKind::invalid);
     FakeMachine machine;
     ASSERT_OK(write_snapshot(machine, area("empty"), {}));
     ASSERT_OK(open_snapshot(area("empty")));
+}
+
+TEST_F(Area, AFileThatOthersCanReadIsRefused) {
+    FakeMachine machine;
+    std::ofstream(area().path).close();
+    for (const mode_t mode : {0644U, 0640U, 0606U}) {
+        ASSERT_EQ(::chmod(area().path.c_str(), mode), 0);
+        expect_refused(area(), ErrorKind::usage, "others than its owner have rights to");
+        EXPECT_EQ(create_area(area(), shape(machine), {.force = true}).error().kind(), ErrorKind::usage);
+    }
+    ASSERT_EQ(::chmod(area().path.c_str(), 0700), 0);
+    ASSERT_OK(write_snapshot(machine, area(), {}));
+}
+
+TEST_F(Area, AFileOfAnotherUserIsRefused) {
+    if (::geteuid() != 0) {
+        GTEST_SKIP() << "only root can give a file to another user";
+    }
+    std::ofstream(area().path).close();
+    ASSERT_EQ(::chmod(area().path.c_str(), 0600), 0);
+    ASSERT_EQ(::chown(area().path.c_str(), 12345, 12345), 0);
+    expect_refused(area(), ErrorKind::usage, "belongs to another user (uid 12345)");
+    FakeMachine machine;
+    EXPECT_EQ(create_area(area(), shape(machine), {.force = true}).error().kind(), ErrorKind::usage);
+    EXPECT_EQ(std::filesystem::file_size(area().path), 0U);
+}
+
+TEST_F(Area, ALinkThatLeadsNowhereIsRefused) {
+    const std::string target = area("target").path;
+    std::filesystem::create_symlink(target, area().path);
+    expect_refused(area(), ErrorKind::usage, "is a symbolic link that leads to no file");
+    FakeMachine machine;
+    EXPECT_EQ(create_area(area(), shape(machine), {}).error().kind(), ErrorKind::usage);
+    EXPECT_FALSE(std::filesystem::exists(target));
+    ASSERT_OK(create_area(area("target"), shape(machine), {}));
+    ASSERT_OK(write_snapshot(machine, area(), {}));
 }
 
 TEST_F(Area, OfAnotherSizeIsRefusedAndStays) {
@@ -157,6 +195,7 @@ TEST_F(Area, CreateMakesRefusesAndForces) {
     ASSERT_OK(create_area(area(), shape(machine), {.force = true}));
     EXPECT_EQ(open_snapshot(area()).error().kind(), ErrorKind::incomplete);
     std::ofstream(area("text").path) << "precious";
+    ASSERT_EQ(::chmod(area("text").path.c_str(), 0600), 0);
     EXPECT_EQ(create_area(area("text"), shape(machine), {}).error().kind(), ErrorKind::usage);
     EXPECT_EQ(*read_file(area("text").path, 100), "precious");
 }
