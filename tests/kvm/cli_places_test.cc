@@ -64,6 +64,27 @@ TEST_F(CliPlaces, TheEndLeavesWhatAnotherHasPutAtTheApiSocket) {
     EXPECT_EQ(text_of("s"), "precious");
 }
 
+TEST_F(CliPlaces, AFileTakesTheOutputOfOneLine) {
+    const std::string file = "file=" + scratch_.file("out");
+    const json a = start("a", {"--serial", file});
+    ASSERT_EQ(command({"wait", "a", "--for", "ready"}).exit_code, 0);
+    const std::string before = text_of("out");
+    EXPECT_NE(before, "");
+    for (const std::vector<std::string>& lines : {std::vector<std::string>{"--serial", file}, {"--console", file}}) {
+        std::vector<std::string> more = {"-d", "--name", "b"};
+        more.insert(more.end(), lines.begin(), lines.end());
+        const CommandResult refused = run_ledger("ws=4M", "", more);
+        EXPECT_EQ(refused.exit_code, 1);
+        EXPECT_NE(refused.err.find(scratch_.file("out") + " is in use"), std::string::npos) << refused.err;
+        EXPECT_TRUE(text_of("out").starts_with(before));
+    }
+    kill(a);
+    std::ofstream(scratch_.file("out")) << std::string(8192, 'x');
+    (void)start("b", {"--serial", file});
+    ASSERT_EQ(command({"wait", "b", "--for", "ready"}).exit_code, 0);
+    EXPECT_TRUE(text_of("out").starts_with(before.substr(0, 16)));
+}
+
 TEST_F(CliPlaces, AMachineWhoseFolderWasRemovedIsFoundAgain) {
     const json a = start("a");
     auto waits = std::async(std::launch::async, [this] { return command({"wait", "a", "--for", "exit"}); });

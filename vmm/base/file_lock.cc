@@ -6,9 +6,12 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include <cerrno>
 
+#include "vmm/base/opener.h"
+#include "vmm/base/own_folder.h"
 #include "vmm/base/try.h"
 
 namespace snapvm {
@@ -40,17 +43,12 @@ std::string canonical_device_node(std::uint64_t device_number) {
 }
 
 Result<UniqueFd> open_lock_file(std::uint64_t device_number) {
-    const std::string path = "/dev/shm/snapvm-block-" + device_number_text(device_number) + ".lock";
-    // The first attempt is without O_CREAT: fs.protected_regular forbids O_CREAT on another user's
-    // file in a sticky directory.
-    if (auto fd = open_file(path, O_RDWR | O_NOFOLLOW); fd) {
-        return fd;
-    }
-    UniqueFd fd = TRY(open_file(path, O_RDWR | O_CREAT | O_NOFOLLOW, 0666));
-    if (::fchmod(fd.get(), 0666) != 0 && errno != EPERM) {
-        return fail(Error::system("fchmod", path, errno));
-    }
-    return fd;
+    const UniqueFd memory = TRY(open_file("/dev/shm", O_PATH | O_DIRECTORY));
+    const std::string name = "snapvm-" + std::to_string(::geteuid());
+    const UniqueFd own = TRY(make_own_folder(memory.get(), name, "/dev/shm/" + name,
+                                             "have it removed, since this disk cannot be locked without it"));
+    return opener().open(own.get(), "block-" + device_number_text(device_number) + ".lock",
+                         O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
 }
 
 Status lock_range(int fd, bool exclusive, std::uint64_t offset, std::uint64_t size, const std::string& name,

@@ -26,8 +26,10 @@ Status unlock_range(int fd, std::uint64_t offset, std::uint64_t size, const std:
 /// programs exclude each other only if both lock the same node, so both lock this one.
 [[nodiscard]] std::string canonical_device_node(std::uint64_t device_number);
 
-/// Opens a file in /dev/shm that is named after the device; creates it if it is absent. It takes
-/// the locks if the device's own node cannot be opened, as in a container that has its own /dev.
+/// Opens the file /dev/shm/snapvm-UID/block-MAJOR:MINOR.lock; creates file and folder if they are
+/// absent. It takes the locks if the device's own node cannot be opened, as in a container that has
+/// its own /dev. Only this user can lock it (own_folder.h), so nobody else can keep the device from
+/// its machines, and machines of different users do not exclude each other by it.
 Result<UniqueFd> open_lock_file(std::uint64_t device_number);
 
 /// Returns the size of a block device in bytes (BLKGETSIZE64).

@@ -7,7 +7,7 @@
 namespace snapvm {
 
 /// `stdio`: stdout takes the output, and stdin is the input. `file`: the file at `path`, which is
-/// emptied, takes the output.
+/// emptied, takes the output; it is refused if another line's output goes there.
 struct LineTarget {
     enum class Kind { stdio, file, none };
     Kind kind = Kind::stdio;

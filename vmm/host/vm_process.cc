@@ -2,6 +2,7 @@
 #include "vmm/host/vm_process.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <string_view>
 
 #include "vmm/api/answers.h"
+#include "vmm/base/file_lock.h"
 #include "vmm/base/try.h"
 #include "vmm/emulate/kernel_mode_repair.h"
 
@@ -33,8 +35,21 @@ Result<UniqueFd> open_log(const LineTarget& target) {
     if (target.kind != LineTarget::Kind::file) {
         return UniqueFd();
     }
-    // A log has the guest's output, so only its owner may read it.
-    return open_file(target.path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    // It has the guest's output, so only its owner may read it.
+    UniqueFd file = TRY(open_file(target.path, O_WRONLY | O_CREAT, 0600));
+    struct stat info{};
+    if (::fstat(file.get(), &info) != 0) {
+        return fail(Error::system("fstat", target.path, errno));
+    }
+    if (S_ISREG(info.st_mode)) {
+        // Another machine's output would be lost, and what it writes later would follow a hole.
+        TRY(lock_range(file.get(), /*exclusive=*/true, 0, 0, target.path, "a machine's output goes there",
+                       "give this line a file of its own"));
+        if (::ftruncate(file.get(), 0) != 0) {
+            return fail(Error::system("ftruncate", target.path, errno));
+        }
+    }
+    return file;
 }
 
 // Writes a line's output to its file, or to stdout if it has none. The guest does not wait for a
