@@ -19,6 +19,7 @@ struct AreaPath {
     /// it starts with a digit; otherwise the '@' belongs to the path. To name a file that itself
     /// ends in @DIGITS, append @0. Fails with usage if the offset is invalid or the path is empty.
     static Result<AreaPath> parse(std::string_view text);
+    /// Returns what parse() reads as this place.
     [[nodiscard]] std::string text() const;
     friend bool operator==(const AreaPath&, const AreaPath&) = default;
 };

@@ -17,32 +17,42 @@ namespace {
 
 using Fields = std::map<std::string_view, std::string, std::less<>>;
 
+// Takes the next field off the text. Two commas stand for one in it, as in QEMU's options. Returns
+// false in `more` if it was the last one.
+std::string take_field(std::string_view& rest, bool& more) {
+    std::string field;
+    std::size_t at = 0;
+    while (at < rest.size() && (rest[at] != ',' || rest.substr(at).starts_with(",,"))) {
+        field += rest[at];
+        at += rest[at] == ',' ? 2 : 1;
+    }
+    more = at < rest.size();
+    rest.remove_prefix(more ? at + 1 : at);
+    return field;
+}
+
 // Splits the text of `option` into fields. Each key is one of `known`, occurs once, and has a
 // value.
 Result<Fields> parse_fields(std::string_view option, std::string_view text,
                             std::initializer_list<std::string_view> known, const std::string& advice) {
     Fields fields;
     std::string_view rest = text;
-    while (true) {
-        const std::string_view field = rest.substr(0, rest.find(','));
+    for (bool more = true; more;) {
+        const std::string field = take_field(rest, more);
         const std::size_t equals = field.find('=');
-        const auto key = std::ranges::find(known, field.substr(0, equals));
-        if (equals == std::string_view::npos || equals + 1 == field.size() || key == known.end()) {
+        const auto key = std::ranges::find(known, std::string_view(field).substr(0, equals));
+        if (equals == std::string::npos || equals + 1 == field.size() || key == known.end()) {
             return fail(ErrorKind::usage,
-                        std::string(option) + " " + std::string(text) + ": \"" + std::string(field) +
-                            "\" is not one of its fields",
-                        advice);
+                        std::string(option) + " " + std::string(text) + ": \"" + field + "\" is not one of its fields",
+                        advice + "; a comma in a value is written ,,");
         }
         if (!fields.emplace(*key, field.substr(equals + 1)).second) {
             return fail(ErrorKind::usage,
                         std::string(option) + " " + std::string(text) + " gives " + std::string(*key) + " twice",
                         advice);
         }
-        if (field.size() == rest.size()) {
-            return fields;
-        }
-        rest.remove_prefix(field.size() + 1);
     }
+    return fields;
 }
 
 Result<std::uint32_t> parse_cid(const std::string& text) {

@@ -74,6 +74,15 @@ TEST(AreaPath, IsParsed) {
     EXPECT_EQ(parsed("x@8K"), (AreaPath{"x", 8192}));
     EXPECT_EQ(parsed("x@1g"), (AreaPath{"x", 1ULL << 30}));
     EXPECT_EQ(parsed("me@home"), (AreaPath{"me@home", 0}));
+    EXPECT_EQ(parsed("a@2@0"), (AreaPath{"a@2", 0}));
+    for (const char* text : {"a", "a@home", "a@2@0", "a@8K", "a@2@4K"}) {
+        EXPECT_EQ(parsed(text).text(), text) << "it can be given again";
+    }
+    for (const char* text : {"a@2", "backup@2024-01"}) {
+        const std::string message = AreaPath::parse(text).error().message();
+        EXPECT_NE(message.find("for a file of that name write " + std::string(text) + "@0"), std::string::npos)
+            << message;
+    }
     EXPECT_EQ(parsed("me@home@4M").text(), "me@home@4M");
     EXPECT_EQ(parsed("x@"), (AreaPath{"x@", 0}));
     for (const char* bad : {"", "@4096", "x@1", "x@4095", "x@4Q", "x@99999999999999999999", "x@16777216T"}) {

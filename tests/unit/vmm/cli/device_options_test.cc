@@ -16,6 +16,19 @@ DeviceConfig devices() {
     return config;
 }
 
+TEST(DeviceOptions, TwoCommasAreOneInAValue) {
+    const auto disk = parse_disk("id=a,path=/x,,y,,,readonly=on");
+    ASSERT_TRUE(ok(disk));
+    EXPECT_EQ(disk->path, "/x,y,");
+    EXPECT_TRUE(disk->read_only);
+    EXPECT_EQ(parse_disk("path=/only,,,,two,id=b")->path, "/only,,two");
+    EXPECT_EQ(parse_vsock("cid=3,socket=/v,,1")->socket, "/v,1");
+    EXPECT_TRUE(fails(parse_disk("id=a,path=/x,y"), ErrorKind::usage, "a comma in a value is written ,,"));
+    for (const char* bad : {"", ",", "id=a,", "id=a,path=/x,", ",id=a,path=/x", "id=a,,path=/x", "id=a,path=,"}) {
+        EXPECT_TRUE(fails(parse_disk(bad), ErrorKind::usage)) << bad;
+    }
+}
+
 TEST(SetDevice, ChangesTheHostsSide) {
     DeviceConfig config = devices();
     EXPECT_TRUE(ok(set_device(config, "disk.root.path=/clones/{i}/disk-{i}=x", 12)));
