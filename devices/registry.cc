@@ -101,6 +101,7 @@ Result<AttachedDevice> build_blk(const DeviceHost& host, const Openers& openers,
     const DiskConfig& disk = config.disks[instance];
     DiskOptions options;
     options.read_only = disk.read_only;
+    options.format = disk.format;
     std::unique_ptr<Disk> opened =
         TRY(openers.disk ? openers.disk(disk) : open_disk(disk.id, disk.path, std::move(options)));
     return attach_virtio(host, place_of(RecordKind::virtio_blk, config, instance),

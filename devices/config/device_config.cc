@@ -87,6 +87,7 @@ void DeviceConfig::encode(Encoder& out) const {
         out.text(disk.id);
         out.text(disk.path);
         out.boolean(disk.read_only);
+        out.u8(static_cast<std::uint8_t>(DiskFormat::raw));  // as which it is used by now
     }
     out.u32(static_cast<std::uint32_t>(nets.size()));
     for (const NetConfig& net : nets) {
@@ -107,13 +108,14 @@ void DeviceConfig::encode(Encoder& out) const {
     out.boolean(console);
 }
 
-DeviceConfig DeviceConfig::decode(Decoder& in) {
+DeviceConfig DeviceConfig::decode(Decoder& in, bool formats) {
     DeviceConfig config;
     decode_list(in, config.disks, [&] {
         DiskConfig disk;
         disk.id = in.text(kMaxId);
         disk.path = in.text(kMaxText);
         disk.read_only = in.boolean();
+        disk.format = formats ? static_cast<DiskFormat>(in.u8()) : DiskFormat::raw;
         return disk;
     });
     decode_list(in, config.nets, [&] {

@@ -14,11 +14,17 @@
 
 namespace snapvm {
 
+/// How a disk's file is read. `unstated`: as raw, if it does not look like an image of another
+/// format. `raw`: its bytes as they are. A snapshot says `raw`, so that what a guest writes into
+/// its disk does not keep its machine from coming back.
+enum class DiskFormat : std::uint8_t { unstated = 0, raw = 1 };
+
 /// A virtio disk.
 struct DiskConfig {
     std::string id;  ///< names the disk in messages, and is its serial number in the guest; unique among all devices
     std::string path;  ///< a file or block device
     bool read_only = false;
+    DiskFormat format = DiskFormat::raw;
     friend bool operator==(const DiskConfig&, const DiskConfig&) = default;
 };
 
@@ -63,8 +69,9 @@ struct DeviceConfig {
 
     /// Writes the configuration in the format of the start section (FORMAT.md).
     void encode(Encoder& out) const;
-    /// Decodes untrusted bytes. The caller checks in.bad() and calls validate().
-    static DeviceConfig decode(Decoder& in);
+    /// Decodes untrusted bytes. `formats` says whether they have the disks' formats (FORMAT.md).
+    /// The caller checks in.bad() and the formats, and calls validate().
+    static DeviceConfig decode(Decoder& in, bool formats);
 };
 
 }  // namespace snapvm

@@ -65,13 +65,14 @@ public:
 /// Options of open_disk().
 struct DiskOptions {
     bool read_only = false;
+    DiskFormat format = DiskFormat::raw;
     bool direct = true;  ///< bypass the page cache (O_DIRECT), if the file allows it
     io::EngineKind engine = io::EngineKind::automatic;
     io::FaultHook hook = {};  // for tests
 };
 
 /// Opens the file or block device at `path` and locks it: shared if it is read-only, exclusively
-/// otherwise. `id` names it in messages.
+/// otherwise. `id` names it in messages. Fails as DiskFile::open() does.
 Result<std::unique_ptr<Disk>> open_disk(const std::string& id, const std::string& path, DiskOptions options);
 
 /// Opens a machine's disks in place of open_disk(), for disks that are no files, and for tests.

@@ -10,7 +10,9 @@
 #include <cerrno>
 #include <string_view>
 
+#include "devices/disk/image_format.h"
 #include "vmm/base/file_lock.h"
+#include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 
 namespace snapvm {
@@ -104,9 +106,27 @@ Status settle_device(DiskFile& file, std::string& path, std::uint64_t number, in
     return fail(ErrorKind::system, file.name + " cannot be opened again", "check whether another program removes it");
 }
 
+// Refuses what a guest would destroy, or not see.
+Status check_raw(const DiskFile& file) {
+    const std::string_view format = TRY(image_format(file.fd.get(), file.size, file.name));
+    if (!format.empty()) {
+        return fail(ErrorKind::usage,
+                    file.name + " looks like a " + std::string(format) +
+                        ", and its first write as a raw disk would destroy that",
+                    "convert it (qemu-img convert -O raw), or add format=raw if it is a raw disk all the same");
+    }
+    if (const std::uint64_t tail = file.size % kSector; tail != 0) {
+        return fail(ErrorKind::usage,
+                    file.name + " ends within a sector: a guest would not see its last " + count_text(tail, "byte"),
+                    "fill the sector up (truncate -s %512 FILE), or add format=raw to leave them out");
+    }
+    return {};
+}
+
 }  // namespace
 
-Result<DiskFile> DiskFile::open(const std::string& id, const std::string& path, bool read_only, bool direct) {
+Result<DiskFile> DiskFile::open(const std::string& id, const std::string& path, bool read_only, bool direct,
+                                DiskFormat format) {
     DiskFile file;
     file.name = "disk " + id + " (" + path + ")";
     const int flags = read_only ? O_RDONLY : O_RDWR;
@@ -133,6 +153,9 @@ Result<DiskFile> DiskFile::open(const std::string& id, const std::string& path, 
         return fail(ErrorKind::invalid,
                     file.name + (S_ISDIR(info.st_mode) ? " is a directory" : " is neither a file nor a block device"),
                     "give a file or a block device");
+    }
+    if (format == DiskFormat::unstated) {
+        TRY(check_raw(file));
     }
     file.size = file.size / kSector * kSector;
     if (file.size == 0) {

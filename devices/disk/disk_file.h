@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "devices/config/device_config.h"
 #include "vmm/base/error.h"
 #include "vmm/base/fd.h"
 
@@ -31,8 +32,11 @@ struct DiskFile {
 
     /// Opens and locks the file. Fails if it is missing, empty, neither a file nor a block device,
     /// locked by another process, or, unless `read_only`, mounted. A block device is found by its
-    /// number (canonical_device_node), so that locks conflict whichever node others open.
-    static Result<DiskFile> open(const std::string& id, const std::string& path, bool read_only, bool direct);
+    /// number (canonical_device_node), so that locks conflict whichever node others open. If its
+    /// format is `unstated`, fails with usage for an image that is not raw (image_format.h), and
+    /// for a file that ends within a sector. As `raw` it is taken as it is, without such an end.
+    static Result<DiskFile> open(const std::string& id, const std::string& path, bool read_only, bool direct,
+                                 DiskFormat format);
 };
 
 }  // namespace snapvm

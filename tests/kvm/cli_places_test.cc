@@ -120,5 +120,29 @@ TEST_F(CliPlaces, HowADetachedMachineEndedIsKept) {
     EXPECT_FALSE(std::filesystem::exists(scratch_.file("run") + "/a"));
 }
 
+TEST_F(CliPlaces, AnImageIsADiskOnlyIfItIsSaidToBeRaw) {
+    const std::string disk = scratch_.file("disk");
+    const auto write_magic = [&] { std::ofstream(disk, std::ios::in | std::ios::out) << "QFI\xfb"; };
+    std::ofstream(disk).close();
+    std::filesystem::resize_file(disk, 1 << 20);
+    write_magic();
+    const CommandResult refused = run_ledger("ws=4M", "", {"--disk", "id=root,path=" + disk, "--name", "a", "-d"});
+    EXPECT_EQ(refused.exit_code, 2);
+    EXPECT_NE(refused.err.find("looks like a qcow2"), std::string::npos) << refused.err;
+    (void)start("a", {"--disk", "id=root,path=" + disk + ",format=raw"});
+    ASSERT_EQ(command({"stop", "a", "--force"}).exit_code, 0);
+
+    // A guest may write such a number itself.
+    std::filesystem::resize_file(disk, 0);
+    std::filesystem::resize_file(disk, 1 << 20);
+    (void)start("a", {"--disk", "id=root,path=" + disk});
+    ASSERT_EQ(command({"wait", "a", "--for", "ready"}).exit_code, 0);
+    const std::string area = scratch_.file("area");
+    ASSERT_EQ(command({"snapshot", "a", area, "--then", "stop"}).exit_code, 0);
+    write_magic();
+    const CommandResult restored = command({"restore", area, "--name", "a", "-d"});
+    EXPECT_EQ(restored.exit_code, 0) << restored.err;
+}
+
 }  // namespace
 }  // namespace snapvm::test

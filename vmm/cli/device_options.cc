@@ -132,8 +132,8 @@ std::vector<Place> places_of(const DeviceConfig& devices) {
 }  // namespace
 
 Result<DiskConfig> parse_disk(const std::string& text) {
-    const std::string advice = "write --disk id=ID,path=FILE[,readonly=on]";
-    Fields fields = TRY(parse_fields("--disk", text, {"id", "path", "readonly"}, advice));
+    const std::string advice = "write --disk id=ID,path=FILE[,format=raw][,readonly=on]";
+    Fields fields = TRY(parse_fields("--disk", text, {"id", "path", "format", "readonly"}, advice));
     if (!fields.contains("id") || !fields.contains("path")) {
         return fail(ErrorKind::usage, "--disk " + text + " lacks " + (fields.contains("id") ? "a path" : "an id"),
                     advice);
@@ -142,7 +142,15 @@ Result<DiskConfig> parse_disk(const std::string& text) {
     if (read_only != "on" && read_only != "off") {
         return fail(ErrorKind::usage, "--disk " + text + ": readonly is neither on nor off", advice);
     }
-    return DiskConfig{.id = fields["id"], .path = TRY(absolute_path(fields["path"])), .read_only = read_only == "on"};
+    const bool stated = fields.contains("format");
+    if (stated && fields["format"] != "raw") {
+        return fail(ErrorKind::usage, "--disk " + text + ": snapvm has no disks of format " + fields["format"],
+                    "convert it (qemu-img convert -O raw), and give the raw file");
+    }
+    return DiskConfig{.id = fields["id"],
+                      .path = TRY(absolute_path(fields["path"])),
+                      .read_only = read_only == "on",
+                      .format = stated ? DiskFormat::raw : DiskFormat::unstated};
 }
 
 Result<VsockConfig> parse_vsock(const std::string& text) {

@@ -12,8 +12,8 @@
 
 namespace snapvm::cli {
 
-/// Parses "id=root,path=F[,readonly=on|off]". Makes the path absolute, since the configuration is
-/// used from other working directories later.
+/// Parses "id=root,path=F[,format=raw][,readonly=on|off]". Makes the path absolute, since the
+/// configuration is used from other working directories later.
 Result<DiskConfig> parse_disk(const std::string& text);
 Result<VsockConfig> parse_vsock(const std::string& text);
 /// Parses "id=eth0,tap=T[,mac=M]". Without a MAC it takes a random one, which the machine and its

@@ -119,7 +119,7 @@ void add_run(Command program, Globals& globals) {
     command.option("--cpus", options->cpus, "vCPUs, 1 to 64 (default: 1)");
     command.option("--pages", options->pages, {"auto", "4k", "thp"}, "the pages behind guest memory (default: auto)");
     command.list("--disk", options->disks,
-                 "id=ID,path=FILE[,readonly=on]: a raw file or block device; may be given several times");
+                 "id=ID,path=FILE[,format=raw][,readonly=on]: a raw file or block device; may be given several times");
     command.list("--net", options->nets,
                  "id=ID,tap=TAP[,mac=M]: a network interface on a tap; may be given several times");
     command.option("--balloon", options->balloon,

@@ -15,7 +15,8 @@
 namespace snapvm {
 namespace {
 
-constexpr std::uint16_t kVersion = 2;
+constexpr std::uint16_t kVersion = 3;
+constexpr std::uint16_t kWithoutFormats = 2;  // version 2 has no formats of disks
 constexpr std::size_t kMaxText = 4096;
 constexpr std::uint32_t kMaxInitrds = 16;
 constexpr std::size_t kMaxEncoded = 92ULL << 10;  // bytes that a snapshot has for it, beside its list of blocks
@@ -109,10 +110,10 @@ std::vector<std::byte> MachineConfig::encode() const {
 Result<MachineConfig> MachineConfig::decode(std::span<const std::byte> bytes) {
     Decoder in(bytes);
     const std::uint16_t version = in.u16();
-    if (!in.bad() && version != kVersion) {
+    if (!in.bad() && version != kVersion && version != kWithoutFormats) {
         return fail(ErrorKind::unsupported,
                     "machine configuration has version " + std::to_string(version) +
-                        ", and this program reads version " + std::to_string(kVersion),
+                        ", and this program reads versions 2 and 3",
                     "use the version of snapvm that wrote it");
     }
     MachineConfig config;
@@ -132,11 +133,16 @@ Result<MachineConfig> MachineConfig::decode(std::span<const std::byte> bytes) {
         config.initrds.push_back(in.text(kMaxText));
     }
     config.cmdline = in.text(kMaxText);
-    config.devices = DeviceConfig::decode(in);
+    config.devices = DeviceConfig::decode(in, version != kWithoutFormats);
     TRY(in.finish("machine configuration"));
     if (pages > static_cast<std::uint8_t>(PagePolicy::huge_pages) ||
         boot > static_cast<std::uint8_t>(BootProtocol::linux64)) {
         return fail(ErrorKind::invalid, "machine configuration has an unknown page policy or boot protocol");
+    }
+    for (const DiskConfig& disk : config.devices.disks) {
+        if (disk.format != DiskFormat::raw) {
+            return fail(ErrorKind::invalid, "machine configuration has a disk of unknown format");
+        }
     }
     config.pages = static_cast<PagePolicy>(pages);
     config.boot = static_cast<BootProtocol>(boot);

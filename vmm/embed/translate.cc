@@ -92,7 +92,8 @@ Result<snapvm::MachineConfig> to_internal(const MachineConfig& config) {
     result.cmdline = config.command_line;
     DeviceConfig& devices = result.devices;
     for (const Disk& disk : config.disks) {
-        devices.disks.push_back({disk.id, TRY(absolute_path(disk.path)), disk.read_only});
+        devices.disks.push_back({disk.id, TRY(absolute_path(disk.path)), disk.read_only,
+                                 disk.raw ? DiskFormat::raw : DiskFormat::unstated});
     }
     for (const Network& network : config.networks) {
         devices.nets.push_back(

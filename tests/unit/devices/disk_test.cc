@@ -324,6 +324,57 @@ TEST(DiskRefusals, WhatIsNoDisk) {
     ::unlink(fifo.c_str());
 }
 
+class DiskFormats : public testing::Test {
+protected:
+    // The first write would destroy the image, so it is refused unless it was said to be raw.
+    static void expect_refused(const TempFile& file, const std::string& part) {
+        EXPECT_TRUE(fails(open(file.path(), {.format = DiskFormat::unstated}), ErrorKind::usage, part));
+        EXPECT_TRUE(fails(open(file.path(), {.read_only = true, .format = DiskFormat::unstated}), ErrorKind::usage));
+        EXPECT_TRUE(ok(open(file.path())));
+    }
+    static void write(const TempFile& file, std::string_view bytes, std::uint64_t offset) {
+        const UniqueFd fd = *open_file(file.path(), O_WRONLY);
+        ASSERT_TRUE(ok(write_all_at(fd.get(), std::as_bytes(std::span(bytes)), offset, "disk")));
+    }
+};
+
+TEST_F(DiskFormats, AnImageOfAnotherFormatIsNotRaw) {
+    using namespace std::string_view_literals;
+    const std::pair<std::string, std::string_view> images[] = {{"a qcow2", "QFI\xfb\0\0\0\3"sv},
+                                                               {"a QED", "QED\0"sv},
+                                                               {"a VMDK", "KDMV\1\0\0\0"sv},
+                                                               {"a VMDK", "# Disk DescriptorFile\n"},
+                                                               {"a VHD", "conectix"},
+                                                               {"a VHDX", "vhdxfile"},
+                                                               {"a Parallels", "WithoutFreeSpace"},
+                                                               {"a snapvm area", "snapvm\x1a\n"}};
+    for (const auto& [name, magic] : images) {
+        const TempFile file("/dev/shm", 1 << 20);
+        write(file, magic, 0);
+        expect_refused(file, "looks like " + name + ", and its first write as a raw disk would destroy that");
+    }
+    const TempFile vdi("/dev/shm", 1 << 20);
+    write(vdi, "\x7f\x10\xda\xbe", 64);
+    expect_refused(vdi, "looks like a VDI");
+    const TempFile fixed("/dev/shm", 1 << 20);
+    write(fixed, "conectix", (1 << 20) - 512);
+    expect_refused(fixed, "add format=raw");
+}
+
+TEST_F(DiskFormats, WhatHasNoMagicNumberIsRaw) {
+    const TempFile file("/dev/shm", 1 << 20);
+    write(file, "\xeb\x63\x90", 0);
+    write(file, "QFI\xfb", 512);
+    EXPECT_TRUE(ok(open(file.path(), {.format = DiskFormat::unstated})));
+}
+
+TEST_F(DiskFormats, AFileThatEndsWithinASectorIsRefusedUnlessItIsSaidToBeRaw) {
+    const TempFile odd("/dev/shm", 4096 + 700);
+    expect_refused(odd, "ends within a sector: a guest would not see its last 188 bytes; fill the sector up");
+    const TempFile tiny("/dev/shm", 511);
+    EXPECT_TRUE(fails(open(tiny.path(), {.format = DiskFormat::unstated}), ErrorKind::usage, "last 511 bytes"));
+}
+
 // Two machines that write one disk would destroy it. A machine that writes what another reads makes
 // the other's cache wrong.
 TEST(DiskRefusals, ADiskIsOneWritersOrManyReaders) {
@@ -353,7 +404,7 @@ TEST(DiskRefusals, ADiskIsOneWritersOrManyReaders) {
 // the wrong place, and so boot on one host and not on another.
 TEST(DiskOnADevice, AFilesBlocksAre512WhateverItsFileSystemWants) {
     const TempFile file(test::build_folder());
-    DiskFile opened = *DiskFile::open("root", file.path(), false, true);
+    DiskFile opened = *DiskFile::open("root", file.path(), false, true, DiskFormat::raw);
     opened.alignment = {4096, 4096};
     RawDisk raw(std::move(opened), {});
     ASSERT_TRUE(ok(raw.start()));

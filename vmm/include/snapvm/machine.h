@@ -23,6 +23,9 @@ struct Disk {
     std::string id = {};    ///< 1 to 20 characters, unique among disks and networks; the guest's serial number of it
     std::string path = {};  ///< a relative path counts from the current folder of the call
     bool read_only = false;
+    /// Take the file's bytes as they are. Without it a file that looks like an image of another
+    /// format (qcow2, VMDK, VHD…), or that ends within a sector of 512 bytes, is refused.
+    bool raw = false;
 };
 
 /// A virtio network interface on a tap.

@@ -29,6 +29,12 @@ TEST(DeviceOptions, TwoCommasAreOneInAValue) {
     }
 }
 
+TEST(DeviceOptions, AFormatIsRawOrNotStated) {
+    EXPECT_EQ(parse_disk("id=a,path=/x")->format, DiskFormat::unstated);
+    EXPECT_EQ(parse_disk("id=a,path=/x,format=raw")->format, DiskFormat::raw);
+    EXPECT_TRUE(fails(parse_disk("id=a,path=/x,format=qcow2"), ErrorKind::usage, "no disks of format qcow2"));
+}
+
 TEST(SetDevice, ChangesTheHostsSide) {
     DeviceConfig config = devices();
     EXPECT_TRUE(ok(set_device(config, "disk.root.path=/clones/{i}/disk-{i}=x", 12)));

@@ -47,10 +47,30 @@ TEST(MachineConfig, RoundTrip) {
 TEST(MachineConfig, NewerVersionIsNamedWithOurs) {
     auto bytes = full_config().encode();
     bytes[0] = std::byte{7};
-    EXPECT_TRUE(
-        fails(MachineConfig::decode(bytes), ErrorKind::unsupported, "has version 7, and this program reads version 2"));
+    EXPECT_TRUE(fails(MachineConfig::decode(bytes), ErrorKind::unsupported,
+                      "has version 7, and this program reads versions 2 and 3"));
     // Whatever follows: the version is looked at first.
     EXPECT_TRUE(fails(MachineConfig::decode(std::span(bytes).first(2)), ErrorKind::unsupported, "version 7"));
+}
+
+// Version 2 had no formats of disks.
+TEST(MachineConfig, AnOlderVersionsDisksAreRaw) {
+    MachineConfig config;
+    config.devices.disks = {{.id = "root", .path = "/disk", .read_only = true}};
+    std::vector<std::byte> bytes = config.encode();
+    // Behind the last disk: network interfaces (4 bytes), vsock, balloon, random numbers, console.
+    bytes.erase(bytes.end() - 9);
+    bytes[0] = std::byte{2};
+    const auto decoded = MachineConfig::decode(bytes);
+    ASSERT_TRUE(ok(decoded));
+    EXPECT_TRUE(*decoded == config);
+}
+
+// By the time of a snapshot the guest may have written anything into its disk.
+TEST(MachineConfig, ASavedDiskIsRaw) {
+    MachineConfig config;
+    config.devices.disks = {{.id = "root", .path = "/disk", .format = DiskFormat::unstated}};
+    EXPECT_EQ(MachineConfig::decode(config.encode())->devices.disks[0].format, DiskFormat::raw);
 }
 
 TEST(MachineConfig, EveryTruncationAndExtensionIsRefused) {
