@@ -190,7 +190,7 @@ TEST_F(InstanceCli, ALoadThatFailsLeavesItUsable) {
         EXPECT_EQ(state_of("e"), "Not started");
     }
     const json overrides = {{"network_overrides", {{{"iface_id", "eth0"}, {"host_dev_name", "tap0"}}}}};
-    EXPECT_EQ(load("e", area, overrides).fault(), "the machine in the snapshot has no network interface \"eth0\"");
+    EXPECT_EQ(load("e", area, overrides).fault(), "the machine in the snapshot has no network interface eth0");
     EXPECT_EQ(load("e", area, {{"vsock_override", {{"uds_path", "/v"}}}}).fault(),
               "the machine in the snapshot has no vsock");
     EXPECT_EQ(load("e", area, {{"resume_vm", true}}).status, 204U);

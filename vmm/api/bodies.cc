@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <vector>
@@ -160,20 +161,25 @@ Status check_memory_is_in(const std::string& area, const Fields& fields) {
     return {};
 }
 
-Result<std::vector<LoadRequest::NetworkOverride>> parse_network_overrides(const Fields& fields) {
-    std::vector<LoadRequest::NetworkOverride> networks;
-    const json* list = fields.find("network_overrides");
+// Returns the devices that a list of overrides names, and what each is to use. `id` and `value` are
+// the fields of its elements.
+Result<std::map<std::string, std::string>> parse_overrides(const Fields& fields, const char* name, const char* id,
+                                                           const char* value) {
+    std::map<std::string, std::string> overrides;
+    const json* list = fields.find(name);
     if (list == nullptr) {
-        return networks;
+        return overrides;
     }
     if (!list->is_array()) {
-        return bad("field \"network_overrides\" is not a list");
+        return bad("field \"" + std::string(name) + "\" is not a list");
     }
     for (const json& one : *list) {
-        std::vector<std::string> texts = TRY(texts_in(one, "network_overrides", {"iface_id", "host_dev_name"}));
-        networks.push_back({.id = std::move(texts[0]), .tap = std::move(texts[1])});
+        std::vector<std::string> texts = TRY(texts_in(one, name, {id, value}));
+        if (!overrides.emplace(texts[0], std::move(texts[1])).second) {
+            return bad("\"" + std::string(name) + "\" names a device twice");
+        }
     }
-    return networks;
+    return overrides;
 }
 
 Result<std::string> percent_decode(std::string_view text) {
@@ -272,20 +278,22 @@ Result<SnapshotCreateBody> parse_snapshot_create(std::string_view body) {
 Result<LoadRequest> parse_snapshot_load(std::string_view body) {
     const Fields fields = TRY(Fields::parse(
         body, {"snapshot_path", "mem_file_path", "mem_backend", "enable_diff_snapshots", "track_dirty_pages",
-               "resume_vm", "network_overrides", "vsock_override", "clock_realtime", "share"}));
+               "resume_vm", "drive_overrides", "network_overrides", "vsock_override", "clock_realtime", "share"}));
     LoadRequest load;
     const std::string path = TRY(fields.text("snapshot_path"));
-    load.area = TRY(AreaPath::parse(path));
+    load.restore.area = TRY(AreaPath::parse(path));
     TRY(check_memory_is_in(path, fields));
     load.resume = TRY(fields.flag("resume_vm", false));
-    load.share = TRY(fields.flag("share", false));
+    load.restore.share = TRY(fields.flag("share", false));
     // Firecracker's older and newer name.
     const bool diff = TRY(fields.flag("enable_diff_snapshots", false));
     load.track = TRY(fields.flag("track_dirty_pages", false)) || diff;
-    load.gap = TRY(fields.flag("clock_realtime", false)) ? GapMode::seen : GapMode::hidden;
-    load.networks = TRY(parse_network_overrides(fields));
+    load.restore.gap = TRY(fields.flag("clock_realtime", false)) ? GapMode::seen : GapMode::hidden;
+    DeviceOverrides& devices = load.restore.devices;
+    devices.disks = TRY(parse_overrides(fields, "drive_overrides", "drive_id", "path_on_host"));
+    devices.taps = TRY(parse_overrides(fields, "network_overrides", "iface_id", "host_dev_name"));
     if (const json* vsock = fields.find("vsock_override")) {
-        load.vsock_socket = TRY(texts_in(*vsock, "vsock_override", {"uds_path"})).front();
+        devices.vsock_socket = TRY(texts_in(*vsock, "vsock_override", {"uds_path"})).front();
     }
     return load;
 }

@@ -68,42 +68,6 @@ constexpr std::string_view kClone = "{i}";
 constexpr std::string_view kDisk = "disk.";
 constexpr std::string_view kNet = "net.";
 
-Status set_disk_path(DeviceConfig& devices, std::string_view id, const std::string& path, const std::string& setting) {
-    const auto disk = std::ranges::find(devices.disks, id, &DiskConfig::id);
-    if (disk == devices.disks.end()) {
-        std::string ids;
-        for (const DiskConfig& one : devices.disks) {
-            ids += (ids.empty() ? "its disks are " : ", ") + one.id;
-        }
-        return fail(ErrorKind::usage,
-                    "--set " + setting + ": the machine in the snapshot has no disk " + std::string(id), ids);
-    }
-    disk->path = TRY(absolute_path(path));
-    return {};
-}
-
-Status set_tap(DeviceConfig& devices, std::string_view id, const std::string& tap, const std::string& setting) {
-    const auto net = std::ranges::find(devices.nets, id, &NetConfig::id);
-    if (net == devices.nets.end()) {
-        return fail(ErrorKind::usage,
-                    "--set " + setting + ": the machine in the snapshot has no network interface " + std::string(id));
-    }
-    net->tap = tap;
-    return {};
-}
-
-Status set_vsock(DeviceConfig& devices, std::string_view what, const std::string& value, const std::string& setting) {
-    if (!devices.vsock) {
-        return fail(ErrorKind::usage, "--set " + setting + ": the machine in the snapshot has no vsock");
-    }
-    if (what == "cid") {
-        devices.vsock->cid = TRY(parse_cid(value));
-    } else {
-        devices.vsock->socket = value;
-    }
-    return {};
-}
-
 /// A resource that only one machine can use.
 struct Place {
     std::string name;
@@ -127,6 +91,28 @@ std::vector<Place> places_of(const DeviceConfig& devices) {
         places.push_back({"a vsock's socket", devices.vsock->socket, "vsock.socket", "PATH{i}"});
     }
     return places;
+}
+
+Status parse_setting(const std::string& text, unsigned clone, DeviceOverrides& overrides) {
+    const std::size_t equals = std::min(text.find('='), text.size());
+    const std::string key = text.substr(0, equals);
+    std::string value = for_clone(text.substr(std::min(equals + 1, text.size())), clone);
+    const std::size_t dot = std::min(key.rfind('.'), key.size());  // an id may have dots itself
+    const std::string device = key.substr(0, dot);
+    const std::string what = key.substr(std::min(dot + 1, key.size()));
+    if (!value.empty() && device.starts_with(kDisk) && what == "path") {
+        overrides.disks[device.substr(kDisk.size())] = std::move(value);
+    } else if (!value.empty() && device.starts_with(kNet) && what == "tap") {
+        overrides.taps[device.substr(kNet.size())] = std::move(value);
+    } else if (!value.empty() && key == "vsock.socket") {
+        overrides.vsock_socket = std::move(value);
+    } else if (!value.empty() && key == "vsock.cid") {
+        overrides.vsock_cid = TRY(parse_cid(value));
+    } else {
+        return fail(ErrorKind::usage, "--set " + text + " is not a setting of a device",
+                    "write disk.ID.path=FILE, net.ID.tap=TAP, vsock.socket=PATH or vsock.cid=N");
+    }
+    return {};
 }
 
 }  // namespace
@@ -183,33 +169,19 @@ std::string for_clone(std::string text, unsigned clone) {
     return text;
 }
 
-Status set_device(DeviceConfig& devices, const std::string& text, unsigned clone) {
-    const std::size_t equals = std::min(text.find('='), text.size());
-    const std::string_view key = std::string_view(text).substr(0, equals);
-    const std::string value = for_clone(text.substr(std::min(equals + 1, text.size())), clone);
-    const std::size_t dot = std::min(key.rfind('.'), key.size());  // an id may have dots itself
-    const std::string_view device = key.substr(0, dot);
-    const std::string_view what = key.substr(std::min(dot + 1, key.size()));
-    if (!value.empty() && device.starts_with(kDisk) && what == "path") {
-        TRY(set_disk_path(devices, device.substr(kDisk.size()), value, text));
-    } else if (!value.empty() && device.starts_with(kNet) && what == "tap") {
-        TRY(set_tap(devices, device.substr(kNet.size()), value, text));
-    } else if (!value.empty() && device == "vsock" && (what == "socket" || what == "cid")) {
-        TRY(set_vsock(devices, what, value, text));
-    } else {
-        return fail(ErrorKind::usage, "--set " + text + " is not a setting of a device",
-                    "write disk.ID.path=FILE, net.ID.tap=TAP, vsock.socket=PATH or vsock.cid=N");
+Result<DeviceOverrides> parse_settings(std::span<const std::string> settings, unsigned clone) {
+    DeviceOverrides overrides;
+    for (const std::string& text : settings) {
+        TRY(parse_setting(text, clone, overrides));
     }
-    return devices.validate();
+    return overrides;
 }
 
 Status check_clones(const DeviceConfig& devices, std::span<const std::string> settings, unsigned count) {
     std::set<std::string> taken;
     for (unsigned clone = 0; clone < count; ++clone) {
         DeviceConfig own = devices;
-        for (const std::string& setting : settings) {
-            TRY(set_device(own, setting, clone));
-        }
+        TRY(TRY(parse_settings(settings, clone)).apply(own));
         for (const Place& place : places_of(own)) {
             if (!taken.insert(place.path).second) {
                 return fail(

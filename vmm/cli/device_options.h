@@ -9,6 +9,7 @@
 
 #include "devices/config/device_config.h"
 #include "vmm/base/error.h"
+#include "vmm/control/device_overrides.h"
 
 namespace snapvm::cli {
 
@@ -23,10 +24,10 @@ Result<NetConfig> parse_net(const std::string& text);
 /// Replaces each "{i}" in `text` by the number of the clone.
 [[nodiscard]] std::string for_clone(std::string text, unsigned clone);
 
-/// Changes one host-side setting of a snapshot's devices: "disk.ID.path=F", "net.ID.tap=T",
-/// "vsock.socket=P", "vsock.cid=N". "{i}" in the value stands for the number of the clone. Makes
-/// paths of disks absolute, like parse_disk.
-Status set_device(DeviceConfig& devices, const std::string& text, unsigned clone);
+/// Parses the settings of one clone: "disk.ID.path=F", "net.ID.tap=T", "vsock.socket=P",
+/// "vsock.cid=N". "{i}" in a value stands for the number of the clone. The last one of a device
+/// counts.
+Result<DeviceOverrides> parse_settings(std::span<const std::string> settings, unsigned clone);
 
 /// Fails with usage if `count` clones with these settings would share a disk that they write, a
 /// tap, or a socket.

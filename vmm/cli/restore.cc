@@ -22,13 +22,6 @@ struct RestoreCommand {
     HostOptions host;
 };
 
-Status apply(const std::vector<std::string>& settings, DeviceConfig& devices, unsigned clone) {
-    for (const std::string& setting : settings) {
-        TRY(set_device(devices, setting, clone));
-    }
-    return {};
-}
-
 Result<int> restore(const RestoreCommand& options, const Globals& globals) {
     const AreaPath area = TRY(AreaPath::parse(options.area));
     if (options.count < 1 || options.count > 10'000) {
@@ -45,11 +38,13 @@ Result<int> restore(const RestoreCommand& options, const Globals& globals) {
     wanted.options = options.count > 1 ? options.host : options.host.for_clone(0);
     wanted.globals = globals;
     wanted.start_paused = options.paused;
-    wanted.build = [&](const kvm::System& system, unsigned clone) {
-        HostSetup setup = options.host.setup();
-        setup.gap = options.clock == "continue" ? GapMode::seen : GapMode::hidden;
-        const auto set_devices = [&](DeviceConfig& devices) { return apply(options.settings, devices, clone); };
-        return restore_machine(system, {.area = area, .share = options.share, .change_devices = set_devices}, setup);
+    wanted.build = [&](const kvm::System& system, unsigned clone) -> Result<BuiltMachine> {
+        return restore_machine(system,
+                               {.area = area,
+                                .share = options.share,
+                                .gap = options.clock == "continue" ? GapMode::seen : GapMode::hidden,
+                                .devices = TRY(parse_settings(options.settings, clone))},
+                               options.host.setup());
     };
     return options.count > 1 ? launch_many(std::move(wanted), options.count) : launch(std::move(wanted));
 }

@@ -1,14 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Builds the machine in a snapshot, for `snapvm restore` and for PUT /snapshot/load.
+// Builds the machine in a snapshot, for `snapvm restore`, PUT /snapshot/load and embedders.
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 
-#include "devices/config/device_config.h"
-#include "snapshot/area/area_path.h"
 #include "vmm/base/error.h"
 #include "vmm/control/service.h"
 #include "vmm/kvm/system.h"
@@ -29,18 +26,8 @@ struct BuiltMachine {
     std::optional<SharedMemory> shared = {};
 };
 
-struct RestoreRequest {
-    AreaPath area;
-    bool share = false;  ///< RestoreOptions::share
-    /// Changes the host's side of the saved devices, if given. Its error ends the restore.
-    std::function<Status(DeviceConfig&)> change_devices = {};
-};
-
-/// Builds the machine in the area's snapshot. Fails like open_snapshot and Machine::restore.
-/// `system` must outlive the machine.
-Result<BuiltMachine> restore_machine(const kvm::System& system, const RestoreRequest& request, const HostSetup& host);
-
-/// Does the same for the API and for embedders. HostSetup::gap is the request's.
-Result<BuiltMachine> load_machine(const kvm::System& system, const LoadRequest& request, HostSetup host);
+/// Builds the machine in the area's snapshot. Fails like open_snapshot, DeviceOverrides::apply and
+/// Machine::restore. HostSetup::gap is the request's. `system` must outlive the machine.
+Result<BuiltMachine> restore_machine(const kvm::System& system, const RestoreRequest& request, HostSetup host);
 
 }  // namespace snapvm

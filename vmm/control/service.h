@@ -19,6 +19,7 @@
 #include "snapshot/write/write_snapshot.h"
 #include "vmm/base/error.h"
 #include "vmm/config/machine_config.h"
+#include "vmm/control/device_overrides.h"
 #include "vmm/machine/console.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/outcome.h"
@@ -35,26 +36,19 @@ enum class ServiceState : std::uint8_t { not_started, running, paused, ended };
 /// instance that has ended did so.
 [[nodiscard]] Error wrong_state(ServiceState state, const std::optional<Outcome>& outcome);
 
+/// How the machine in a snapshot is restored.
+struct RestoreRequest {
+    AreaPath area;
+    bool share = false;  ///< RestoreOptions::share
+    GapMode gap = GapMode::hidden;
+    DeviceOverrides devices = {};
+};
+
 /// A snapshot that an instance without a machine is to load.
 struct LoadRequest {
-    struct DiskOverride {
-        std::string id;
-        std::string path;
-    };
-    struct NetworkOverride {
-        std::string id;
-        std::string tap;
-    };
-
-    AreaPath area;
+    RestoreRequest restore;
     bool resume = false;  ///< run the machine; else it is paused
-    bool share = false;   ///< RestoreOptions::share
     bool track = false;   ///< the machine's snapshots are made with SnapshotRequest::track
-    GapMode gap = GapMode::hidden;
-    std::vector<DiskOverride> disks = {};          ///< disks that get another file
-    std::vector<NetworkOverride> networks = {};    ///< network interfaces that get another tap
-    std::optional<std::string> vsock_socket = {};  ///< the vsock gets another socket
-    std::optional<std::uint32_t> vsock_cid = {};   ///< the guest gets another vsock address
 };
 
 /// The machine's state after a snapshot. `as_before`: running if it ran, paused if it was paused.

@@ -92,7 +92,7 @@ Result<Machine> Machine::create(const Host& host, const MachineConfig& config) {
 
 Result<Machine> Machine::restore(const Host& host, const Area& area, const RestoreOptions& options) {
     const Clock::time_point began = Clock::now();
-    BuiltMachine built = TRY(load_machine(host.impl_->system, TRY(to_internal(area, options)), {}));
+    BuiltMachine built = TRY(restore_machine(host.impl_->system, TRY(to_internal(area, options)), {}));
     return Machine(std::make_unique<Impl>(host.impl_, std::move(built), began));
 }
 

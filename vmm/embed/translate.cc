@@ -127,19 +127,15 @@ Result<SnapshotRequest> to_internal(const Area& area, const SnapshotOptions& opt
     return request;
 }
 
-Result<LoadRequest> to_internal(const Area& area, const RestoreOptions& options) {
-    LoadRequest request;
+Result<RestoreRequest> to_internal(const Area& area, const RestoreOptions& options) {
+    RestoreRequest request;
     request.area = TRY(to_internal(area));
     request.share = options.share_equal_pages;
     request.gap = options.clock_shows_gap ? GapMode::seen : GapMode::hidden;
-    for (const auto& [id, path] : options.disks) {
-        request.disks.push_back({id, TRY(absolute_path(path))});
-    }
-    for (const auto& [id, tap] : options.taps) {
-        request.networks.push_back({id, tap});
-    }
-    request.vsock_socket = options.vsock_socket;
-    request.vsock_cid = options.vsock_cid;
+    request.devices = {.disks = options.disks,
+                       .taps = options.taps,
+                       .vsock_socket = options.vsock_socket,
+                       .vsock_cid = options.vsock_cid};
     return request;
 }
 

@@ -14,7 +14,7 @@ namespace snapvm::embed {
 Result<snapvm::MachineConfig> to_internal(const MachineConfig& config);
 Result<AreaPath> to_internal(const Area& area);
 Result<SnapshotRequest> to_internal(const Area& area, const SnapshotOptions& options);
-Result<LoadRequest> to_internal(const Area& area, const RestoreOptions& options);
+Result<RestoreRequest> to_internal(const Area& area, const RestoreOptions& options);
 
 [[nodiscard]] State to_public(ServiceState state);
 [[nodiscard]] Outcome to_public(const snapvm::Outcome& outcome);

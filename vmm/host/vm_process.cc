@@ -155,7 +155,7 @@ Status VmProcess::check_console(const Machine& machine) const {
 }
 
 Result<std::unique_ptr<Machine>> VmProcess::load(const LoadRequest& request) {
-    BuiltMachine built = TRY(load_machine(*system_, request, options_.setup));
+    BuiltMachine built = TRY(restore_machine(*system_, request.restore, options_.setup));
     TRY(check_console(*built.machine));
     return std::move(built.machine);
 }

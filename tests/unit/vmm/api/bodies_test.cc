@@ -97,22 +97,23 @@ TEST(ApiBodies, MetadataHasALimitInSizeAndDepth) {
 TEST(ApiBodies, SnapshotLoad) {
     const auto plain = parse_snapshot_load(R"({"snapshot_path":"/a@4096"})");
     ASSERT_TRUE(plain.has_value()) << message(plain);
-    EXPECT_EQ(plain->area.path, "/a");
-    EXPECT_EQ(plain->area.offset, 4096U);
-    EXPECT_FALSE(plain->resume || plain->share || plain->track);
-    EXPECT_EQ(plain->gap, GapMode::hidden);
-    EXPECT_FALSE(plain->vsock_socket.has_value());
+    EXPECT_EQ(plain->restore.area.path, "/a");
+    EXPECT_EQ(plain->restore.area.offset, 4096U);
+    EXPECT_FALSE(plain->resume || plain->restore.share || plain->track);
+    EXPECT_EQ(plain->restore.gap, GapMode::hidden);
+    EXPECT_FALSE(plain->restore.devices.vsock_socket.has_value());
     const auto all = parse_snapshot_load(
         R"({"snapshot_path":"/a","mem_backend":{"backend_type":"File","backend_path":"/a"},"resume_vm":true,)"
         R"("share":true,"clock_realtime":true,"vsock_override":{"uds_path":"/v"},)"
+        R"("drive_overrides":[{"drive_id":"root","path_on_host":"/d"}],)"
         R"("network_overrides":[{"iface_id":"eth0","host_dev_name":"tap7"}]})");
     ASSERT_TRUE(all.has_value()) << message(all);
-    EXPECT_TRUE(all->resume && all->share);
-    EXPECT_EQ(all->gap, GapMode::seen);
-    EXPECT_EQ(all->vsock_socket, "/v");
-    ASSERT_EQ(all->networks.size(), 1U);
-    EXPECT_EQ(all->networks[0].id, "eth0");
-    EXPECT_EQ(all->networks[0].tap, "tap7");
+    EXPECT_TRUE(all->resume && all->restore.share);
+    EXPECT_EQ(all->restore.gap, GapMode::seen);
+    const DeviceOverrides& devices = all->restore.devices;
+    EXPECT_EQ(devices.vsock_socket, "/v");
+    EXPECT_EQ(devices.disks, (std::map<std::string, std::string>{{"root", "/d"}}));
+    EXPECT_EQ(devices.taps, (std::map<std::string, std::string>{{"eth0", "tap7"}}));
     for (const char* name : {"enable_diff_snapshots", "track_dirty_pages"}) {
         EXPECT_TRUE(parse_snapshot_load(R"({"snapshot_path":"/a",")" + std::string(name) + R"(":true})")->track);
     }
@@ -121,13 +122,27 @@ TEST(ApiBodies, SnapshotLoad) {
 
 TEST(ApiBodies, SnapshotLoadRefuses) {
     for (const char* rest :
-         {R"("share":1)", R"("resume_vm":1)", R"("resume":true)", R"("clock_realtime":"yes")",
-          R"("track_dirty_pages":1)", R"("mem_file_path":"/b")", R"("mem_file_path":1)", R"("mem_backend":"/a")",
-          R"("mem_backend":{"backend_type":"Uffd","backend_path":"/a"})", R"("mem_backend":{"backend_path":"/a"})",
-          R"("mem_backend":{"backend_type":"File","backend_path":"/b"})", R"("network_overrides":{})",
-          R"("network_overrides":[1])", R"("network_overrides":[{"iface_id":"eth0"}])",
-          R"("network_overrides":[{"iface_id":"eth0","host_dev_name":"t","mtu":"9"}])", R"("vsock_override":{})",
-          R"("vsock_override":{"uds_path":1})", R"("vsock_override":{"uds_path":"/v","cid":"3"})"}) {
+         {R"("share":1)",
+          R"("resume_vm":1)",
+          R"("resume":true)",
+          R"("clock_realtime":"yes")",
+          R"("track_dirty_pages":1)",
+          R"("mem_file_path":"/b")",
+          R"("mem_file_path":1)",
+          R"("mem_backend":"/a")",
+          R"("mem_backend":{"backend_type":"Uffd","backend_path":"/a"})",
+          R"("mem_backend":{"backend_path":"/a"})",
+          R"("mem_backend":{"backend_type":"File","backend_path":"/b"})",
+          R"("network_overrides":{})",
+          R"("network_overrides":[1])",
+          R"("network_overrides":[{"iface_id":"eth0"}])",
+          R"("network_overrides":[{"iface_id":"eth0","host_dev_name":"t","mtu":"9"}])",
+          R"("vsock_override":{})",
+          R"("drive_overrides":{"drive_id":"a","path_on_host":"/a"})",
+          R"("drive_overrides":[{"drive_id":"a"}])",
+          R"("drive_overrides":[{"drive_id":"a","path_on_host":"/a"},{"drive_id":"a","path_on_host":"/b"}])",
+          R"("vsock_override":{"uds_path":1})",
+          R"("vsock_override":{"uds_path":"/v","cid":"3"})"}) {
         EXPECT_FALSE(parse_snapshot_load(R"({"snapshot_path":"/a",)" + std::string(rest) + "}").has_value()) << rest;
     }
     EXPECT_FALSE(parse_snapshot_load(R"({"mem_file_path":"/a"})").has_value());

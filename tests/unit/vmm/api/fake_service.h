@@ -33,7 +33,7 @@ public:
     [[nodiscard]] ServiceState state() const override { return state_; }
     [[nodiscard]] Result<MachineConfig> config() const override { return config_; }
     Status load(const LoadRequest& request) override {
-        if (request.area.path == "/missing") {
+        if (request.restore.area.path == "/missing") {
             return fail(Error::system("open", "/missing", ENOENT));
         }
         last_load = request;

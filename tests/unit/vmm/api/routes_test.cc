@@ -200,7 +200,7 @@ TEST_F(ApiContract, ASnapshotIsLoadedIntoAnInstanceWithoutMachine) {
     load(R"({"snapshot_path":"/missing"})", 400);
     EXPECT_EQ(service.state(), ServiceState::not_started);
     load(R"({"snapshot_path":"/x","mem_file_path":"/x","enable_diff_snapshots":true})", 204);
-    EXPECT_EQ(service.last_load.area.path, "/x");
+    EXPECT_EQ(service.last_load.restore.area.path, "/x");
     EXPECT_TRUE(service.last_load.track);
     EXPECT_EQ(service.state(), ServiceState::paused);
     load(R"({"snapshot_path":"/x"})", 400);

@@ -2,6 +2,7 @@
 #include "vmm/cli/device_options.h"
 
 #include "tests/support/result_matchers.h"
+#include "vmm/base/try.h"
 
 namespace snapvm::cli {
 namespace {
@@ -33,6 +34,11 @@ TEST(DeviceOptions, AFormatIsRawOrNotStated) {
     EXPECT_EQ(parse_disk("id=a,path=/x")->format, DiskFormat::unstated);
     EXPECT_EQ(parse_disk("id=a,path=/x,format=raw")->format, DiskFormat::raw);
     EXPECT_TRUE(fails(parse_disk("id=a,path=/x,format=qcow2"), ErrorKind::usage, "no disks of format qcow2"));
+}
+
+/// Applies one setting of `--set`.
+Status set_device(DeviceConfig& config, const std::string& setting, unsigned clone) {
+    return TRY(parse_settings(std::span(&setting, 1), clone)).apply(config);
 }
 
 TEST(SetDevice, ChangesTheHostsSide) {

@@ -94,18 +94,16 @@ TEST(EmbedTranslate, SnapshotOptionsReachTheInside) {
 }
 
 TEST(EmbedTranslate, RestoreOptionsReachTheInside) {
-    const LoadRequest inside = need(to_internal(Area{.path = "/a"}, RestoreOptions{.disks = {{"root", "/d"}},
-                                                                                   .taps = {{"eth0", "t9"}},
-                                                                                   .vsock_socket = "/v",
-                                                                                   .vsock_cid = 5,
-                                                                                   .clock_shows_gap = true,
-                                                                                   .share_equal_pages = true}));
-    ASSERT_EQ(inside.disks.size(), 1U);
-    EXPECT_EQ(inside.disks[0].id + inside.disks[0].path, "root/d");
-    ASSERT_EQ(inside.networks.size(), 1U);
-    EXPECT_EQ(inside.networks[0].id + inside.networks[0].tap, "eth0t9");
-    EXPECT_EQ(inside.vsock_socket, "/v");
-    EXPECT_EQ(inside.vsock_cid, 5U);
+    const RestoreRequest inside = need(to_internal(Area{.path = "/a"}, RestoreOptions{.disks = {{"root", "/d"}},
+                                                                                      .taps = {{"eth0", "t9"}},
+                                                                                      .vsock_socket = "/v",
+                                                                                      .vsock_cid = 5,
+                                                                                      .clock_shows_gap = true,
+                                                                                      .share_equal_pages = true}));
+    EXPECT_EQ(inside.devices.disks, (std::map<std::string, std::string>{{"root", "/d"}}));
+    EXPECT_EQ(inside.devices.taps, (std::map<std::string, std::string>{{"eth0", "t9"}}));
+    EXPECT_EQ(inside.devices.vsock_socket, "/v");
+    EXPECT_EQ(inside.devices.vsock_cid, 5U);
     EXPECT_EQ(inside.gap, GapMode::seen);
     EXPECT_TRUE(inside.share);
     EXPECT_EQ(need(to_internal(Area{.path = "/a"}, RestoreOptions{})).gap, GapMode::hidden);
