@@ -139,6 +139,9 @@ std::string to_json(const SnapshotReport& report) {
     if (!report.protect_refused.empty()) {
         out["protect_refused"] = report.protect_refused;
     }
+    if (!report.unrecorded.empty()) {
+        out["unrecorded"] = report.unrecorded;
+    }
     return line(out);
 }
 

@@ -61,6 +61,7 @@ Result<RestoredSnapshot> open_snapshot(const AreaPath& path, const RestoreOption
     SnapshotHead head = TRY(read_head(pinned));
     RestoredSnapshot restored;
     restored.snapshot_id = pinned.superblock.snapshot_id;
+    restored.area = TRY(AreaIdentity::of(pinned.file));
     restored.sequence = pinned.superblock.sequence;
     restored.slot = pinned.superblock.slot;
     const auto read = Clock::now();

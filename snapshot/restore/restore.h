@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "snapshot/area/area_identity.h"
 #include "snapshot/area/area_path.h"
 #include "vmm/base/error.h"
 #include "vmm/config/saved_state.h"
@@ -34,6 +35,7 @@ struct RestoredSnapshot {
     SavedMachine saved;
     GuestMemory memory;
     Uuid snapshot_id;
+    AreaIdentity area;
     std::uint64_t sequence = 0;
     std::uint32_t slot = 0;
     std::uint32_t overlays = 0;  ///< runs of the map plan that were overlaid

@@ -60,6 +60,7 @@ Result<AreaDestination> AreaDestination::open(const SnapshotSource& source, cons
     const int direct = cached ? -1 : TRY(self.area_.open_direct());
     self.cached_ = direct < 0;
     const AreaFile& file = self.area_.file();
+    self.identity_ = TRY(AreaIdentity::of(file));
     self.sink_ = TRY(PageSink::open({direct < 0 ? file.fd.get() : direct, file.name, options.hook}, options.engine));
     return self;
 }
@@ -168,6 +169,7 @@ void AreaDestination::fill(SnapshotReport& report) const {
     report.cached = cached_;
     report.area_bytes = area_.layout().size;
     report.written_bytes = data_bytes_ + area_.io().written_bytes();
+    report.area = identity_;
     report.sequence = area_.sequence();
     report.slot = area_.slot_index();
     report.backend = sink_->name();

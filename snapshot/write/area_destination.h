@@ -45,6 +45,7 @@ private:
 
     AreaShape shape_;
     AreaWriter area_;
+    AreaIdentity identity_;
     std::unique_ptr<PageSink> sink_;
     bool cached_ = false;
     SnapshotState state_;

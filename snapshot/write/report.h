@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "snapshot/area/area_identity.h"
 #include "vmm/config/machine_config.h"
 #include "vmm/memory/page_class.h"
 
@@ -42,8 +43,12 @@ struct SnapshotReport {
     /// it.
     std::string protect_refused;
     Uuid snapshot_id;
+    AreaIdentity area;
     std::uint64_t sequence = 0;
     std::uint32_t slot = 0;
+    /// Why what the machine's devices use of the host is not written down, so that a restore will
+    /// ask for it (vmm/control/snapshot_records.h); empty if it is.
+    std::string unrecorded;
     bool cached = false;  ///< page data went through the page cache
     std::string backend;  ///< "io_uring" or "threads"
 };

@@ -237,6 +237,10 @@ TEST_F(Embed, RestoresWithOtherPlacesOnTheHost) {
     config.disks = {{.id = "root", .path = file("disk", 1 << 20)}, {.id = "seed", .path = file("seed", 4096)}};
     config.vsock = Vsock{.cid = 7, .socket = area("v.sock").path};
     const Area saved = fresh_snapshot(config);
+    const Area copy = place("copy");
+    std::filesystem::copy_file(saved.path, copy.path);
+    EXPECT_TRUE(fails(Machine::restore(*host_, copy), ErrorKind::usage, "--set disk.root.path=")) << "is not recorded";
+    EXPECT_TRUE(ok(Machine::restore(*host_, copy, {.trust_paths = true})));
     const Machine first = need(Machine::restore(*host_, saved));
     EXPECT_TRUE(fails(Machine::restore(*host_, saved), ErrorKind::busy, "disk")) << "the first has its disks";
     const std::map<std::string, std::string> disks = {{"root", file("other", 1 << 20)}, {"seed", file("more", 4096)}};

@@ -18,12 +18,19 @@ protected:
     }
     CommandResult restored_by_command(const std::string& input) {
         copy_disk(booted_disk(), places().disk);
-        std::vector<std::string> words = {"restore",   booted_area().path,
-                                          "--run-dir", scratch_.file("run"),
-                                          "--console", "stdio",
-                                          "--serial",  "none",
-                                          "--set",     "disk.root.path=" + places().disk,
-                                          "--set",     "vsock.socket=" + places().vsock};
+        std::vector<std::string> words = {"restore",
+                                          booted_area().path,
+                                          "--run-dir",
+                                          scratch_.file("run"),
+                                          "--console",
+                                          "stdio",
+                                          "--serial",
+                                          "none",
+                                          "--trust-paths",
+                                          "--set",
+                                          "disk.root.path=" + places().disk,
+                                          "--set",
+                                          "vsock.socket=" + places().vsock};
         return snapvm_command(words, input);
     }
 };

@@ -278,13 +278,15 @@ Result<SnapshotCreateBody> parse_snapshot_create(std::string_view body) {
 Result<LoadRequest> parse_snapshot_load(std::string_view body) {
     const Fields fields = TRY(Fields::parse(
         body, {"snapshot_path", "mem_file_path", "mem_backend", "enable_diff_snapshots", "track_dirty_pages",
-               "resume_vm", "drive_overrides", "network_overrides", "vsock_override", "clock_realtime", "share"}));
+               "resume_vm", "drive_overrides", "network_overrides", "vsock_override", "clock_realtime", "share",
+               "trust_paths"}));
     LoadRequest load;
     const std::string path = TRY(fields.text("snapshot_path"));
     load.restore.area = TRY(AreaPath::parse(path));
     TRY(check_memory_is_in(path, fields));
     load.resume = TRY(fields.flag("resume_vm", false));
     load.restore.share = TRY(fields.flag("share", false));
+    load.restore.trust_paths = TRY(fields.flag("trust_paths", false));
     // Firecracker's older and newer name.
     const bool diff = TRY(fields.flag("enable_diff_snapshots", false));
     load.track = TRY(fields.flag("track_dirty_pages", false)) || diff;

@@ -144,14 +144,21 @@ Result<int> snapshot(const Globals& globals, const SnapshotOptions& options) {
     SnapshotWatch watch(globals, options.name);
     const std::string report = TRY(ask(client, "PUT", "/snapshot/create", text, kPatience));
     watch.end();
+    const Json fields = Json::parse(report, nullptr, /*allow_exceptions=*/false);
     if (globals.json) {
         print_line(report);
     } else {
-        const Json fields = Json::parse(report, nullptr, /*allow_exceptions=*/false);
         if (!fields.is_object() || !fields.contains("pages")) {
             return fail(ErrorKind::invalid, "the machine's answer is not a snapshot report: " + report);
         }
         print_human(options.area, fields);
+    }
+    if (fields.is_object() && fields.contains("unrecorded")) {
+        std::fflush(stdout);
+        std::fprintf(stderr,
+                     "snapvm: the snapshot is complete, but what its devices use on this host is not written down "
+                     "(%s); to restore it, name that with --set, or give --trust-paths\n",
+                     fields.value("unrecorded", "").c_str());
     }
     if (options.then == "stop") {
         std::fflush(stdout);

@@ -7,10 +7,11 @@
 #include <map>
 #include <set>
 #include <string_view>
-#include <vector>
+#include <utility>
 
 #include "vmm/base/absolute_path.h"
 #include "vmm/base/try.h"
+#include "vmm/control/host_resources.h"
 
 namespace snapvm::cli {
 namespace {
@@ -68,29 +69,15 @@ constexpr std::string_view kClone = "{i}";
 constexpr std::string_view kDisk = "disk.";
 constexpr std::string_view kNet = "net.";
 
-/// A resource that only one machine can use.
-struct Place {
-    std::string name;
-    std::string path;
-    std::string key;  ///< the key of --set that changes it
-    std::string example;
-};
-
-std::vector<Place> places_of(const DeviceConfig& devices) {
-    std::vector<Place> places;
-    for (const DiskConfig& disk : devices.disks) {
-        if (!disk.read_only) {
-            places.push_back(
-                {"disk " + disk.id + ", which they write", disk.path, "disk." + disk.id + ".path", "COPY{i}"});
-        }
+// Returns the name, for a message, of a resource that only one machine can have, and an example of
+// a clone's own.
+std::pair<std::string, std::string> names_of(const HostResource& resource) {
+    switch (resource.kind) {
+        case HostResource::Kind::disk: return {"disk " + resource.id + ", which they write", "COPY{i}"};
+        case HostResource::Kind::tap: return {"a tap", "TAP{i}"};
+        case HostResource::Kind::vsock: break;
     }
-    for (const NetConfig& net : devices.nets) {
-        places.push_back({"a tap", net.tap, "net." + net.id + ".tap", "TAP{i}"});
-    }
-    if (devices.vsock) {
-        places.push_back({"a vsock's socket", devices.vsock->socket, "vsock.socket", "PATH{i}"});
-    }
-    return places;
+    return {"a vsock's socket", "PATH{i}"};
 }
 
 Status parse_setting(const std::string& text, unsigned clone, DeviceOverrides& overrides) {
@@ -182,12 +169,13 @@ Status check_clones(const DeviceConfig& devices, std::span<const std::string> se
     for (unsigned clone = 0; clone < count; ++clone) {
         DeviceConfig own = devices;
         TRY(TRY(parse_settings(settings, clone)).apply(own));
-        for (const Place& place : places_of(own)) {
-            if (!taken.insert(place.path).second) {
+        for (const HostResource& resource : host_resources(own)) {
+            if (!resource.read_only && !taken.insert(resource.place).second) {
+                const auto [name, example] = names_of(resource);
                 return fail(
                     ErrorKind::usage,
-                    std::to_string(count) + " machines cannot share " + place.name + " (" + place.path + ")",
-                    "give each its own, with {i} for its number: --set '" + place.key + "=" + place.example + "'");
+                    std::to_string(count) + " machines cannot share " + name + " (" + resource.place + ")",
+                    "give each its own, with {i} for its number: --set '" + setting_of(resource) + "=" + example + "'");
             }
         }
     }

@@ -17,6 +17,7 @@ struct RestoreCommand {
     unsigned count = 1;
     bool paused = false;
     bool share = false;
+    bool trust_paths = false;
     std::string clock = "resume";
     std::vector<std::string> settings;
     HostOptions host;
@@ -43,7 +44,8 @@ Result<int> restore(const RestoreCommand& options, const Globals& globals) {
                                {.area = area,
                                 .share = options.share,
                                 .gap = options.clock == "continue" ? GapMode::seen : GapMode::hidden,
-                                .devices = TRY(parse_settings(options.settings, clone))},
+                                .devices = TRY(parse_settings(options.settings, clone)),
+                                .trust_paths = options.trust_paths},
                                options.host.setup());
     };
     return options.count > 1 ? launch_many(std::move(wanted), options.count) : launch(std::move(wanted));
@@ -67,6 +69,9 @@ void add_restore(Command program, Globals& globals) {
     command.list("--set", options->settings,
                  "DEVICE.KEY=VALUE: give a device another place on this host: disk.ID.path=F, net.ID.tap=T, "
                  "vsock.socket=P, vsock.cid=N; {i} in VALUE is the number of the clone");
+    command.flag("--trust-paths", options->trust_paths,
+                 "use whatever the snapshot names on this host; else a snapshot that somebody else took may use what "
+                 "--set names");
     options->host.add_to(command);
     command.action([=, &globals] { return restore(*options, globals); });
 }

@@ -5,6 +5,7 @@
 
 #include "vmm/base/thread.h"
 #include "vmm/base/try.h"
+#include "vmm/control/host_resources.h"
 #include "vmm/control/line_matcher.h"
 #include "vmm/control/machine_source.h"
 
@@ -13,6 +14,18 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr auto kSlice = std::chrono::milliseconds(20);
+
+// Lets a restore of this snapshot use again what the machine uses of the host. Returns why it could
+// not; empty if it could, or there is nothing.
+std::string write_down(const DeviceConfig& devices, const std::string& path, const SnapshotReport& report) {
+    const std::vector<HostResource> resources = host_resources(devices);
+    if (resources.empty()) {
+        return {};
+    }
+    const Status recorded =
+        record_snapshot({.id = report.snapshot_id, .area = report.area, .slot = report.slot, .path = path}, resources);
+    return recorded ? std::string() : recorded.error().what();
+}
 
 }  // namespace
 
@@ -253,6 +266,7 @@ Result<SnapshotReport> MachineService::write_and_then(Job& job, const SnapshotRe
         return ended_error(" before the pause of the snapshot");
     }
     SnapshotReport report = TRY(std::move(written));
+    report.unrecorded = write_down(machine_.config().devices, request.area.path, report);
     switch (request.then) {
         case AfterSnapshot::as_before: break;
         case AfterSnapshot::run:

@@ -26,8 +26,9 @@ struct BuiltMachine {
     std::optional<SharedMemory> shared = {};
 };
 
-/// Builds the machine in the area's snapshot. Fails like open_snapshot, DeviceOverrides::apply and
-/// Machine::restore. HostSetup::gap is the request's. `system` must outlive the machine.
+/// Builds the machine in the area's snapshot. Fails like open_snapshot, check_resources,
+/// DeviceOverrides::apply and Machine::restore. HostSetup::gap is the request's. `system` must
+/// outlive the machine.
 Result<BuiltMachine> restore_machine(const kvm::System& system, const RestoreRequest& request, HostSetup host);
 
 }  // namespace snapvm

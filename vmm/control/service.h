@@ -42,6 +42,7 @@ struct RestoreRequest {
     bool share = false;  ///< RestoreOptions::share
     GapMode gap = GapMode::hidden;
     DeviceOverrides devices = {};
+    bool trust_paths = false;  ///< use whatever the snapshot names on this host (host_resources.h)
 };
 
 /// A snapshot that an instance without a machine is to load.

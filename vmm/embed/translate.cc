@@ -131,6 +131,7 @@ Result<RestoreRequest> to_internal(const Area& area, const RestoreOptions& optio
     RestoreRequest request;
     request.area = TRY(to_internal(area));
     request.share = options.share_equal_pages;
+    request.trust_paths = options.trust_paths;
     request.gap = options.clock_shows_gap ? GapMode::seen : GapMode::hidden;
     request.devices = {.disks = options.disks,
                        .taps = options.taps,
@@ -179,6 +180,7 @@ SnapshotReport to_public(const snapvm::SnapshotReport& report) {
     result.tracker = report.tracker;
     result.full = report.type == "full";
     result.diverged = report.diverged;
+    result.unrecorded = report.unrecorded;
     return result;
 }
 

@@ -86,10 +86,17 @@ struct SnapshotReport {
     std::string tracker;                   ///< how writes were tracked: "log", "ring" or "none"
     bool full = true;                      ///< everything was written, not only what changed
     bool diverged = false;                 ///< the guest wrote faster than pages were copied
+    /// Why the machine's disks, taps and socket could not be written down for this user; empty if
+    /// they were. A restore needs them named then, or trust_paths (RestoreOptions).
+    std::string unrecorded;
 };
 
 /// What a restored machine has other than the saved one. Only the host's side of a device can
 /// change; everything that the guest sees comes from the snapshot.
+///
+/// A snapshot is untrusted, and so are the paths in it. A restore uses what is named here, and what
+/// this user's program wrote down when it took that very snapshot: snapshot() keeps a record in
+/// $XDG_STATE_HOME/snapvm or ~/.local/state/snapvm. A disk that was read-only stays so.
 struct RestoreOptions {
     std::map<std::string, std::string> disks = {};  ///< another file for a disk: its id, and the path
     std::map<std::string, std::string> taps = {};   ///< another tap for a network interface: its id, and the tap
@@ -99,6 +106,8 @@ struct RestoreOptions {
     bool clock_shows_gap = false;
     /// Keeps pages that hold the same in memory once. The restore then reads all page entries.
     bool share_equal_pages = false;
+    /// Uses all disks, taps and sockets that the snapshot names, whoever took it.
+    bool trust_paths = false;
 };
 
 /// How long a machine took to start.

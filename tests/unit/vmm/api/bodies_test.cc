@@ -122,7 +122,8 @@ TEST(ApiBodies, SnapshotLoad) {
 
 TEST(ApiBodies, SnapshotLoadRefuses) {
     for (const char* rest :
-         {R"("share":1)",
+         {R"("trust_paths":1)",
+          R"("share":1)",
           R"("resume_vm":1)",
           R"("resume":true)",
           R"("clock_realtime":"yes")",

@@ -99,14 +99,18 @@ TEST(EmbedTranslate, RestoreOptionsReachTheInside) {
                                                                                       .vsock_socket = "/v",
                                                                                       .vsock_cid = 5,
                                                                                       .clock_shows_gap = true,
-                                                                                      .share_equal_pages = true}));
+                                                                                      .share_equal_pages = true,
+                                                                                      .trust_paths = true}));
     EXPECT_EQ(inside.devices.disks, (std::map<std::string, std::string>{{"root", "/d"}}));
     EXPECT_EQ(inside.devices.taps, (std::map<std::string, std::string>{{"eth0", "t9"}}));
     EXPECT_EQ(inside.devices.vsock_socket, "/v");
     EXPECT_EQ(inside.devices.vsock_cid, 5U);
     EXPECT_EQ(inside.gap, GapMode::seen);
     EXPECT_TRUE(inside.share);
-    EXPECT_EQ(need(to_internal(Area{.path = "/a"}, RestoreOptions{})).gap, GapMode::hidden);
+    EXPECT_TRUE(inside.trust_paths);
+    const RestoreRequest plain = need(to_internal(Area{.path = "/a"}, RestoreOptions{}));
+    EXPECT_EQ(plain.gap, GapMode::hidden);
+    EXPECT_FALSE(plain.trust_paths);
 }
 
 TEST(EmbedTranslate, AnOutcomeComesBack) {
