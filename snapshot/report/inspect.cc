@@ -4,7 +4,9 @@
 #include <fcntl.h>
 
 #include <algorithm>
+#include <ctime>
 
+#include "devices/virtio/blk/blk.h"
 #include "snapshot/area/origin.h"
 #include "snapshot/area/reader.h"
 #include "snapshot/format/page_entry.h"
@@ -34,6 +36,16 @@ Result<BlockInfo> inspect_block(const PinnedSnapshot& snapshot, const BlockSpec&
     return info;
 }
 
+std::vector<std::uint64_t> disk_bytes_of(const MachineConfig& config, const std::vector<StateRecord>& records) {
+    std::vector<std::uint64_t> bytes(config.devices.disks.size());
+    for (const StateRecord& record : records) {
+        if (record.kind == RecordKind::virtio_blk && record.instance < bytes.size()) {
+            bytes[record.instance] = virtio::disk_bytes_in(record).value_or(0);
+        }
+    }
+    return bytes;
+}
+
 Status inspect_snapshot(const AreaPath& path, const Superblock& superblock, AreaInfo& info) {
     PinnedSnapshot snapshot;
     snapshot.file = TRY(AreaFile::open(path, O_RDONLY));
@@ -42,6 +54,8 @@ Status inspect_snapshot(const AreaPath& path, const Superblock& superblock, Area
     TRY(pin_slot(snapshot.file, superblock));
     SnapshotHead head = TRY(read_head(snapshot));
     info.config = std::move(head.start.config);
+    info.disk_bytes = disk_bytes_of(*info.config, head.records);
+    info.created_us = superblock.created_us;
     info.plan = std::move(head.plan);
     info.records = std::move(head.record_infos);
     for (const BlockSpec& spec : head.start.blocks) {
@@ -67,6 +81,40 @@ std::string superblock_text(const SuperblockInfo& info) {
 std::string column(std::string text, std::size_t width) {
     text.resize(std::max(text.size() + 1, width), ' ');
     return text;
+}
+
+std::string time_text(std::uint64_t us) {
+    const auto seconds = static_cast<std::time_t>(us / 1'000'000);
+    std::tm parts{};
+    std::array<char, 64> text{};
+    if (::gmtime_r(&seconds, &parts) == nullptr ||
+        std::strftime(text.data(), text.size(), "%Y-%m-%d %H:%M:%S UTC", &parts) == 0) {
+        return std::to_string(us) + " us after 1970";
+    }
+    return text.data();
+}
+
+std::string devices_text(const AreaInfo& info) {
+    const DeviceConfig& devices = info.config->devices;
+    std::string out;
+    for (std::size_t i = 0; i < devices.disks.size(); ++i) {
+        const DiskConfig& disk = devices.disks[i];
+        out += column("disk " + disk.id, 14) + size_text(info.disk_bytes[i]) +
+               (disk.read_only ? ", read-only, " : ", written, ") + disk.path + "\n";
+    }
+    for (const NetConfig& net : devices.nets) {
+        out += column("net " + net.id, 14) + mac_text(net.mac) + ", tap " + net.tap + "\n";
+    }
+    if (devices.vsock) {
+        out += column("vsock", 14) + "cid " + std::to_string(devices.vsock->cid) + ", socket " + devices.vsock->socket +
+               "\n";
+    }
+    if (devices.balloon) {
+        out += column("balloon", 14) + size_text(devices.balloon->bytes) + " at first\n";
+    }
+    out += devices.rng ? "rng\n" : "";
+    out += devices.console ? "console\n" : "";
+    return out;
 }
 
 std::string blocks_text(const AreaInfo& info) {
@@ -130,6 +178,7 @@ std::string to_text(const AreaInfo& info) {
     if (info.config) {
         out += column("machine", 14) + info.config->machine_id.text() + ", " + size_text(info.config->memory_bytes) +
                ", " + count_text(info.config->cpus, "vCPU") + ", kernel " + info.config->kernel + "\n";
+        out += column("created", 14) + time_text(info.created_us) + "\n" + devices_text(info);
     }
     if (info.chosen) {
         out += "\n" + column("section", 14) + column("block", 12) + column("offset", 14) + column("capacity", 14) +

@@ -40,6 +40,8 @@ struct AreaInfo {
     std::string problem;       ///< why a restore would fail; empty if it would not
     // Of the newest complete snapshot; empty if there is none or it is damaged.
     std::optional<MachineConfig> config;
+    std::vector<std::uint64_t> disk_bytes;  ///< of the disks of `config`; 0 if its record is not readable
+    std::uint64_t created_us = 0;           ///< microseconds since 1970, by the writer's clock
     std::vector<BlockInfo> blocks;
     std::vector<PlanRun> plan;
     std::vector<RecordInfo> records;

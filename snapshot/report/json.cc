@@ -66,6 +66,34 @@ Json config_json(const MachineConfig& config) {
         {"initrds", config.initrds},           {"cmdline", config.cmdline}, {"machine_id", config.machine_id.text()}};
 }
 
+// Every device, in the order of their places on the bus.
+Json devices_json(const DeviceConfig& devices, std::span<const std::uint64_t> disk_bytes) {
+    Json list = Json::array();
+    for (std::size_t i = 0; i < devices.disks.size(); ++i) {
+        const DiskConfig& disk = devices.disks[i];
+        list.push_back({{"kind", "disk"},
+                        {"id", disk.id},
+                        {"bytes", disk_bytes[i]},
+                        {"path", disk.path},
+                        {"read_only", disk.read_only}});
+    }
+    for (const NetConfig& net : devices.nets) {
+        list.push_back({{"kind", "net"}, {"id", net.id}, {"tap", net.tap}, {"mac", mac_text(net.mac)}});
+    }
+    if (devices.vsock) {
+        list.push_back({{"kind", "vsock"}, {"cid", devices.vsock->cid}, {"socket", devices.vsock->socket}});
+    }
+    if (devices.balloon) {
+        list.push_back({{"kind", "balloon"}, {"bytes", devices.balloon->bytes}});
+    }
+    for (const auto& [has, kind] : {std::pair(devices.rng, "rng"), std::pair(devices.console, "console")}) {
+        if (has) {
+            list.push_back({{"kind", kind}});
+        }
+    }
+    return list;
+}
+
 }  // namespace
 
 std::string to_json(const AreaInfo& info) {
@@ -83,7 +111,9 @@ std::string to_json(const AreaInfo& info) {
     if (!info.config) {
         return line(out);
     }
+    out["created_us"] = info.created_us;
     out["config"] = config_json(*info.config);
+    out["devices"] = devices_json(info.config->devices, info.disk_bytes);
     out["blocks"] = Json::array();
     for (const BlockInfo& block : info.blocks) {
         out["blocks"].push_back({{"id", static_cast<std::uint32_t>(block.spec.id)},

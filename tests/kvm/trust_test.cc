@@ -162,6 +162,21 @@ TEST_F(Trust, TheApiIsAsStrict) {
     }
 }
 
+TEST_F(Trust, InspectShowsWhatARestoreWouldUse) {
+    const json devices = json_of({"inspect", make_snapshot()})["devices"];
+    EXPECT_EQ(devices, (json{{{"kind", "disk"},
+                              {"id", "root"},
+                              {"bytes", 1 << 20},
+                              {"path", scratch_.file("disk")},
+                              {"read_only", false}},
+                             {{"kind", "disk"},
+                              {"id", "seed"},
+                              {"bytes", 1 << 20},
+                              {"path", scratch_.file("seed")},
+                              {"read_only", true}},
+                             {{"kind", "vsock"}, {"cid", 3}, {"socket", scratch_.file("v")}}}));
+}
+
 TEST_F(Trust, ASnapshotWithoutARecordIsCompleteAndSaysWhatFollows) {
     const ScopedVariable state("XDG_STATE_HOME", nullptr);
     const ScopedVariable home("HOME", "/nonexistent");

@@ -36,13 +36,14 @@ json machine_config(const MachineConfig& config) {
 
 // In the form that Firecracker uses. The kernel's command line names the root file system, so no
 // disk is marked as its device.
-json drives(const MachineConfig& config) {
+json drives(const MachineConfig& config, std::span<const std::uint64_t> bytes) {
     json list = json::array();
     for (const DiskConfig& disk : config.devices.disks) {
         list.push_back({{"drive_id", disk.id},
                         {"path_on_host", disk.path},
                         {"is_root_device", false},
-                        {"is_read_only", disk.read_only}});
+                        {"is_read_only", disk.read_only},
+                        {"size_bytes", list.size() < bytes.size() ? bytes[list.size()] : 0}});
     }
     return list;
 }
@@ -104,17 +105,31 @@ std::string version_json() { return text_of({{"firecracker_version", snapvm_vers
 
 std::string machine_config_json(const MachineConfig& config) { return text_of(machine_config(config)); }
 
-std::string vm_config_json(const MachineConfig& config) {
+std::string vm_config_json(const MachineConfig& config, std::span<const std::uint64_t> disk_bytes) {
     json boot = {{"kernel_image_path", config.kernel},
                  {"boot_args", config.cmdline},
                  {"initrd_path", config.initrds.empty() ? json(nullptr) : json(config.initrds.front())},
                  {"initrd_paths", config.initrds},
                  {"boot_protocol", boot_word(config.boot)}};
-    return text_of({{"machine-config", machine_config(config)},
-                    {"boot-source", std::move(boot)},
-                    {"drives", drives(config)},
-                    {"network-interfaces", network_interfaces(config)},
-                    {"machine_id", config.machine_id.text()}});
+    json whole = {{"machine-config", machine_config(config)},
+                  {"boot-source", std::move(boot)},
+                  {"drives", drives(config, disk_bytes)},
+                  {"network-interfaces", network_interfaces(config)},
+                  {"machine_id", config.machine_id.text()}};
+    const DeviceConfig& devices = config.devices;
+    if (devices.vsock) {
+        whole["vsock"] = {{"guest_cid", devices.vsock->cid}, {"uds_path", devices.vsock->socket}};
+    }
+    if (devices.balloon) {
+        whole["balloon"] = {{"amount_mib", devices.balloon->bytes >> 20}};
+    }
+    if (devices.rng) {
+        whole["entropy"] = json::object();
+    }
+    if (devices.console) {
+        whole["console"] = json::object();
+    }
+    return text_of(whole);
 }
 
 std::string snapshot_status_json(const SnapshotStatus& status) {

@@ -276,10 +276,10 @@ Result<SnapshotCreateBody> parse_snapshot_create(std::string_view body) {
 }
 
 Result<LoadRequest> parse_snapshot_load(std::string_view body) {
-    const Fields fields = TRY(Fields::parse(
-        body, {"snapshot_path", "mem_file_path", "mem_backend", "enable_diff_snapshots", "track_dirty_pages",
-               "resume_vm", "drive_overrides", "network_overrides", "vsock_override", "clock_realtime", "share",
-               "trust_paths"}));
+    const Fields fields =
+        TRY(Fields::parse(body, {"snapshot_path", "mem_file_path", "mem_backend", "enable_diff_snapshots",
+                                 "track_dirty_pages", "resume_vm", "drive_overrides", "network_overrides",
+                                 "vsock_override", "clock_realtime", "share", "trust_paths"}));
     LoadRequest load;
     const std::string path = TRY(fields.text("snapshot_path"));
     load.restore.area = TRY(AreaPath::parse(path));

@@ -30,7 +30,11 @@ ApiAnswer get_machine_config(Service& service, const ApiRequest& /*request*/) {
 }
 ApiAnswer get_vm_config(Service& service, const ApiRequest& /*request*/) {
     const auto config = service.config();
-    return config ? ok(vm_config_json(*config)) : fault_answer(config.error());
+    const auto disk_bytes = service.disk_bytes();
+    if (!config || !disk_bytes) {
+        return fault_answer(config ? disk_bytes.error() : config.error());
+    }
+    return ok(vm_config_json(*config, *disk_bytes));
 }
 ApiAnswer get_stats(Service& service, const ApiRequest& /*request*/) { return ok(stats_json(service.stats())); }
 

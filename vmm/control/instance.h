@@ -70,6 +70,7 @@ public:
     [[nodiscard]] ServiceState state() const override;
     [[nodiscard]] ServiceStats stats() const override;
     [[nodiscard]] Result<MachineConfig> config() const override;
+    [[nodiscard]] Result<std::vector<std::uint64_t>> disk_bytes() const override;
     Status pause() override;
     Status resume() override;
     Result<SnapshotReport> snapshot(const SnapshotRequest& request) override;

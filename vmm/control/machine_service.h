@@ -32,6 +32,7 @@ public:
     [[nodiscard]] std::string id() const override { return id_; }
     [[nodiscard]] ServiceState state() const override;
     [[nodiscard]] Result<MachineConfig> config() const override { return machine_.config(); }
+    [[nodiscard]] Result<std::vector<std::uint64_t>> disk_bytes() const override { return machine_.disk_bytes(); }
     [[nodiscard]] ServiceStats stats() const override;
     /// Always fails, since there is a machine.
     Status load(const LoadRequest& request) override;

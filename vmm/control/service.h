@@ -148,6 +148,8 @@ public:
     [[nodiscard]] virtual std::string id() const = 0;
     [[nodiscard]] virtual ServiceState state() const = 0;
     [[nodiscard]] virtual Result<MachineConfig> config() const = 0;
+    /// Returns the sizes of the disks, in the configuration's order.
+    [[nodiscard]] virtual Result<std::vector<std::uint64_t>> disk_bytes() const = 0;
     [[nodiscard]] virtual ServiceStats stats() const = 0;
     /// Gives the instance the machine in a snapshot. Fails with usage if it has a machine or has
     /// ended, with busy while another snapshot is loaded, and like a restore. After an error the

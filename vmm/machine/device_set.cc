@@ -32,6 +32,7 @@ void DeviceSet::note(RecordKind kind, Device& device) {
         case RecordKind::ged: events_ = &as<Ged>(device); break;
         case RecordKind::virtio_balloon: balloon_ = behind<virtio::Balloon>(device); break;
         case RecordKind::virtio_console: console_ = behind<virtio::Console>(device); break;
+        case RecordKind::virtio_blk: disks_.push_back(behind<virtio::Blk>(device)); break;
         case RecordKind::virtio_net: nets_.push_back(behind<virtio::Net>(device)); break;
         default: break;
     }

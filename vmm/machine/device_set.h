@@ -13,6 +13,7 @@
 #include "devices/platform/test_port/test_port.h"
 #include "devices/registry.h"
 #include "devices/virtio/balloon/balloon.h"
+#include "devices/virtio/blk/blk.h"
 #include "devices/virtio/console/console.h"
 #include "devices/virtio/mmio/mmio.h"
 #include "devices/virtio/net/net.h"
@@ -81,6 +82,8 @@ public:
     [[nodiscard]] VirtioHandle<virtio::Console> console() const { return console_; }
     /// Returns the network devices in the configuration's order.
     [[nodiscard]] std::span<const VirtioHandle<virtio::Net>> nets() const { return nets_; }
+    /// Returns the disks in the configuration's order.
+    [[nodiscard]] std::span<const VirtioHandle<virtio::Blk>> disks() const { return disks_; }
     /// Returns all transports in the order of their addresses.
     [[nodiscard]] std::span<virtio::Mmio* const> transports() const { return transports_; }
 
@@ -95,6 +98,7 @@ private:
     Ged* events_ = nullptr;
     VirtioHandle<virtio::Balloon> balloon_;
     VirtioHandle<virtio::Console> console_;
+    std::vector<VirtioHandle<virtio::Blk>> disks_;
     std::vector<VirtioHandle<virtio::Net>> nets_;
     std::vector<virtio::Mmio*> transports_;
 };

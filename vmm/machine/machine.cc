@@ -294,6 +294,14 @@ bool Machine::press_power_button(std::chrono::steady_clock::time_point deadline)
     return gate_.pass(deadline, [&] { heard = devices_.events().press_power_button(); }) && heard;
 }
 
+std::vector<std::uint64_t> Machine::disk_bytes() const {
+    std::vector<std::uint64_t> bytes;
+    for (const VirtioHandle<virtio::Blk>& disk : devices_.disks()) {
+        bytes.push_back(disk.unlocked().bytes());
+    }
+    return bytes;
+}
+
 MachineStats Machine::stats() const {
     const TestPortStateV1 test = devices_.test_port().state();
     std::vector<NetworkStats> networks;

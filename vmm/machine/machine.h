@@ -127,6 +127,8 @@ public:
     [[nodiscard]] const GuestMemory& memory() const { return memory_; }
     [[nodiscard]] GuestMemory& memory() { return memory_; }
     [[nodiscard]] const MachineConfig& config() const { return config_; }
+    /// Returns the sizes of the disks, in the configuration's order.
+    [[nodiscard]] std::vector<std::uint64_t> disk_bytes() const;
     /// Returns the record of written pages, or null if this host's KVM cannot track writes. One
     /// thread at a time uses it.
     [[nodiscard]] DirtyFeed* dirty() { return dirty_.get(); }

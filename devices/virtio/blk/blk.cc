@@ -7,7 +7,9 @@
 #include <array>
 #include <bit>
 #include <cstring>
+#include <limits>
 
+#include "devices/virtio/mmio/mmio.h"
 #include "vmm/base/try.h"
 
 namespace snapvm::virtio {
@@ -17,6 +19,17 @@ constexpr std::array<std::uint16_t, 1> kQueueSizes = {Disk::kMaxInFlight};
 constexpr std::size_t kIdSize = 20;
 
 }  // namespace
+
+Result<std::uint64_t> disk_bytes_in(const StateRecord& record) {
+    Decoder in(record.bytes);
+    (void)MmioStateV1::decode(in);
+    const BlkStateV1 state = BlkStateV1::decode(in);
+    TRY(in.finish("virtio-blk's state"));
+    if (state.sectors > std::numeric_limits<std::uint64_t>::max() / kSectorSize) {
+        return fail(ErrorKind::invalid, "virtio-blk: a disk of " + std::to_string(state.sectors) + " sectors");
+    }
+    return state.sectors * kSectorSize;
+}
 
 Blk::Blk(std::string id, std::unique_ptr<Disk> disk)
     : StatefulDevice(BlkStateV1{.sectors = disk->size() / kSectorSize, .block_size = disk->block_size()}),

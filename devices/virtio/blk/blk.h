@@ -23,6 +23,9 @@ struct BlkStateV1 {
     static BlkStateV1 decode(Decoder& in);
 };
 
+/// Returns the size of the disk whose record this is, in bytes. The record is untrusted.
+Result<std::uint64_t> disk_bytes_in(const StateRecord& record);
+
 /// A virtio disk. Requests are taken, begun and completed on the event loop, each batch with at
 /// most one system call and one interrupt.
 ///
@@ -35,6 +38,8 @@ public:
     ~Blk() override;
 
     [[nodiscard]] DeviceType type() const override { return DeviceType::block; }
+    /// Returns the disk's size. May be called without the transport's lock, since it never changes.
+    [[nodiscard]] std::uint64_t bytes() const { return disk_->size(); }
     [[nodiscard]] std::uint64_t features() const override;
     [[nodiscard]] std::span<const std::uint16_t> queue_sizes() const override;
     void read_config(std::uint64_t offset, std::span<std::byte> data) const override;

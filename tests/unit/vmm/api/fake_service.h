@@ -23,15 +23,21 @@ using namespace std::chrono_literals;
 
 class FakeService final : public Service {
 public:
+    static constexpr std::uint64_t kDiskBytes = 1 << 20;
+
     FakeService() {
         config_.kernel = "builtin:fake";
         config_.devices.disks = {{.id = "root", .path = "/vm/root.ext4", .read_only = true}};
         config_.devices.nets = {{.id = "eth0", .tap = "tap0", .mac = {2, 0, 0, 0, 0xAB, 1}}};
+        config_.devices.vsock = {.cid = 3, .socket = "/vm/v"};
+        config_.devices.balloon = {.bytes = 16 << 20};
+        config_.devices.rng = true;
     }
 
     [[nodiscard]] std::string id() const override { return "fake"; }
     [[nodiscard]] ServiceState state() const override { return state_; }
     [[nodiscard]] Result<MachineConfig> config() const override { return config_; }
+    [[nodiscard]] Result<std::vector<std::uint64_t>> disk_bytes() const override { return std::vector{kDiskBytes}; }
     Status load(const LoadRequest& request) override {
         if (request.restore.area.path == "/missing") {
             return fail(Error::system("open", "/missing", ENOENT));

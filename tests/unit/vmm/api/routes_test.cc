@@ -254,7 +254,17 @@ TEST_F(ApiContract, DrivesAreFirecrackers) {
               (nlohmann::json{{{"drive_id", "root"},
                                {"path_on_host", "/vm/root.ext4"},
                                {"is_root_device", false},
-                               {"is_read_only", true}}}));
+                               {"is_read_only", true},
+                               {"size_bytes", FakeService::kDiskBytes}}}));
+}
+
+TEST_F(ApiContract, TheConfigurationHasEveryDevice) {
+    start();
+    const auto config = nlohmann::json::parse(ask("GET", "/vm/config").body);
+    EXPECT_EQ(config["vsock"], (nlohmann::json{{"guest_cid", 3}, {"uds_path", "/vm/v"}}));
+    EXPECT_EQ(config["balloon"]["amount_mib"], 16);
+    EXPECT_TRUE(config.contains("entropy"));
+    EXPECT_FALSE(config.contains("console"));
 }
 
 TEST_F(ApiContract, NetworkInterfacesAreFirecrackers) {
