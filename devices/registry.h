@@ -19,6 +19,7 @@ namespace snapvm {
 struct Openers {
     DiskOpener disk = {};  ///< null: open_disk(), for a file or block device
     OpenTap tap = open_tap;
+    bool restored = false;  ///< the devices are a saved machine's (DiskOptions::restored)
 };
 
 /// A row of the list: how one kind of device is built, and the version that its record must have.

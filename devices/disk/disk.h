@@ -66,6 +66,9 @@ public:
 struct DiskOptions {
     bool read_only = false;
     DiskFormat format = DiskFormat::raw;
+    /// A guest knows what is on the disk, so advice offers no new file, and none of a new machine's
+    /// options.
+    bool restored = false;
     bool direct = true;  ///< bypass the page cache (O_DIRECT), if the file allows it
     io::EngineKind engine = io::EngineKind::automatic;
     io::FaultHook hook = {};  // for tests

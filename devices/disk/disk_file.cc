@@ -20,26 +20,54 @@ namespace {
 
 constexpr std::uint32_t kSector = 512;
 
-std::string advice_for(int error, bool read_only) {
-    switch (error) {
-        case ENOENT:
-        case ENOTDIR: return "check the path, or make the file: truncate -s 1G FILE";
-        case EACCES:
-        case EPERM:
-            return read_only ? "get permission to read it"
-                             : "get permission to write it, or attach it with readonly=on";
-        case EROFS: return "attach it with readonly=on";
-        case EISDIR: return "give a file or a block device";
-        default: return {};
-    }
-}
+// What the user can do, by what the disk is for.
+class Advice {
+public:
+    Advice(const std::string& id, const DiskOptions& options)
+        : another_("give a copy of it: --set disk." + id + ".path=FILE"), options_(options) {}
 
-Error open_error(const std::string& name, int error, bool read_only) {
-    if (error == EBUSY) {
-        return {ErrorKind::busy, name + " is mounted or otherwise in use", "unmount it, or attach it with readonly=on"};
+    [[nodiscard]] std::string on_missing() const {
+        return options_.restored ? "bring the file back, or " + another_
+                                 : "check the path, or make the file: truncate -s 1G FILE";
     }
-    return Error::system("open", name, error, advice_for(error, read_only));
-}
+    [[nodiscard]] std::string on_empty() const {
+        return options_.restored ? "bring its contents back, or " + another_ : "give it a size: truncate -s 1G FILE";
+    }
+    /// Of a disk that cannot be written, or that another has.
+    [[nodiscard]] std::string or_without_writing(const std::string& first) const {
+        return first + (options_.restored ? ", or " + another_ : ", or attach it with readonly=on");
+    }
+    [[nodiscard]] std::string on_locked() const {
+        if (options_.read_only) {
+            return "stop that one first, or give this one a copy";
+        }
+        return options_.restored ? or_without_writing("stop that one first")
+                                 : "stop that one first, or attach it with readonly=on to both";
+    }
+    [[nodiscard]] Error open_error(const std::string& name, int error) const {
+        if (error == EBUSY) {
+            return {ErrorKind::busy, name + " is mounted or otherwise in use", or_without_writing("unmount it")};
+        }
+        return Error::system("open", name, error, on_error(error));
+    }
+
+private:
+    [[nodiscard]] std::string on_error(int error) const {
+        switch (error) {
+            case ENOENT:
+            case ENOTDIR: return on_missing();
+            case EACCES:
+            case EPERM:
+                return options_.read_only ? "get permission to read it"
+                                          : or_without_writing("get permission to write it");
+            case EROFS: return or_without_writing("make its file system writable");
+            case EISDIR: return "give a file or a block device";
+            default: return {};
+        }
+    }
+    std::string another_;
+    const DiskOptions& options_;
+};
 
 Result<struct stat> stat_of(int fd, const std::string& name) {
     struct stat info{};
@@ -78,9 +106,9 @@ DirectAlignment alignment_of(int fd, bool device) {
 
 // Opens the device's canonical node in place of the given one. A device that is to be written is
 // claimed with O_EXCL, which fails if it is mounted.
-Status settle_device(DiskFile& file, std::string& path, std::uint64_t number, int flags, bool read_only) {
+Status settle_device(DiskFile& file, std::string& path, std::uint64_t number, int flags, const Advice& advice) {
     file.device = true;
-    if (!read_only) {
+    if ((flags & O_ACCMODE) != O_RDONLY) {
         flags |= O_EXCL;
     }
     const std::string canonical = canonical_device_node(number);
@@ -88,7 +116,7 @@ Status settle_device(DiskFile& file, std::string& path, std::uint64_t number, in
         auto fd = open_file(node, flags);
         if (!fd) {
             if (fd.error().code() == EBUSY) {
-                return fail(open_error(file.name, EBUSY, read_only));
+                return fail(advice.open_error(file.name, EBUSY));
             }
             continue;
         }
@@ -125,21 +153,22 @@ Status check_raw(const DiskFile& file) {
 
 }  // namespace
 
-Result<DiskFile> DiskFile::open(const std::string& id, const std::string& path, bool read_only, bool direct,
-                                DiskFormat format) {
+Result<DiskFile> DiskFile::open(const std::string& id, const std::string& path, const DiskOptions& options) {
+    const Advice advice(id, options);
+    const bool read_only = options.read_only;
     DiskFile file;
     file.name = "disk " + id + " (" + path + ")";
     const int flags = read_only ? O_RDONLY : O_RDWR;
     // With O_NONBLOCK the open does not wait for the other end of a FIFO, which is refused below.
     auto fd = open_file(path, flags | O_NONBLOCK);
     if (!fd) {
-        return fail(open_error(file.name, fd.error().code(), read_only));
+        return fail(advice.open_error(file.name, fd.error().code()));
     }
     file.fd = *std::move(fd);
     const struct stat info = TRY(stat_of(file.fd.get(), file.name));
     std::string opened = path;
     if (S_ISBLK(info.st_mode)) {
-        TRY(settle_device(file, opened, info.st_rdev, flags, read_only));
+        TRY(settle_device(file, opened, info.st_rdev, flags, advice));
         file.size = TRY(device_size(file.fd.get(), file.name));
         file.block_size = logical_block_of(file.fd.get());
     } else if (S_ISREG(info.st_mode)) {
@@ -154,18 +183,16 @@ Result<DiskFile> DiskFile::open(const std::string& id, const std::string& path, 
                     file.name + (S_ISDIR(info.st_mode) ? " is a directory" : " is neither a file nor a block device"),
                     "give a file or a block device");
     }
-    if (format == DiskFormat::unstated) {
+    if (options.format == DiskFormat::unstated) {
         TRY(check_raw(file));
     }
     file.size = file.size / kSector * kSector;
     if (file.size == 0) {
-        return fail(ErrorKind::invalid, file.name + " is empty", "give it a size: truncate -s 1G FILE");
+        return fail(ErrorKind::invalid, file.name + " is empty", advice.on_empty());
     }
     TRY(lock_range(file.lock_fd.valid() ? file.lock_fd.get() : file.fd.get(), !read_only, 0, 0, file.name,
-                   read_only ? "another machine writes it" : "another machine has it",
-                   read_only ? "stop that one first, or give this one a copy"
-                             : "stop that one first, or attach it with readonly=on to both"));
-    if (direct) {
+                   read_only ? "another machine writes it" : "another machine has it", advice.on_locked()));
+    if (options.direct) {
         // Without it, requests use the page cache.
         file.direct_fd = open_again(opened, flags | O_DIRECT, file.fd.get());
         file.alignment = alignment_of(file.direct_fd.valid() ? file.direct_fd.get() : file.fd.get(), file.device);

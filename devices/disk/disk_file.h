@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string>
 
-#include "devices/config/device_config.h"
+#include "devices/disk/disk.h"
 #include "vmm/base/error.h"
 #include "vmm/base/fd.h"
 
@@ -35,8 +35,7 @@ struct DiskFile {
     /// number (canonical_device_node), so that locks conflict whichever node others open. If its
     /// format is `unstated`, fails with usage for an image that is not raw (image_format.h), and
     /// for a file that ends within a sector. As `raw` it is taken as it is, without such an end.
-    static Result<DiskFile> open(const std::string& id, const std::string& path, bool read_only, bool direct,
-                                 DiskFormat format);
+    static Result<DiskFile> open(const std::string& id, const std::string& path, const DiskOptions& options);
 };
 
 }  // namespace snapvm

@@ -40,7 +40,7 @@ void for_each_part(std::span<const iovec> buffers, std::uint64_t offset, std::ui
 }  // namespace
 
 Result<std::unique_ptr<Disk>> open_disk(const std::string& id, const std::string& path, DiskOptions options) {
-    DiskFile file = TRY(DiskFile::open(id, path, options.read_only, options.direct, options.format));
+    DiskFile file = TRY(DiskFile::open(id, path, options));
     return std::make_unique<RawDisk>(std::move(file), std::move(options));
 }
 

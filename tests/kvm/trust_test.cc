@@ -162,6 +162,14 @@ TEST_F(Trust, TheApiIsAsStrict) {
     }
 }
 
+TEST_F(Trust, ADiskThatIsGoneIsNotMadeAnew) {
+    const std::string area = make_snapshot();
+    fs::remove(scratch_.file("disk"));
+    const CommandResult refused = restore(area);
+    expect_refused(refused, "bring the file back, or give a copy of it: --set disk.root.path=FILE", 1);
+    EXPECT_EQ(refused.err.find("truncate"), std::string::npos) << refused.err;
+}
+
 TEST_F(Trust, InspectShowsWhatARestoreWouldUse) {
     const json devices = json_of({"inspect", make_snapshot()})["devices"];
     EXPECT_EQ(devices, (json{{{"kind", "disk"},

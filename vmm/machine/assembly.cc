@@ -147,7 +147,9 @@ Status Machine::build_devices(RecordReader* records, const Openers& openers) {
                           .events = *this,
                           .memory = memory_,
                           .loop = loop_.get()};
-    devices_ = TRY(DeviceSet::build(host, openers, config_.devices));
+    Openers for_devices = openers;
+    for_devices.restored = records != nullptr;
+    devices_ = TRY(DeviceSet::build(host, for_devices, config_.devices));
     if (records == nullptr) {
         TRY(devices_.power_on());
     } else {

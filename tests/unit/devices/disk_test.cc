@@ -375,6 +375,29 @@ TEST_F(DiskFormats, AFileThatEndsWithinASectorIsRefusedUnlessItIsSaidToBeRaw) {
     EXPECT_TRUE(fails(open(tiny.path(), {.format = DiskFormat::unstated}), ErrorKind::usage, "last 511 bytes"));
 }
 
+// A guest that was restored knows what is on its disks: a new, empty file would destroy that.
+TEST(DiskRefusals, AdviceFitsTheCommand) {
+    const TempFile file("/dev/shm");
+    const std::string missing = file.path() + "-missing";
+    EXPECT_TRUE(fails(open(missing), ErrorKind::system, "make the file: truncate"));
+    const auto expect_another = [](const Result<std::unique_ptr<Disk>>& refused) {
+        ASSERT_FALSE(refused.has_value());
+        const std::string line = refused.error().message();
+        EXPECT_NE(line.find("--set disk.root.path=FILE"), std::string::npos) << line;
+        EXPECT_EQ(line.find("truncate"), std::string::npos) << line;
+        EXPECT_EQ(line.find("readonly=on"), std::string::npos) << line;
+    };
+    expect_another(open(missing, {.restored = true}));
+    {
+        const auto writer = open(file.path());
+        ASSERT_TRUE(ok(writer));
+        expect_another(open(file.path(), {.restored = true}));
+    }
+    ASSERT_EQ(::truncate(file.path().c_str(), 0), 0);
+    EXPECT_TRUE(fails(open(file.path()), ErrorKind::invalid, "truncate"));
+    expect_another(open(file.path(), {.restored = true}));
+}
+
 // Two machines that write one disk would destroy it. A machine that writes what another reads makes
 // the other's cache wrong.
 TEST(DiskRefusals, ADiskIsOneWritersOrManyReaders) {
@@ -404,7 +427,7 @@ TEST(DiskRefusals, ADiskIsOneWritersOrManyReaders) {
 // the wrong place, and so boot on one host and not on another.
 TEST(DiskOnADevice, AFilesBlocksAre512WhateverItsFileSystemWants) {
     const TempFile file(test::build_folder());
-    DiskFile opened = *DiskFile::open("root", file.path(), false, true, DiskFormat::raw);
+    DiskFile opened = *DiskFile::open("root", file.path(), {});
     opened.alignment = {4096, 4096};
     RawDisk raw(std::move(opened), {});
     ASSERT_TRUE(ok(raw.start()));
