@@ -8,6 +8,7 @@
 #include "snapshot/area/origin.h"
 #include "snapshot/area/reader.h"
 #include "snapshot/restore/share.h"
+#include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 
 namespace snapvm {
@@ -17,6 +18,17 @@ using Clock = std::chrono::steady_clock;
 
 std::uint64_t micros(Clock::duration time) {
     return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(time).count());
+}
+
+Status check_memory(const SnapshotHead& head, const std::string& name, std::uint64_t most) {
+    const std::uint64_t wanted = head.start.config.memory_bytes;
+    if (wanted > most) {
+        return fail(ErrorKind::unsupported,
+                    name + " is of a machine with " + size_text(wanted) + " of memory, and the most is " +
+                        size_text(most >> 20 << 20) + " (by default what the host has)",
+                    "if you expect that, give --max-mem " + size_text(wanted));
+    }
+    return {};
 }
 
 Result<GuestMemory> map_blocks(const std::shared_ptr<const SnapshotOrigin>& origin, const SnapshotHead& head,
@@ -59,6 +71,7 @@ Result<RestoredSnapshot> open_snapshot(const AreaPath& path, const RestoreOption
     const auto start = Clock::now();
     PinnedSnapshot pinned = TRY(pin_snapshot(path, options.salvage));
     SnapshotHead head = TRY(read_head(pinned));
+    TRY(check_memory(head, pinned.file.name, options.max_memory_bytes));
     RestoredSnapshot restored;
     restored.snapshot_id = pinned.superblock.snapshot_id;
     restored.area = TRY(AreaIdentity::of(pinned.file));

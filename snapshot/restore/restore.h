@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "snapshot/area/area_identity.h"
@@ -17,6 +18,9 @@ struct RestoreOptions {
     /// Goes on if only one superblock is valid. What is restored may then be older than the newest
     /// snapshot.
     bool salvage = false;
+    /// The most memory that the machine may have. A snapshot is untrusted, and what is kept for
+    /// each page costs time and memory.
+    std::uint64_t max_memory_bytes = std::numeric_limits<std::uint64_t>::max();
     /// The largest number of map plan runs, longest first, that are overlaid with anonymous memory,
     /// and the least size of one (DECISIONS.md, "Overlays").
     std::uint32_t max_overlays = 8;
@@ -50,7 +54,8 @@ struct RestoredSnapshot {
 /// data, and page entries only to share. Checks all that it reads: superblocks, section table,
 /// start, plan, state; it does not compare the CPU. Fails with not_found or system if the open
 /// fails, with invalid if this is not an area or it is truncated or damaged, with unsupported if
-/// the version is newer, with incomplete, and with busy if it is being written.
+/// the version is newer, with incomplete, and with busy if it is being written. Fails with
+/// unsupported, before it maps anything, if the machine has more memory than it may.
 /// `reserved` is empty, or has the addresses to map over; fails with usage if they are not for the
 /// snapshot's blocks.
 Result<RestoredSnapshot> open_snapshot(const AreaPath& path, const RestoreOptions& options = {},

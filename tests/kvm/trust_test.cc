@@ -170,6 +170,17 @@ TEST_F(Trust, ADiskThatIsGoneIsNotMadeAnew) {
     EXPECT_EQ(refused.err.find("truncate"), std::string::npos) << refused.err;
 }
 
+TEST_F(Trust, AMachineHasNoMoreMemoryThanItMay) {
+    const std::string area = make_snapshot();
+    const std::string huge = scratch_.file("huge");
+    forge_area({area, 0}, {huge, 0}, [](MachineConfig& config) { config.memory_bytes = 1000ULL << 30; });
+    expect_refused(restore(huge, {"--trust-paths"}), "is of a machine with 1000G of memory, and the most is ", 1);
+    expect_refused(restore(area, {"--max-mem", "62M"}),
+                   "the most is 62M (by default what the host has); if you expect that, give --max-mem 64M", 1);
+    expect_refused(restore(area, {"--max-mem", "much"}), "much");
+    expect_restored(restore(area, {"--max-mem", "64M"}));
+}
+
 TEST_F(Trust, InspectShowsWhatARestoreWouldUse) {
     const json devices = json_of({"inspect", make_snapshot()})["devices"];
     EXPECT_EQ(devices, (json{{{"kind", "disk"},

@@ -279,13 +279,16 @@ Result<LoadRequest> parse_snapshot_load(std::string_view body) {
     const Fields fields =
         TRY(Fields::parse(body, {"snapshot_path", "mem_file_path", "mem_backend", "enable_diff_snapshots",
                                  "track_dirty_pages", "resume_vm", "drive_overrides", "network_overrides",
-                                 "vsock_override", "clock_realtime", "share", "trust_paths"}));
+                                 "vsock_override", "clock_realtime", "share", "trust_paths", "max_mem_size_mib"}));
     LoadRequest load;
     const std::string path = TRY(fields.text("snapshot_path"));
     load.restore.area = TRY(AreaPath::parse(path));
     TRY(check_memory_is_in(path, fields));
     load.resume = TRY(fields.flag("resume_vm", false));
     load.restore.share = TRY(fields.flag("share", false));
+    if (fields.has("max_mem_size_mib")) {
+        load.restore.max_memory_bytes = TRY(fields.number("max_mem_size_mib", 0, kMaxBytes >> 20)) << 20;
+    }
     load.restore.trust_paths = TRY(fields.flag("trust_paths", false));
     // Firecracker's older and newer name.
     const bool diff = TRY(fields.flag("enable_diff_snapshots", false));

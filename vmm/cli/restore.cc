@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // snapvm restore: starts machines from a snapshot.
 #include <memory>
+#include <optional>
 
 #include "snapshot/restore/restore.h"
+#include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 #include "vmm/cli/commands.h"
 #include "vmm/cli/device_options.h"
@@ -18,6 +20,7 @@ struct RestoreCommand {
     bool paused = false;
     bool share = false;
     bool trust_paths = false;
+    std::string max_memory;
     std::string clock = "resume";
     std::vector<std::string> settings;
     HostOptions host;
@@ -35,6 +38,10 @@ Result<int> restore(const RestoreCommand& options, const Globals& globals) {
         TRY(check_clones(config.devices, options.settings, options.count));
         TRY(options.host.check_clones(options.count));
     }
+    std::optional<std::uint64_t> max_memory;
+    if (!options.max_memory.empty()) {
+        max_memory = TRY(parse_size(options.max_memory));
+    }
     Launch wanted;
     wanted.options = options.count > 1 ? options.host : options.host.for_clone(0);
     wanted.globals = globals;
@@ -45,6 +52,7 @@ Result<int> restore(const RestoreCommand& options, const Globals& globals) {
                                 .share = options.share,
                                 .gap = options.clock == "continue" ? GapMode::seen : GapMode::hidden,
                                 .devices = TRY(parse_settings(options.settings, clone)),
+                                .max_memory_bytes = max_memory,
                                 .trust_paths = options.trust_paths},
                                options.host.setup());
     };
@@ -69,6 +77,8 @@ void add_restore(Command program, Globals& globals) {
     command.list("--set", options->settings,
                  "DEVICE.KEY=VALUE: give a device another place on this host: disk.ID.path=F, net.ID.tap=T, "
                  "vsock.socket=P, vsock.cid=N; {i} in VALUE is the number of the clone");
+    command.option("--max-mem", options->max_memory,
+                   "refuse a machine with more memory than this (default: the host's memory)");
     command.flag("--trust-paths", options->trust_paths,
                  "use whatever the snapshot names on this host; else a snapshot that somebody else took may use what "
                  "--set names");

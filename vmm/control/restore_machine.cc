@@ -1,14 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/control/restore_machine.h"
 
+#include <sys/sysinfo.h>
+
 #include "snapshot/restore/restore.h"
 #include "vmm/base/try.h"
 #include "vmm/control/host_resources.h"
 
 namespace snapvm {
+namespace {
+
+std::uint64_t host_memory_bytes() {
+    struct sysinfo info{};
+    return ::sysinfo(&info) == 0 ? static_cast<std::uint64_t>(info.totalram) * info.mem_unit : 0;
+}
+
+}  // namespace
 
 Result<BuiltMachine> restore_machine(const kvm::System& system, const RestoreRequest& request, HostSetup host) {
-    RestoredSnapshot snapshot = TRY(open_snapshot(request.area, {.share = request.share}));
+    RestoredSnapshot snapshot =
+        TRY(open_snapshot(request.area, {.max_memory_bytes = request.max_memory_bytes.value_or(host_memory_bytes()),
+                                         .share = request.share}));
     DeviceConfig& devices = snapshot.saved.config.devices;
     const std::vector<HostResource> wanted = host_resources(devices);
     TRY(request.devices.apply(devices));

@@ -42,6 +42,7 @@ struct RestoreRequest {
     bool share = false;  ///< RestoreOptions::share
     GapMode gap = GapMode::hidden;
     DeviceOverrides devices = {};
+    std::optional<std::uint64_t> max_memory_bytes = {};  ///< nothing: as much as the host has
     bool trust_paths = false;  ///< use whatever the snapshot names on this host (host_resources.h)
 };
 

@@ -132,6 +132,7 @@ Result<RestoreRequest> to_internal(const Area& area, const RestoreOptions& optio
     request.area = TRY(to_internal(area));
     request.share = options.share_equal_pages;
     request.trust_paths = options.trust_paths;
+    request.max_memory_bytes = options.max_memory_bytes;
     request.gap = options.clock_shows_gap ? GapMode::seen : GapMode::hidden;
     request.devices = {.disks = options.disks,
                        .taps = options.taps,

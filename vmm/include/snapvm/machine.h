@@ -154,9 +154,10 @@ public:
     ///
     /// Fails with system if the area does not open, with invalid if it is no area or is damaged,
     /// with incomplete if its snapshot was not finished, with busy while it is written, with usage
-    /// if there is no such device as `options` names, with unsupported if this host cannot run the
-    /// machine (its processor lacks a feature that the guest uses), and for its devices as create()
-    /// does.
+    /// if there is no such device as `options` names, or if the snapshot names disks, taps or a
+    /// socket that it may not use (RestoreOptions), with unsupported if this host cannot run the
+    /// machine (its processor lacks a feature that the guest uses) or the machine has more memory
+    /// than it may, and for its devices as create() does.
     static Result<Machine> restore(const Host& host, const Area& area, const RestoreOptions& options = {});
 
     /// A machine that was moved from can be destroyed and assigned to, and nothing else.

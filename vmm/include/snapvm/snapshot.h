@@ -108,14 +108,15 @@ struct RestoreOptions {
     bool share_equal_pages = false;
     /// Uses all disks, taps and sockets that the snapshot names, whoever took it.
     bool trust_paths = false;
+    std::optional<std::uint64_t> max_memory_bytes = {};  ///< the most that the machine may have; by default the host's
 };
 
 /// How long a machine took to start.
 struct StartTimes {
-    std::chrono::microseconds map{};        ///< to map the memory of a snapshot; 0 for a machine that boots
-    std::chrono::microseconds state{};      ///< from the call of create() or restore() to the complete machine
+    std::chrono::microseconds map{};  ///< to map the memory of a snapshot; 0 for a machine that boots
+    std::chrono::microseconds state{};  ///< from the call of create() or restore() to the complete machine
     std::chrono::microseconds first_run{};  ///< from the first resume() until the guest had executed an instruction
-    std::chrono::microseconds total{};      ///< state + first_run
+    std::chrono::microseconds total{};  ///< state + first_run
 };
 
 }  // namespace snapvm::embed

@@ -99,16 +99,19 @@ TEST(ApiBodies, SnapshotLoad) {
     ASSERT_TRUE(plain.has_value()) << message(plain);
     EXPECT_EQ(plain->restore.area.path, "/a");
     EXPECT_EQ(plain->restore.area.offset, 4096U);
-    EXPECT_FALSE(plain->resume || plain->restore.share || plain->track);
+    EXPECT_FALSE(plain->resume || plain->restore.share || plain->restore.trust_paths || plain->track);
+    EXPECT_FALSE(plain->restore.max_memory_bytes.has_value());
     EXPECT_EQ(plain->restore.gap, GapMode::hidden);
     EXPECT_FALSE(plain->restore.devices.vsock_socket.has_value());
     const auto all = parse_snapshot_load(
         R"({"snapshot_path":"/a","mem_backend":{"backend_type":"File","backend_path":"/a"},"resume_vm":true,)"
-        R"("share":true,"clock_realtime":true,"vsock_override":{"uds_path":"/v"},)"
+        R"("share":true,"trust_paths":true,"max_mem_size_mib":64,)"
+        R"("clock_realtime":true,"vsock_override":{"uds_path":"/v"},)"
         R"("drive_overrides":[{"drive_id":"root","path_on_host":"/d"}],)"
         R"("network_overrides":[{"iface_id":"eth0","host_dev_name":"tap7"}]})");
     ASSERT_TRUE(all.has_value()) << message(all);
-    EXPECT_TRUE(all->resume && all->restore.share);
+    EXPECT_TRUE(all->resume && all->restore.share && all->restore.trust_paths);
+    EXPECT_EQ(all->restore.max_memory_bytes, 64U << 20);
     EXPECT_EQ(all->restore.gap, GapMode::seen);
     const DeviceOverrides& devices = all->restore.devices;
     EXPECT_EQ(devices.vsock_socket, "/v");
@@ -122,7 +125,8 @@ TEST(ApiBodies, SnapshotLoad) {
 
 TEST(ApiBodies, SnapshotLoadRefuses) {
     for (const char* rest :
-         {R"("trust_paths":1)",
+         {R"("max_mem_size_mib":"64M")",
+          R"("trust_paths":1)",
           R"("share":1)",
           R"("resume_vm":1)",
           R"("resume":true)",

@@ -100,7 +100,8 @@ TEST(EmbedTranslate, RestoreOptionsReachTheInside) {
                                                                                       .vsock_cid = 5,
                                                                                       .clock_shows_gap = true,
                                                                                       .share_equal_pages = true,
-                                                                                      .trust_paths = true}));
+                                                                                      .trust_paths = true,
+                                                                                      .max_memory_bytes = 1 << 30}));
     EXPECT_EQ(inside.devices.disks, (std::map<std::string, std::string>{{"root", "/d"}}));
     EXPECT_EQ(inside.devices.taps, (std::map<std::string, std::string>{{"eth0", "t9"}}));
     EXPECT_EQ(inside.devices.vsock_socket, "/v");
@@ -108,9 +109,11 @@ TEST(EmbedTranslate, RestoreOptionsReachTheInside) {
     EXPECT_EQ(inside.gap, GapMode::seen);
     EXPECT_TRUE(inside.share);
     EXPECT_TRUE(inside.trust_paths);
+    EXPECT_EQ(inside.max_memory_bytes, 1U << 30);
     const RestoreRequest plain = need(to_internal(Area{.path = "/a"}, RestoreOptions{}));
     EXPECT_EQ(plain.gap, GapMode::hidden);
     EXPECT_FALSE(plain.trust_paths);
+    EXPECT_FALSE(plain.max_memory_bytes.has_value());
 }
 
 TEST(EmbedTranslate, AnOutcomeComesBack) {
