@@ -59,6 +59,11 @@ grep -nE '#include "(\.\./|[^/"]+")' "${sources[@]}" | report "an include is not
 grep -nE 'std::j?thread[ a-z_]*[({]|std::jthread|pthread_create' "${sources[@]}" |
     grep -E '^(devices|snapshot|vmm)/' | grep -v '^vmm/base/thread.cc:' |
     report "a thread that start_thread (vmm/base/thread.h) does not start"
+# Text leaves for a terminal and for JSON in one place each, where names from outside lose their
+# escape sequences. The scripts of the benchmarks and tests have no such names.
+grep -nE 'std::(v?f?printf|fputs|puts|cout|cerr)\b|\.dump\(' "${sources[@]}" | grep -E '^(devices|snapshot|vmm)/' |
+    grep -vE '^vmm/(cli/output.cc|base/printable.h|include/example/)' |
+    report "text that does not go through vmm/cli/output.h or json_text (vmm/base/printable.h)"
 # What is opened by path goes through the process's opener, which others can replace. Beside it:
 # where open_file() and the host's opener say "current directory"; absolute_path(), which opens
 # nothing; the connect of the API's client; the folders that a process makes; and commands, which

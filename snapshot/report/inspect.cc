@@ -10,6 +10,7 @@
 #include "snapshot/area/origin.h"
 #include "snapshot/area/reader.h"
 #include "snapshot/format/page_entry.h"
+#include "vmm/base/printable.h"
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 
@@ -99,15 +100,15 @@ std::string devices_text(const AreaInfo& info) {
     std::string out;
     for (std::size_t i = 0; i < devices.disks.size(); ++i) {
         const DiskConfig& disk = devices.disks[i];
-        out += column("disk " + disk.id, 14) + size_text(info.disk_bytes[i]) +
-               (disk.read_only ? ", read-only, " : ", written, ") + disk.path + "\n";
+        out += column("disk " + printable(disk.id), 14) + size_text(info.disk_bytes[i]) +
+               (disk.read_only ? ", read-only, " : ", written, ") + printable(disk.path) + "\n";
     }
     for (const NetConfig& net : devices.nets) {
-        out += column("net " + net.id, 14) + mac_text(net.mac) + ", tap " + net.tap + "\n";
+        out += column("net " + printable(net.id), 14) + mac_text(net.mac) + ", tap " + printable(net.tap) + "\n";
     }
     if (devices.vsock) {
-        out += column("vsock", 14) + "cid " + std::to_string(devices.vsock->cid) + ", socket " + devices.vsock->socket +
-               "\n";
+        out += column("vsock", 14) + "cid " + std::to_string(devices.vsock->cid) + ", socket " +
+               printable(devices.vsock->socket) + "\n";
     }
     if (devices.balloon) {
         out += column("balloon", 14) + size_text(devices.balloon->bytes) + " at first\n";
@@ -167,17 +168,17 @@ Result<AreaInfo> inspect_area(const AreaPath& path) {
 }
 
 std::string to_text(const AreaInfo& info) {
-    std::string out = column("area", 14) + info.area + (info.device ? " (block device)" : "") + "\n";
+    std::string out = column("area", 14) + printable(info.area) + (info.device ? " (block device)" : "") + "\n";
     for (std::size_t i = 0; i < kSuperblockCopies; ++i) {
         out += column("superblock " + std::to_string(i), 14) + superblock_text(info.superblocks[i]) + "\n";
     }
-    out +=
-        column("snapshot", 14) +
-        (info.problem.empty() ? "complete, of superblock " + std::to_string(info.chosen.value_or(0)) : info.problem) +
-        "\n";
+    out += column("snapshot", 14) +
+           (info.problem.empty() ? "complete, of superblock " + std::to_string(info.chosen.value_or(0))
+                                 : printable(info.problem)) +
+           "\n";
     if (info.config) {
         out += column("machine", 14) + info.config->machine_id.text() + ", " + size_text(info.config->memory_bytes) +
-               ", " + count_text(info.config->cpus, "vCPU") + ", kernel " + info.config->kernel + "\n";
+               ", " + count_text(info.config->cpus, "vCPU") + ", kernel " + printable(info.config->kernel) + "\n";
         out += column("created", 14) + time_text(info.created_us) + "\n" + devices_text(info);
     }
     if (info.chosen) {

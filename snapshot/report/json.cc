@@ -4,15 +4,14 @@
 
 #include "snapshot/report/inspect.h"
 #include "snapshot/restore/detach.h"
+#include "vmm/base/printable.h"
 
 namespace snapvm {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Replaces bytes that are not UTF-8, for which dump() would throw. Paths and metadata may hold any
-// bytes.
-std::string line(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+std::string line(const Json& json) { return json_text(json); }
 
 Json classes_json(const std::array<std::uint64_t, kPageClassCount>& pages) {
     Json out = Json::object();

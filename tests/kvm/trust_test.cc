@@ -181,6 +181,26 @@ TEST_F(Trust, AMachineHasNoMoreMemoryThanItMay) {
     expect_restored(restore(area, {"--max-mem", "64M"}));
 }
 
+TEST_F(Trust, AFolderThatIsNoTextLosesNoMachine) {
+    const std::string run = scratch_.file("run\xff\x1b[2J");
+    const auto command_there = [&](std::vector<std::string> arguments) {
+        arguments.insert(arguments.end(), {"--run-dir", run});
+        return snapvm_command(arguments);
+    };
+    for (const bool json : {false, true}) {
+        std::vector<std::string> words = {"run", "--kernel", "builtin:ledger", "--cmdline", "ws=1M", "--name",
+                                          "a",   "-d"};
+        if (json) {
+            words.emplace_back("--json");
+        }
+        const CommandResult started = command_there(words);
+        EXPECT_EQ(started.exit_code, 0) << started.err;
+        EXPECT_EQ(started.out.find_first_of("\x1b\xff"), std::string::npos) << started.out;
+        EXPECT_NE(command_there({"ps", "--json"}).out.find("\"a\""), std::string::npos);
+        EXPECT_EQ(command_there({"stop", "a", "--force"}).exit_code, 0);
+    }
+}
+
 TEST_F(Trust, InspectShowsWhatARestoreWouldUse) {
     const json devices = json_of({"inspect", make_snapshot()})["devices"];
     EXPECT_EQ(devices, (json{{{"kind", "disk"},

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "snapshot/report/inspect.h"
+#include "vmm/base/printable.h"
 
 namespace snapvm::api {
 namespace {
@@ -12,8 +13,7 @@ namespace {
 // Keeps the order in which fields are written, for human readers.
 using json = nlohmann::ordered_json;
 
-// Replaces invalid UTF-8: paths, command lines and serial output may have it, JSON may not.
-std::string text_of(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
+std::string text_of(const json& value) { return json_text(value); }
 
 std::string_view huge_pages_word(PagePolicy pages) { return pages == PagePolicy::small_pages ? "None" : "Transparent"; }
 

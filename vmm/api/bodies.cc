@@ -8,6 +8,7 @@
 #include <set>
 #include <vector>
 
+#include "vmm/base/printable.h"
 #include "vmm/base/try.h"
 #include "vmm/control/line_matcher.h"
 
@@ -16,7 +17,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kMaxDepth = 32;  // limits the recursion of dump()
+constexpr int kMaxDepth = 32;  // limits the recursion of json_text()
 constexpr std::uint64_t kMaxTimeoutMs = 24ULL * 3600 * 1000;
 constexpr std::uint64_t kMaxPauseUs = 3'600'000'000;
 constexpr std::uint64_t kMaxBytes = 1ULL << 50;
@@ -267,7 +268,7 @@ Result<SnapshotCreateBody> parse_snapshot_create(std::string_view body) {
     constexpr std::array kCache = {CachePolicy::automatic, CachePolicy::cached, CachePolicy::direct};
     create.request.cache = kCache[TRY(fields.word("cache", {"auto", "cached", "direct"}))];
     if (const json* metadata = fields.find("metadata"); metadata != nullptr) {
-        create.request.metadata = metadata->dump();
+        create.request.metadata = json_text(*metadata);
         if (create.request.metadata.size() > kMaxMetadata) {
             return bad("field \"metadata\" is larger than 64 KiB");
         }

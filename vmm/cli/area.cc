@@ -2,17 +2,18 @@
 // Commands on snapshot areas: area create, size, inspect, verify. They do not need KVM.
 #include <unistd.h>
 
-#include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "snapshot/area/area.h"
 #include "snapshot/report/inspect.h"
 #include "snapshot/report/verify.h"
+#include "vmm/base/printable.h"
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 #include "vmm/cli/commands.h"
 #include "vmm/cli/machine_query.h"
+#include "vmm/cli/output.h"
 #include "vmm/host/run_dir.h"
 
 namespace snapvm::cli {
@@ -55,8 +56,10 @@ Progress progress_on_terminal(const char* what) {
         return {};
     }
     return [what](std::uint64_t done, std::uint64_t total) {
-        std::fprintf(stderr, "\r%s: %3llu %%%s", what,
-                     static_cast<unsigned long long>(total == 0 ? 100 : done * 100 / total), done == total ? "\n" : "");
+        show_progress(std::string(what) + ": " + std::to_string(total == 0 ? 100 : done * 100 / total) + " %");
+        if (done == total) {
+            print(stderr, "\n");
+        }
     };
 }
 
@@ -80,13 +83,11 @@ Result<int> create(const CreateCommand& options, const Globals& globals) {
                                                 .names = [&](int pid) { return name_of(pid, globals); },
                                                 .progress = progress_on_terminal("zeroing")}));
     if (globals.json) {
-        std::printf("%s\n",
-                    nlohmann::ordered_json{{"area", area.text()}, {"area_bytes", size}, {"slots", options.shape.slots}}
-                        .dump()
-                        .c_str());
+        print_line(json_text(
+            nlohmann::ordered_json{{"area", area.text()}, {"area_bytes", size}, {"slots", options.shape.slots}}));
     } else {
-        std::printf("%s: %llu bytes, %s\n", area.text().c_str(), static_cast<unsigned long long>(size),
-                    count_text(options.shape.slots, "slot").c_str());
+        print(stdout, "%s: %llu bytes, %s\n", area.text().c_str(), static_cast<unsigned long long>(size),
+              count_text(options.shape.slots, "slot").c_str());
     }
     return 0;
 }
@@ -94,16 +95,16 @@ Result<int> create(const CreateCommand& options, const Globals& globals) {
 Result<int> size(const ShapeOptions& options, const Globals& globals) {
     const std::uint64_t bytes = TRY(area_size(TRY(options.config()), options.slots));
     if (globals.json) {
-        std::printf("%s\n", nlohmann::ordered_json{{"area_bytes", bytes}}.dump().c_str());
+        print_line(json_text(nlohmann::ordered_json{{"area_bytes", bytes}}));
     } else {
-        std::printf("%llu\n", static_cast<unsigned long long>(bytes));
+        print(stdout, "%llu\n", static_cast<unsigned long long>(bytes));
     }
     return 0;
 }
 
 Result<int> inspect(const std::string& text, const Globals& globals) {
     const AreaInfo info = TRY(inspect_area(TRY(AreaPath::parse(text))));
-    std::printf("%s\n", globals.json ? to_json(info).c_str() : to_text(info).c_str());
+    print(stdout, "%s\n", globals.json ? to_json(info).c_str() : to_text(info).c_str());
     return info.problem.empty() ? 0 : kExitFailure;
 }
 
@@ -111,26 +112,24 @@ Result<int> verify(const std::string& text, const Globals& globals) {
     const AreaPath area = TRY(AreaPath::parse(text));
     const VerifyReport report = TRY(verify_area(area, progress_on_terminal("verifying")));
     if (globals.json) {
-        std::printf("%s\n", nlohmann::ordered_json{{"area", area.text()},
-                                                   {"ok", report.fault_count == 0},
-                                                   {"snapshots", report.snapshots},
-                                                   {"sections", report.sections},
-                                                   {"pages", report.pages},
-                                                   {"fault_count", report.fault_count},
-                                                   {"faults", report.faults}}
-                                .dump()
-                                .c_str());
+        print_line(json_text(nlohmann::ordered_json{{"area", area.text()},
+                                                    {"ok", report.fault_count == 0},
+                                                    {"snapshots", report.snapshots},
+                                                    {"sections", report.sections},
+                                                    {"pages", report.pages},
+                                                    {"fault_count", report.fault_count},
+                                                    {"faults", report.faults}}));
         return report.fault_count == 0 ? 0 : kExitFailure;
     }
     for (const std::string& fault : report.faults) {
-        std::printf("%s\n", fault.c_str());
+        print_line(fault);
     }
     if (report.fault_count != 0) {
         return fail(ErrorKind::invalid, area.text() + " has " + count_text(report.fault_count, "fault"),
                     "do not restore it; take the snapshot again");
     }
-    std::printf("%s: good, %s in %s\n", area.text().c_str(), count_text(report.pages, "page").c_str(),
-                count_text(report.snapshots, "snapshot").c_str());
+    print(stdout, "%s: good, %s in %s\n", area.text().c_str(), count_text(report.pages, "page").c_str(),
+          count_text(report.snapshots, "snapshot").c_str());
     return 0;
 }
 

@@ -6,6 +6,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "vmm/base/printable.h"
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 #include "vmm/host/run_dir.h"
@@ -19,9 +20,9 @@ using Json = nlohmann::ordered_json;
 Result<int> set_state(const Globals& globals, const std::string& name, const char* state, const char* result) {
     api::ApiClient client = TRY(connect_machine(globals, name));
     // A pause waits for in-flight requests of the guest's disks.
-    TRY(ask(client, "PATCH", "/vm", Json{{"state", state}}.dump(), kDrainLimit + kQuickAnswer));
+    TRY(ask(client, "PATCH", "/vm", json_text(Json{{"state", state}}), kDrainLimit + kQuickAnswer));
     if (globals.json) {
-        print_line(Json{{"name", name}, {"state", result}}.dump());
+        print_line(json_text(Json{{"name", name}, {"state", result}}));
     }
     return 0;
 }
@@ -43,7 +44,7 @@ struct StopOptions {
 Result<int> stop(const Globals& globals, const StopOptions& options) {
     const auto timeout = TRY(parse_timeout(options.timeout));
     api::ApiClient client = TRY(connect_machine(globals, options.name));
-    const std::string body = Json{{"force", options.force}, {"timeout_ms", timeout.count()}}.dump();
+    const std::string body = json_text(Json{{"force", options.force}, {"timeout_ms", timeout.count()}});
     const std::string outcome = TRY(ask(client, "PUT", "/stop", body, timeout + kQuickAnswer));
     TRY(wait_gone(globals, options.name, timeout + kQuickAnswer));
     if (globals.json) {
@@ -52,7 +53,7 @@ Result<int> stop(const Globals& globals, const StopOptions& options) {
     return 0;
 }
 
-std::string scalar_text(const Json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
+std::string scalar_text(const Json& value) { return value.is_string() ? value.get<std::string>() : json_text(value); }
 
 // Prints one number in each line. Those of an object have its name and a dot before them, those of
 // a list of objects their ids. Of any other list it prints the length.
@@ -72,7 +73,7 @@ void print_fields(const Json& fields, const std::string& prefix) {
             continue;
         }
         const std::string text = value.is_array() ? std::to_string(value.size()) : scalar_text(value);
-        std::printf("%-28s %s\n", name.c_str(), text.c_str());
+        print(stdout, "%-28s %s\n", name.c_str(), text.c_str());
     }
 }
 
@@ -122,8 +123,6 @@ Result<std::string> ask(api::ApiClient& client, std::string_view method, std::st
     }
     return std::move(reply.body);
 }
-
-void print_line(std::string_view text) { std::printf("%.*s\n", static_cast<int>(text.size()), text.data()); }
 
 Result<std::chrono::milliseconds> parse_timeout(const std::string& text) {
     return std::chrono::ceil<std::chrono::milliseconds>(TRY(parse_duration(text)));

@@ -9,6 +9,7 @@
 #include "vmm/api/client.h"
 #include "vmm/base/error.h"
 #include "vmm/cli/commands.h"
+#include "vmm/cli/output.h"
 
 namespace snapvm::cli {
 
@@ -32,9 +33,6 @@ Status wait_gone(const Globals& globals, const std::string& name, std::chrono::m
 Result<std::string> ask(api::ApiClient& client, std::string_view method, std::string_view target,
                         const std::string& body, std::chrono::milliseconds timeout);
 [[nodiscard]] Error refusal(const api::ApiReply& reply);
-
-/// Prints `text` and a line end on stdout.
-void print_line(std::string_view text);
 
 /// Parses a duration option into whole milliseconds, rounded up.
 Result<std::chrono::milliseconds> parse_timeout(const std::string& text);

@@ -4,6 +4,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "vmm/base/printable.h"
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 #include "vmm/cli/control.h"
@@ -24,7 +25,7 @@ Result<int> balloon(const Globals& globals, const std::string& name, const std::
     }
     api::ApiClient client = TRY(connect_machine(globals, name));
     if (!size.empty()) {
-        TRY(ask(client, "PATCH", "/balloon", Json{{"amount_mib", bytes / kMiB}}.dump(), kQuickAnswer));
+        TRY(ask(client, "PATCH", "/balloon", json_text(Json{{"amount_mib", bytes / kMiB}}), kQuickAnswer));
     }
     const std::string body = TRY(ask(client, "GET", "/balloon/statistics", {}, kQuickAnswer));
     if (globals.json) {
@@ -33,7 +34,7 @@ Result<int> balloon(const Globals& globals, const std::string& name, const std::
     }
     const Json fields = Json::parse(body, nullptr, /*allow_exceptions=*/false);
     for (const auto& [key, value] : fields.items()) {
-        std::printf("%-28s %s\n", key.c_str(), value.dump().c_str());
+        print(stdout, "%-28s %s\n", key.c_str(), json_text(value).c_str());
     }
     return 0;
 }

@@ -17,9 +17,11 @@
 #include <span>
 
 #include "vmm/base/fd.h"
+#include "vmm/base/printable.h"
 #include "vmm/base/try.h"
 #include "vmm/cli/control.h"
 #include "vmm/cli/control_console.h"
+#include "vmm/cli/output.h"
 #include "vmm/cli/terminal.h"
 #include "vmm/host/run_dir.h"
 
@@ -131,7 +133,7 @@ void send_size(const std::string& api_socket, const std::string& name) {
     auto client = connect_socket(api_socket, name);
     if (client && ::ioctl(STDIN_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 && size.ws_row > 0) {
         const nlohmann::json body = {{"columns", size.ws_col}, {"rows", size.ws_row}};
-        (void)ask(*client, "PUT", "/console/size", body.dump(), kQuickAnswer);
+        (void)ask(*client, "PUT", "/console/size", json_text(body), kQuickAnswer);
     }
 }
 
@@ -148,7 +150,7 @@ std::optional<int> exit_code_in(const std::string& answer) {
 
 void show_log(const RunDir& dir, const std::string& name) {
     if (const std::string log = dir.log(name); !log.empty()) {
-        std::fprintf(stderr, "\n%s", log.c_str());
+        print(stderr, "\n%s", log.c_str());
     }
 }
 
@@ -176,8 +178,7 @@ Result<int> attach_console(const Globals& globals, const std::string& name) {
         action = TRY(pump.run(stream.first));
     }
     if (action == EscapeFilter::Action::detach) {
-        std::fprintf(stderr, "\nsnapvm: detached from %s; snapvm console %s attaches again\n", name.c_str(),
-                     name.c_str());
+        print(stderr, "\nsnapvm: detached from %s; snapvm console %s attaches again\n", name.c_str(), name.c_str());
         return 0;
     }
     if (action == EscapeFilter::Action::quit) {

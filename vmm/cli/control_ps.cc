@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "vmm/base/printable.h"
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 #include "vmm/cli/control.h"
@@ -60,24 +61,24 @@ Json describe_ended(const RunDir& dir, const std::string& name) {
 
 void list_ended(const Globals& globals, const std::string& name, const Json& machine) {
     if (globals.json) {
-        print_line(machine.dump());
+        print_line(json_text(machine));
         return;
     }
     const Json code = machine.value("exit_code", Json());
-    std::printf("%-20s %8s %-11s %7s %4s %8s\n", name.c_str(), "-",
-                (code.is_number() ? "ended (" + code.dump() + ")" : std::string("killed")).c_str(), "-", "-", "-");
+    print(stdout, "%-20s %8s %-11s %7s %4s %8s\n", name.c_str(), "-",
+          (code.is_number() ? "ended (" + json_text(code) + ")" : std::string("killed")).c_str(), "-", "-", "-");
 }
 
 Result<int> ps(const Globals& globals, bool all) {
     const RunDir dir = TRY(RunDir::find(globals.run_dir));
     const std::vector<std::string> names = TRY(dir.running());
     if (!globals.json) {
-        std::printf("%-20s %8s %-11s %7s %4s %8s\n", "NAME", "PID", "STATE", "MEM", "CPUS", "UPTIME");
+        print(stdout, "%-20s %8s %-11s %7s %4s %8s\n", "NAME", "PID", "STATE", "MEM", "CPUS", "UPTIME");
     }
     for (const std::string& name : names) {
         const Json machine = describe(dir.socket_of(name), name);
         if (globals.json) {
-            print_line(machine.dump());
+            print_line(json_text(machine));
             continue;
         }
         const auto number = [&](const char* key) { return machine.value(key, std::uint64_t{0}); };
@@ -86,9 +87,9 @@ Result<int> ps(const Globals& globals, bool all) {
             return number(key) != 0 ? text(number(key)) : std::string("-");
         };
         const auto plain = [](std::uint64_t value) { return std::to_string(value); };
-        std::printf("%-20s %8s %-11s %7s %4s %8s\n", name.c_str(), shown("pid", plain).c_str(),
-                    machine.value("state", "").c_str(), shown("memory_bytes", size_text).c_str(),
-                    shown("cpus", plain).c_str(), shown("uptime_us", uptime_text).c_str());
+        print(stdout, "%-20s %8s %-11s %7s %4s %8s\n", name.c_str(), shown("pid", plain).c_str(),
+              machine.value("state", "").c_str(), shown("memory_bytes", size_text).c_str(),
+              shown("cpus", plain).c_str(), shown("uptime_us", uptime_text).c_str());
     }
     for (const std::string& name : all ? TRY(dir.ended()) : std::vector<std::string>()) {
         list_ended(globals, name, describe_ended(dir, name));
@@ -103,7 +104,7 @@ Result<int> remove(const RunDir& dir, const std::vector<std::string>& names) {
         if (const Status removed = dir.remove(name)) {
             print_line(name);
         } else {
-            std::fprintf(stderr, "snapvm: %s\n", removed.error().message().c_str());
+            print_error(removed.error().message());
             code = exit_code_of(removed.error());
         }
     }

@@ -9,6 +9,7 @@
 
 #include "snapshot/area/area_path.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/printable.h"
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 #include "vmm/cli/control.h"
@@ -57,7 +58,7 @@ Result<Json> read_metadata(const std::string& path) {
     if (value.is_discarded()) {
         return fail(ErrorKind::invalid, path + " is not JSON", "give a file with one JSON value");
     }
-    if (value.dump().size() > kMaxMetadata) {
+    if (json_text(value).size() > kMaxMetadata) {
         return fail(ErrorKind::usage, path + " is larger than 64 KiB without white space", "give at most 64 KiB");
     }
     return value;
@@ -73,21 +74,21 @@ void print_human(const std::string& area, const Json& report) {
     std::string pages;
     for (const auto& [name, count] : report["pages"].items()) {
         if (count != 0) {
-            pages += (pages.empty() ? "" : ", ") + count.dump() + " " + name;
+            pages += (pages.empty() ? "" : ", ") + json_text(count) + " " + name;
         }
     }
     if (const auto released = report.value("released_bytes", std::uint64_t{0}); released > 0) {
-        std::printf("%.1f MiB that the guest had free are not in the snapshot\n",
-                    static_cast<double>(released) / (1 << 20));
+        print(stdout, "%.1f MiB that the guest had free are not in the snapshot\n",
+              static_cast<double>(released) / (1 << 20));
     }
-    std::printf("%s: %s, %.1f MiB written, paused %s, %s in all\npages: %s\n", area.c_str(),
-                report.value("type", "").c_str(),
-                static_cast<double>(report.value("written_bytes", std::uint64_t{0})) / (1 << 20),
-                milliseconds_text(report.value("pause_us", std::uint64_t{0})).c_str(),
-                milliseconds_text(report.value("total_us", std::uint64_t{0})).c_str(), pages.c_str());
+    print(stdout, "%s: %s, %.1f MiB written, paused %s, %s in all\npages: %s\n", area.c_str(),
+          report.value("type", "").c_str(),
+          static_cast<double>(report.value("written_bytes", std::uint64_t{0})) / (1 << 20),
+          milliseconds_text(report.value("pause_us", std::uint64_t{0})).c_str(),
+          milliseconds_text(report.value("total_us", std::uint64_t{0})).c_str(), pages.c_str());
     if (report.contains("protect_refused")) {
-        std::printf("--when-diverging protect became %s: %s\n", report.value("when_diverging", "").c_str(),
-                    report.value("protect_refused", "").c_str());
+        print(stdout, "--when-diverging protect became %s: %s\n", report.value("when_diverging", "").c_str(),
+              report.value("protect_refused", "").c_str());
     }
 }
 
@@ -140,7 +141,7 @@ Result<int> snapshot(const Globals& globals, const SnapshotOptions& options) {
     if (!options.staging.empty()) {
         body["staging_bytes"] = TRY(staging_bytes(options.staging, client));
     }
-    const std::string text = body.dump(-1, ' ', false, Json::error_handler_t::replace);
+    const std::string text = json_text(body);
     SnapshotWatch watch(globals, options.name);
     const std::string report = TRY(ask(client, "PUT", "/snapshot/create", text, kPatience));
     watch.end();
@@ -155,18 +156,18 @@ Result<int> snapshot(const Globals& globals, const SnapshotOptions& options) {
     }
     if (fields.is_object() && fields.contains("unrecorded")) {
         std::fflush(stdout);
-        std::fprintf(stderr,
-                     "snapvm: the snapshot is complete, but what its devices use on this host is not written down "
-                     "(%s); to restore it, name that with --set, or give --trust-paths\n",
-                     fields.value("unrecorded", "").c_str());
+        print(stderr,
+              "snapvm: the snapshot is complete, but what its devices use on this host is not written down "
+              "(%s); to restore it, name that with --set, or give --trust-paths\n",
+              fields.value("unrecorded", "").c_str());
     }
     if (options.then == "stop") {
         std::fflush(stdout);
         // As after `stop`, the machine's name is free for what follows. The exit code is the
         // snapshot's (DECISIONS.md).
         if (const Status gone = wait_gone(globals, options.name, kQuickAnswer); !gone) {
-            std::fprintf(stderr, "snapvm: the snapshot is complete; %s within %d s\n", gone.error().message().c_str(),
-                         static_cast<int>(kQuickAnswer.count()));
+            print(stderr, "snapvm: the snapshot is complete; %s within %d s\n", gone.error().message().c_str(),
+                  static_cast<int>(kQuickAnswer.count()));
         }
     }
     return 0;

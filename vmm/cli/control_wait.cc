@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "vmm/api/bodies.h"
+#include "vmm/base/printable.h"
 #include "vmm/base/try.h"
 #include "vmm/cli/control.h"
 #include "vmm/host/run_dir.h"
@@ -47,7 +48,7 @@ void print_result(const Globals& globals, const std::string& body) {
     }
     const auto fields = nlohmann::json::parse(body, nullptr, /*allow_exceptions=*/false);
     if (fields.contains("exit_code")) {
-        print_line(fields["exit_code"].dump());
+        print_line(json_text(fields["exit_code"]));
     } else if (fields.contains("line")) {
         print_line(fields.value("line", ""));
     }
@@ -84,7 +85,7 @@ Result<int> wait(const Globals& globals, const WaitOptions& options) {
     }
     const api::ApiReply& reply = *answer;
     if (reply.status == kRequestTimeout) {
-        std::fprintf(stderr, "snapvm: %s\n", reply.fault().c_str());
+        print_error(reply.fault());
         return kExitTimeout;
     }
     if (reply.status != 200) {

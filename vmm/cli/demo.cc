@@ -14,9 +14,11 @@
 #include "snapshot/report/verify.h"
 #include "snapshot/restore/restore.h"
 #include "snapshot/write/write_snapshot.h"
+#include "vmm/base/printable.h"
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 #include "vmm/cli/commands.h"
+#include "vmm/cli/output.h"
 #include "vmm/control/guest_files.h"
 #include "vmm/control/machine_service.h"
 
@@ -153,25 +155,25 @@ std::string classes_text(const SnapshotReport& report) {
 
 void print_table(const DemoOptions& options, const DemoResult& result) {
     const auto row = [](const char* what, const std::string& value, const char* meaning) {
-        std::printf("  %-18s %14s   %s\n", what, value.c_str(), meaning);
+        print(stdout, "  %-18s %14s   %s\n", what, value.c_str(), meaning);
     };
     const auto ms = [](double value) {
         std::array<char, 32> text;
         std::snprintf(text.data(), text.size(), "%.1f ms", value);
         return std::string(text.data());
     };
-    std::printf("The ledger guest, %s of memory, %s, working set %s:\n\n", options.memory.c_str(),
-                count_text(options.cpus, "vCPU").c_str(), options.working_set.c_str());
+    print(stdout, "The ledger guest, %s of memory, %s, working set %s:\n\n", options.memory.c_str(),
+          count_text(options.cpus, "vCPU").c_str(), options.working_set.c_str());
     row("boot", ms(result.boot_ms), "until the guest has written its working set and says READY");
     row("snapshot", ms(static_cast<double>(result.snapshot.total_us) / 1000), "all of it, flushed to the disk");
     row("  of that, pause", ms(static_cast<double>(result.snapshot.pause_us) / 1000), "the guest stood still");
     row("  written", size_text(result.snapshot.written_bytes >> 10 << 10), "data, page entries and state");
     row("restore", ms(result.restore_ms), "until the restored guest has executed an instruction");
-    std::printf("\n  pages: %s\n", classes_text(result.snapshot).c_str());
-    std::printf("  the guest, before:   %s\n", result.before.c_str());
-    std::printf("  the guest, restored: %s\n", result.after.c_str());
-    std::printf("  the snapshot:        %llu pages and all sections match their checksums\n",
-                static_cast<unsigned long long>(result.verified.pages));
+    print(stdout, "\n  pages: %s\n", classes_text(result.snapshot).c_str());
+    print(stdout, "  the guest, before:   %s\n", result.before.c_str());
+    print(stdout, "  the guest, restored: %s\n", result.after.c_str());
+    print(stdout, "  the snapshot:        %llu pages and all sections match their checksums\n",
+          static_cast<unsigned long long>(result.verified.pages));
 }
 
 void print_json(const DemoResult& result) {
@@ -179,17 +181,15 @@ void print_json(const DemoResult& result) {
     for (std::size_t i = 0; i < kPageClassCount; ++i) {
         pages[std::string(name_of(static_cast<PageClass>(i)))] = result.snapshot.pages[i];
     }
-    std::printf("%s\n", nlohmann::ordered_json{{"boot_us", static_cast<std::uint64_t>(result.boot_ms * 1000)},
-                                               {"snapshot_us", result.snapshot.total_us},
-                                               {"pause_us", result.snapshot.pause_us},
-                                               {"written_bytes", result.snapshot.written_bytes},
-                                               {"restore_us", static_cast<std::uint64_t>(result.restore_ms * 1000)},
-                                               {"pages", pages},
-                                               {"ledger_before", result.before},
-                                               {"ledger_after", result.after},
-                                               {"verified_pages", result.verified.pages}}
-                            .dump()
-                            .c_str());
+    print_line(json_text(nlohmann::ordered_json{{"boot_us", static_cast<std::uint64_t>(result.boot_ms * 1000)},
+                                                {"snapshot_us", result.snapshot.total_us},
+                                                {"pause_us", result.snapshot.pause_us},
+                                                {"written_bytes", result.snapshot.written_bytes},
+                                                {"restore_us", static_cast<std::uint64_t>(result.restore_ms * 1000)},
+                                                {"pages", pages},
+                                                {"ledger_before", result.before},
+                                                {"ledger_after", result.after},
+                                                {"verified_pages", result.verified.pages}}));
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "vmm/base/fd.h"
+#include "vmm/base/printable.h"
 #include "vmm/base/try.h"
 #include "vmm/cli/commands.h"
 #include "vmm/doctor/probe.h"
@@ -13,7 +14,8 @@ namespace {
 
 Result<int> examine(bool json) {
     const doctor::HostFacts facts = TRY(doctor::probe_host());
-    const std::string text = json ? doctor::facts_json(facts, /*advice=*/true) + "\n" : doctor::facts_table(facts);
+    const std::string text =
+        printable_lines(json ? doctor::facts_json(facts, /*advice=*/true) + "\n" : doctor::facts_table(facts));
     TRY(write_all(1, std::as_bytes(std::span(text)), "standard output"));
     return 0;
 }

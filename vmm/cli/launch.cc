@@ -11,9 +11,11 @@
 #include <vector>
 
 #include "vmm/base/fd.h"
+#include "vmm/base/printable.h"
 #include "vmm/base/try.h"
 #include "vmm/cli/control.h"
 #include "vmm/cli/control_console.h"
+#include "vmm/cli/output.h"
 #include "vmm/crash/report.h"
 #include "vmm/host/run_dir.h"
 #include "vmm/host/spawn.h"
@@ -28,17 +30,17 @@ using Clock = std::chrono::steady_clock;
 // `json` is null, it goes to stderr as text.
 void explain(const Outcome& outcome, const std::string& name, std::FILE* json) {
     if (outcome.crash && json != nullptr) {
-        std::fprintf(stderr, "snapvm: %s: %s\n", name.c_str(), outcome.crash->reason.c_str());
-        std::fprintf(json, "%s\n", to_json(*outcome.crash).c_str());
+        print_error(name + ": " + outcome.crash->reason);
+        print(json, "%s\n", to_json(*outcome.crash).c_str());
         std::fflush(json);
     } else if (outcome.crash) {
-        std::fprintf(stderr, "snapvm: %s: %s", name.c_str(), to_text(*outcome.crash).c_str());
+        print(stderr, "snapvm: %s: %s", name.c_str(), to_text(*outcome.crash).c_str());
     } else if (outcome.kind == Outcome::Kind::failed && outcome.error) {
-        std::fprintf(stderr, "snapvm: %s: %s\n", name.c_str(), outcome.error->message().c_str());
+        print_error(name + ": " + outcome.error->message());
     } else if (outcome.kind == Outcome::Kind::guest_panic) {
-        std::fprintf(stderr, "snapvm: %s: the guest's kernel has panicked\n", name.c_str());
+        print_error(name + ": the guest's kernel has panicked");
     } else if (outcome.kind == Outcome::Kind::timed_out) {
-        std::fprintf(stderr, "snapvm: %s: ended by --timeout\n", name.c_str());
+        print_error(name + ": ended by --timeout");
     }
 }
 
@@ -51,7 +53,7 @@ std::uint64_t pss_kib(int pid) {
 }
 
 void print_report(std::FILE* to, const StartReport& report) {
-    std::fprintf(to, "%s\n", report.json().c_str());
+    print(to, "%s\n", report.json().c_str());
     std::fflush(to);
 }
 
@@ -80,10 +82,8 @@ bool on_stdio(const VmProcessOptions& process) {
 
 // What the process prints on stderr, and a crash report with --json in `json`.
 VmProcessEvents printed_events(std::FILE* json) {
-    return {
-        .hint = [](const std::string& name,
-                   const std::string& hint) { std::fprintf(stderr, "snapvm: %s: %s\n", name.c_str(), hint.c_str()); },
-        .ended = [json](const std::string& name, const Outcome& outcome) { explain(outcome, name, json); }};
+    return {.hint = [](const std::string& name, const std::string& hint) { print_error(name + ": " + hint); },
+            .ended = [json](const std::string& name, const Outcome& outcome) { explain(outcome, name, json); }};
 }
 
 // Starts the machine in a process of its own, which has no stdout.
@@ -154,7 +154,7 @@ void print_summary(const Globals& globals, const std::vector<StartReport>& runni
                                             {"p90_us", percentile(90)},
                                             {"p99_us", percentile(99)},
                                             {"pss_kib_per_clone", pss / running.size()}};
-    std::fprintf(globals.json ? stdout : stderr, "%s\n", summary.dump().c_str());
+    print(globals.json ? stdout : stderr, "%s\n", json_text(summary).c_str());
 }
 
 }  // namespace
@@ -163,7 +163,7 @@ Result<int> launch(Launch wanted) {
     VmProcessOptions options = TRY(process_options(wanted, 0));
     if (wanted.options.detach) {
         const StartReport report = TRY(detach(wanted));
-        std::printf("%s\n", wanted.globals.json ? report.json().c_str() : report.name.c_str());
+        print(stdout, "%s\n", wanted.globals.json ? report.json().c_str() : report.name.c_str());
         return 0;
     }
     if (on_stdio(options) && wanted.build && ::isatty(STDIN_FILENO) != 0 && ::isatty(STDOUT_FILENO) != 0) {
@@ -191,7 +191,7 @@ Result<int> launch_many(Launch wanted, unsigned count) {
             return fail(spawned.error());
         }
         const StartReport& report = running.emplace_back(*spawned);
-        std::printf("%s\n", wanted.globals.json ? report.json().c_str() : report.name.c_str());
+        print(stdout, "%s\n", wanted.globals.json ? report.json().c_str() : report.name.c_str());
         pss += pss_kib(report.pid);
     }
     print_summary(wanted.globals, running, pss);

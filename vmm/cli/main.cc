@@ -3,11 +3,12 @@
 #include <malloc.h>
 
 #include <algorithm>
-#include <cstdio>
+#include <string>
 #include <string_view>
 #include <utility>
 
 #include "vmm/cli/commands.h"
+#include "vmm/cli/output.h"
 
 namespace snapvm::cli {
 namespace {
@@ -68,16 +69,16 @@ int main(int argc, char** argv) {
     add_commands(line.program(), argc > 1 ? argv[1] : "", globals);
     const Result<Action> action = line.parse(argc, argv);
     if (!action && argc > 1 && argv[1][0] != '-' && !is_command(argv[1])) {
-        std::fprintf(stderr, "snapvm: there is no command %s; see snapvm --help\n", argv[1]);
+        print_error("there is no command " + std::string(argv[1]) + "; see snapvm --help");
         return kExitUsage;
     }
     if (!action) {
-        std::fprintf(stderr, "snapvm: %s; see snapvm --help\n", action.error().message().c_str());
+        print_error(action.error().message() + "; see snapvm --help");
         return kExitUsage;
     }
     const Result<int> code = (*action)();
     if (!code) {
-        std::fprintf(stderr, "snapvm: %s\n", code.error().message().c_str());
+        print_error(code.error().message());
         return exit_code_of(code.error());
     }
     return *code;

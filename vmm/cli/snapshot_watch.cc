@@ -92,7 +92,7 @@ void SnapshotWatch::run() {
         const int ready = ::poll(fds.data(), fds.size(), terminal_ ? kRefreshMs : -1);
         if (ready > 0 && fds[0].revents != 0) {
             if (shown_) {
-                std::fprintf(stderr, "\r\033[K");
+                show_progress("");
             }
             return;
         }
@@ -121,7 +121,7 @@ void SnapshotWatch::show() {
         return;
     }
     if (const auto status = ask(*client, "GET", "/snapshot/status", "", kQuickAnswer)) {
-        std::fprintf(stderr, "\r\033[K%s", progress_text(*status).c_str());
+        show_progress(progress_text(*status));
         shown_ = true;
     }
 }

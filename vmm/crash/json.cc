@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "vmm/base/printable.h"
 #include "vmm/crash/names.h"
 #include "vmm/crash/report.h"
 
@@ -105,7 +106,7 @@ std::string to_json(const CrashReport& report) {
     json["left_out"] = report.left_out;
     // The report has no raw bytes of a guest or file. If an error's text has some, dump replaces
     // them and does not throw.
-    return ordered_json{{"crash", std::move(json)}}.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+    return json_text(ordered_json{{"crash", std::move(json)}});
 }
 
 }  // namespace snapvm

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <system_error>
 
+#include "vmm/base/printable.h"
 #include "vmm/doctor/advice.h"
 
 namespace snapvm::doctor {
@@ -134,7 +135,7 @@ std::string facts_json(const HostFacts& facts, bool advice) {
         }
     }
     // File names and model names may have any bytes. dump must not throw on them.
-    return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+    return json_text(json);
 }
 
 std::string facts_table(const HostFacts& facts) {

@@ -3,6 +3,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "vmm/base/printable.h"
+
 namespace snapvm {
 
 std::string StartReport::json() const {
@@ -16,7 +18,7 @@ std::string StartReport::json() const {
     if (!tsc.empty()) {
         json["tsc"] = tsc;
     }
-    return json.dump();
+    return json_text(json);
 }
 
 StartReport StartReport::parse(std::string_view line) {

@@ -46,6 +46,21 @@ TEST(Inspect, ShowsEveryDeviceAsJson) {
         {"kind": "rng"}, {"kind": "console"}])"));
 }
 
+TEST(Inspect, NamesInASnapshotDoNotReachTheTerminal) {
+    AreaInfo info = info_with_devices();
+    const std::string name = "x\x1b]0;title\x07\n\xff";
+    DeviceConfig& devices = info.config->devices;
+    for (std::string* text : {&info.area, &info.config->kernel, &info.config->cmdline, &devices.disks[0].id,
+                              &devices.disks[0].path, &devices.nets[0].tap, &devices.vsock->socket, &info.metadata}) {
+        *text = name;
+    }
+    info.config->initrds = {name};
+    EXPECT_EQ(to_text(info).find_first_of("\x1b\x07\xff"), std::string::npos) << to_text(info);
+    EXPECT_NE(to_text(info).find(R"(written, x\x1b]0;title\x07\x0a\xff)"), std::string::npos) << to_text(info);
+    EXPECT_EQ(to_json(info).find_first_of("\x1b\x07\xff\n"), std::string::npos);
+    EXPECT_TRUE(nlohmann::json::accept(to_json(info)));
+}
+
 TEST(Inspect, AnyTimeIsShown) {
     AreaInfo info = info_with_devices();
     for (const std::uint64_t us : {std::uint64_t{0}, ~std::uint64_t{0}}) {

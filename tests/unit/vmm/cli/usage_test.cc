@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "tests/support/command.h"
 
@@ -121,6 +122,31 @@ TEST(CliArea, SizeCreateInspectVerify) {
     // Not twice without force.
     EXPECT_EQ(snapvm_command({"area", "create", area, "--mem", "64M"}).exit_code, 2);
     EXPECT_EQ(snapvm_command({"area", "create", area, "--mem", "64M", "--force"}).exit_code, 0);
+}
+
+// Names with an escape sequence, a line end, and a byte that is no UTF-8.
+TEST(CliNames, ReachNoTerminalAndMakeValidJson) {
+    const ScratchFolder scratch;
+    const std::string area = scratch.file("a\x1b[2J\nb\xff");
+    const auto expect_harmless = [](const CommandResult& result, int exit_code) {
+        EXPECT_EQ(result.exit_code, exit_code) << result.err;
+        for (const std::string& text : {result.out, result.err}) {
+            EXPECT_EQ(text.find_first_of("\x1b\xff"), std::string::npos) << text;
+        }
+    };
+    const auto expect_json = [&](std::vector<std::string> arguments, int exit_code) {
+        arguments.emplace_back("--json");
+        const CommandResult result = snapvm_command(arguments);
+        expect_harmless(result, exit_code);
+        EXPECT_TRUE(nlohmann::json::accept(result.out)) << result.out;
+    };
+    expect_json({"area", "create", area, "--mem", "64M"}, 0);
+    expect_json({"inspect", area}, 1);
+    expect_harmless(snapvm_command({"inspect", area}), 1);
+    expect_harmless(snapvm_command({"area", "create", area, "--mem", "64M", "--force"}), 0);
+    expect_refused({"verify", area}, 1, R"(a\x1b[2J\x0ab\xff)");
+    expect_refused({"restore", scratch.file("none\x1b[2J\n")}, 1, R"(none\x1b[2J\x0a)");
+    expect_refused({"fly\x1b[2J\n"}, 2, R"(fly\x1b[2J\x0a)");
 }
 
 TEST(CliUsage, HelpAndVersionAreResults) {
