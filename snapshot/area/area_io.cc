@@ -11,6 +11,7 @@
 
 #include "vmm/base/fd.h"
 #include "vmm/base/try.h"
+#include "vmm/memory/gpa.h"
 
 namespace snapvm {
 namespace {
@@ -70,6 +71,14 @@ Status AreaIo::zero(std::uint64_t offset, std::uint64_t size) {
         if (const io::Fault fault = hook_({IoStep::zero, base_ + offset, size}); fault.error != 0) {
             return fail(Error::system("fallocate", name_, fault.error));
         }
+    }
+    // A device zeroes whole sectors only.
+    const std::uint64_t part = std::min(align_up(offset, kPageSize) - offset, size);
+    TRY(write_zeros(offset, part));
+    offset += part;
+    size -= part;
+    if (size == 0) {
+        return {};
     }
     if (!can_deallocate_ || (device_ && size < kSmallZero)) {
         return write_zeros(offset, size);

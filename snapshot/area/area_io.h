@@ -36,8 +36,9 @@ public:
 
     /// Writes all of `data`.
     Status write(IoStep step, std::span<const std::byte> data, std::uint64_t offset);
-    /// Makes a page-aligned range read as zeros: punches a hole in a file, uses write-zeroes on a
-    /// device, and writes zeros if the file system or device offers neither.
+    /// Makes a range read as zeros: punches a hole in a file, uses write-zeroes on a device, and
+    /// writes zeros if the file system or device offers neither. The range ends at a multiple of
+    /// 4 KiB; what of it lies before the first such multiple is written.
     Status zero(std::uint64_t offset, std::uint64_t size);
     /// Calls fdatasync(2).
     Status flush();

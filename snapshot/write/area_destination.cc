@@ -42,6 +42,24 @@ public:
     }
     std::vector<Section> take() { return std::move(list_); }
 
+    // Zeroes what no section uses: behind the length of each, and between them. Another machine's
+    // bytes may be there, of a snapshot with longer sections or with another layout.
+    Status zero_unused() {
+        if (area_.fresh()) {
+            return {};
+        }
+        std::vector<Section> sorted = list_;
+        std::ranges::sort(sorted, {}, &Section::offset);
+        std::uint64_t unused_from = area_.slot().offset;
+        for (const Section& section : sorted) {
+            if (section.length > 0) {
+                TRY(area_.io().zero(unused_from, section.offset - unused_from));
+                unused_from = section.offset + section.length;
+            }
+        }
+        return area_.io().zero(unused_from, area_.slot().offset + area_.slot().size - unused_from);
+    }
+
 private:
     AreaWriter& area_;
     std::vector<Section> list_;
@@ -161,6 +179,7 @@ Status AreaDestination::commit(const PageTable::Resolved& pages, std::string_vie
     for (std::size_t i = 0; i < shape_.blocks.size(); ++i) {
         out.list_block(shape_.blocks[i], i, crcs[i]);
     }
+    TRY(out.zero_unused());
     TRY(check_cancelled());
     return area_.commit(out.take());
 }

@@ -2,6 +2,7 @@
 // What was written into an area is read from it again.
 #include <sys/stat.h>
 
+#include "snapshot/report/inspect.h"
 #include "snapshot/report/verify.h"
 #include "tests/unit/snapshot/fixture.h"
 
@@ -142,6 +143,42 @@ TEST_F(RoundTrip, OverwritingInPlaceLeavesNoOldBytes) {
         ASSERT_OK(restored);
         FakeMachine again(*std::move(restored));
         expect_same_memory(sparse, again);
+    }
+}
+
+// Metadata, state, entries and pages of an older snapshot are not left in the area, neither behind
+// a shorter section nor where another layout had one.
+TEST_F(RoundTrip, OutsideOfTheSectionsAllIsZero) {
+    const auto expect_zeros_between = [](const AreaPath& path) {
+        const auto info = inspect_area(path);
+        ASSERT_OK(info);
+        ASSERT_TRUE(info->chosen.has_value());
+        const Superblock& sb = *info->superblocks[*info->chosen].valid;
+        std::string slot = read_file(path.path, 64U << 20)->substr(sb.slot_offset, sb.slot_size);
+        for (const Section& section : sb.sections) {
+            slot.replace(section.offset - sb.slot_offset, section.length, std::string(section.length, '\0'));
+        }
+        EXPECT_EQ(slot.find_first_not_of('\0'), std::string::npos) << "in the slot";
+    };
+    for (const std::uint32_t slots : {1U, 2U}) {
+        for (const std::uint32_t cpus : {1U, 2U}) {  // areas for 1 and 2 have one size, and two layouts
+            SCOPED_TRACE(std::to_string(slots) + " slots, " + std::to_string(cpus) + " vCPUs");
+            FakeMachine old(8ULL << 20, cpus);
+            populate(old);
+            old.records()[0].bytes.assign(150000, std::byte{0x5A});
+            WriteOptions options = with_slots(slots);
+            options.metadata.assign(60001, 'x');
+            const AreaPath path = area(std::to_string(slots) + std::to_string(cpus));
+            for (std::uint32_t i = 0; i < slots; ++i) {
+                ASSERT_OK(write_snapshot(old, path, options));
+            }
+            FakeMachine next(8ULL << 20, 1);
+            next.fill(BlockId::ram_low, 5, 2);
+            options.metadata = "short";
+            ASSERT_OK(write_snapshot(next, path, options));
+            expect_clean(path);
+            expect_zeros_between(path);
+        }
     }
 }
 
