@@ -22,7 +22,8 @@ public:
 
     /// Verifies the checksum over all entries of a block before it returns the first of them.
     /// Without that a damaged class would pass into the next snapshot unnoticed. A shared page has
-    /// no checksum.
+    /// the checksum of the page that it repeats, for its own place. Fails with invalid if it names
+    /// no page that has one.
     Status read_entries(BlockId id, std::uint64_t first, std::span<Entry> out) const override;
     /// Returns the same entries as stored on disk, not decoded: a shared one names the page it
     /// repeats.
@@ -33,6 +34,7 @@ public:
     [[nodiscard]] const Superblock& superblock() const { return superblock_; }
 
 private:
+    class NamedEntries;
     Status verify_section(std::size_t index) const;
 
     AreaFile file_;

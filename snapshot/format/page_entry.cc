@@ -3,6 +3,7 @@
 
 #include <array>
 #include <string>
+#include <vector>
 
 #include "vmm/base/crc32c.h"
 
@@ -12,6 +13,21 @@ namespace {
 constexpr unsigned kSharesShift = 16;
 constexpr std::uint64_t kSharesMask = (1ULL << 40) - 1;
 constexpr unsigned kChecksumShift = 32;
+
+std::uint32_t salt_of(PagePlace place) {
+    const std::array<std::uint64_t, 2> salt = {static_cast<std::uint64_t>(place.block), place.page};
+    return crc32c(std::as_bytes(std::span(salt)));
+}
+
+// What each bit of the difference of two salts becomes behind a page.
+std::array<std::uint32_t, 32> moved_bits() {
+    const std::vector<std::byte> zeros(kPageSize);
+    std::array<std::uint32_t, 32> moved{};
+    for (unsigned bit = 0; bit < moved.size(); ++bit) {
+        moved[bit] = crc32c(zeros, 1U << bit) ^ crc32c(zeros);
+    }
+    return moved;
+}
 
 }  // namespace
 
@@ -40,8 +56,16 @@ Result<PageEntry> PageEntry::decode(std::uint64_t raw) {
 }
 
 std::uint32_t page_checksum(BlockId block, std::uint64_t page, std::span<const std::byte> bytes) {
-    const std::array<std::uint64_t, 2> salt = {static_cast<std::uint64_t>(block), page};
-    return crc32c(bytes, crc32c(std::as_bytes(std::span(salt))));
+    return crc32c(bytes, salt_of({block, page}));
+}
+
+std::uint32_t checksum_at(PagePlace to, PagePlace from, std::uint32_t checksum) {
+    static const std::array<std::uint32_t, 32> moved = moved_bits();
+    const std::uint32_t difference = salt_of(to) ^ salt_of(from);
+    for (unsigned bit = 0; bit < moved.size(); ++bit) {
+        checksum ^= moved[bit] & (0U - (difference >> bit & 1));
+    }
+    return checksum;
 }
 
 }  // namespace snapvm

@@ -32,4 +32,13 @@ struct PageEntry {
 /// With the salt, a page in the wrong place has a wrong checksum.
 [[nodiscard]] std::uint32_t page_checksum(BlockId block, std::uint64_t page, std::span<const std::byte> bytes);
 
+/// A page by its block and its number in it.
+struct PagePlace {
+    BlockId block{};
+    std::uint64_t page = 0;
+};
+/// Returns the checksum that a page's bytes have at `to`, from the one that they have at `from`.
+/// Needs no bytes: a CRC is linear, so the difference of two salts determines that of the checksums.
+[[nodiscard]] std::uint32_t checksum_at(PagePlace to, PagePlace from, std::uint32_t checksum);
+
 }  // namespace snapvm

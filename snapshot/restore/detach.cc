@@ -95,10 +95,7 @@ private:
         // may differ from the page that it repeats, and the guest's memory would change.
         TRY(block_.read_untouched(page, {copy_of(page), count * kPageSize}));
         for (std::uint64_t i = page; i < page + count; ++i) {
-            const PageOrigin::Entry& entry = entries_[i - unit];
-            // A shared page has no checksum of its own.
-            if (entry.page_class != PageClass::shared &&
-                page_checksum(block_.spec().id, i, {copy_of(i), kPageSize}) != entry.checksum) {
+            if (page_checksum(block_.spec().id, i, {copy_of(i), kPageSize}) != entries_[i - unit].checksum) {
                 return fail(ErrorKind::invalid, "the snapshot behind this machine is damaged: page " +
                                                     std::to_string(i) + " of block " +
                                                     std::string(name_of(block_.spec().id)) + " has a wrong checksum");

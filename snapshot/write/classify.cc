@@ -55,15 +55,16 @@ Status Classifier::classify(const MemoryBlock& block, std::uint64_t first, std::
         const std::uint64_t page = first + i;
         const PageType type = typed ? block.types().get(page) : PageType::normal;
         const bool inherited = inherits && !block.emptied(page);
-        // A shared entry has no checksum that could be kept, so the page is read.
-        if (population_[i] == Population::own || (inherited && origin_[i].page_class == PageClass::shared)) {
+        if (population_[i] == Population::own) {
             out[i] = classify_page(id, page, block.page(page), type);
         } else if (const auto known = class_by_type(type)) {
             out[i] = {{*known}, {}};
         } else if (!inherited || (type == PageType::returned && !has_data(origin_[i].page_class))) {
             out[i] = {};
         } else {
-            out[i].entry = {origin_[i].page_class, origin_[i].checksum};
+            // Which pages are shared is found anew when all are known (page_table.h).
+            const bool shared = origin_[i].page_class == PageClass::shared;
+            out[i].entry = {shared ? PageClass::common : origin_[i].page_class, origin_[i].checksum};
             out[i].hash = has_data(origin_[i].page_class) ? hash_of(block.page(page)) : PageHash{};
         }
     }

@@ -276,11 +276,49 @@ TEST_F(Share, DetachTakesWhatTheGuestSees) {
     expect_same_memory(machine_, clone);
     ASSERT_OK(detach_snapshot(clone, clone.mutable_memory()));
     expect_same_memory(machine_, clone);
-    // A machine that does not share sees its own place's contents, before and after.
+    // A machine that does not share sees its own place's contents, and the damage is found.
     FakeMachine plain(open({}));
     EXPECT_EQ(*(at(plain, 210) + 7), odd);
-    ASSERT_OK(detach_snapshot(plain, plain.mutable_memory()));
-    EXPECT_EQ(*(at(plain, 210) + 7), odd);
+    EXPECT_TRUE(fails(detach_snapshot(plain, plain.mutable_memory()), ErrorKind::invalid, "page 210 "));
+}
+
+// A shared page has no checksum in the area. Its damage must not get one from the next snapshot.
+TEST_F(Share, DamageOfASharedPageIsHandedOn) {
+    fill_source(64);
+    copy(kLow, kSource, kLow, 200, 64);
+    copy(kLow, kSource, kFirmware, 3, 1);
+    write();
+    const auto next_is_damaged = [&](const RestoreOptions& options, std::uint64_t faults) {
+        FakeMachine clone(open(options));
+        std::filesystem::remove(area("next").path);
+        ASSERT_OK(write_snapshot(clone, area("next"), {}));
+        EXPECT_EQ(verify_area(area("next"))->fault_count, faults);
+    };
+    next_is_damaged({}, 0);
+    const std::byte odd{0x5A};
+    forge(section(SectionKind::data), 210 * kPageSize + 7, std::span(&odd, 1));
+    next_is_damaged({}, 1);
+    next_is_damaged(kShare, 0);  // the guest does not see the page's own place
+    forge(section(SectionKind::data, kFirmware), 3 * kPageSize + 7, std::span(&odd, 1));
+    next_is_damaged({}, 2);
+    // A page that reads as zeros is damaged, too, and is not one of class zero.
+    const std::vector<std::byte> zeros(kPageSize);
+    forge(section(SectionKind::data), 210 * kPageSize, zeros);
+    next_is_damaged({}, 2);
+    // The page that others repeat.
+    forge(section(SectionKind::data), (kSource + 20) * kPageSize + 7, std::span(&odd, 1));
+    next_is_damaged({}, 3);
+    next_is_damaged(kShare, 1);
+}
+
+TEST_F(Share, AForgedNameEndsTheNextSnapshot) {
+    write_one_run();
+    forge_entry(210, shares(199));  // absent
+    FakeMachine clone(open({}));
+    EXPECT_TRUE(fails(write_snapshot(clone, area("next"), {}), ErrorKind::invalid, "names page 199"));
+    forge_entry(210, shares(1ULL << 39));
+    FakeMachine other(open({}));
+    EXPECT_TRUE(fails(write_snapshot(other, area("next"), {}), ErrorKind::invalid, "a shared page names page"));
 }
 
 TEST_F(Share, ForgedEntriesAreRefused) {
