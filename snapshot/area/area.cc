@@ -117,6 +117,7 @@ Result<AreaWriter> AreaWriter::open(const AreaPath& path, const AreaShape& shape
 
 Status AreaWriter::adopt(const SuperblockPair& pair) {
     highest_ = pair.highest_sequence();
+    lost_ = pair.what_is_lost();
     fresh_ = highest_ == 0 && pair.copies[0].valid && pair.copies[1].valid;
     for (std::size_t i = 0; i < pair.copies.size(); ++i) {
         table_crcs_[i] = pair.copies[i].table_crc;

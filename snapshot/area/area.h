@@ -66,6 +66,8 @@ public:
     [[nodiscard]] std::uint64_t sequence() const { return sequence_; }
     /// Whether everything behind the superblocks is known to read as zeros.
     [[nodiscard]] bool fresh() const { return fresh_; }
+    /// Returns which snapshot is damaged and is given up with begin(); empty if none.
+    [[nodiscard]] const std::string& lost() const { return lost_; }
     /// Returns the superblock of the complete snapshot that the slot holds until begin(); null if
     /// the slot holds none.
     [[nodiscard]] const Superblock* previous() const { return previous_ ? &*previous_ : nullptr; }
@@ -105,6 +107,7 @@ private:
     /// Of a file that was created here; with nothing committed, the destructor removes it.
     std::optional<FolderEntry> created_;
     std::optional<Superblock> previous_;
+    std::string lost_;
     Uuid machine_;
     Uuid snapshot_;
     std::unique_ptr<AreaIo> io_;

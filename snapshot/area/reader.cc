@@ -56,6 +56,7 @@ Result<PinnedSnapshot> pin_snapshot(const AreaPath& path, bool salvage) {
         const Superblock* still = again.newest_complete();
         if (still != nullptr && still->sequence == chosen->sequence && still->slot == chosen->slot) {
             pinned.superblock = *chosen;
+            pinned.lost = pair.what_is_lost();
             TRY(pinned.load_head());
             return pinned;
         }

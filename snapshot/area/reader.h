@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "snapshot/area/area_file.h"
@@ -20,6 +21,7 @@ struct PinnedSnapshot {
     Superblock superblock;
     std::vector<std::byte> head;    ///< bytes of the area from `head_offset` on
     std::uint64_t head_offset = 0;
+    std::string lost;  ///< what was passed over (SuperblockPair::what_is_lost); empty if nothing
 
     /// Makes `head` cover the sections that read_head() needs. Reads once more if it does not.
     Status load_head();

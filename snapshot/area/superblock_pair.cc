@@ -33,6 +33,10 @@ void SuperblockPair::decode(std::string_view name) {
             copy.valid = *std::move(decoded);
         } else {
             copy.problem = std::move(decoded).error();
+            auto header = Superblock::decode_header(block, name);
+            if (header && (header->slots != 2 || header->slot == i)) {
+                copy.header = *std::move(header);
+            }
         }
     }
 }
@@ -61,7 +65,8 @@ const Superblock* SuperblockPair::any() const {
 std::uint64_t SuperblockPair::highest_sequence() const {
     std::uint64_t highest = 0;
     for (const Copy& copy : copies) {
-        highest = std::max(highest, copy.valid ? copy.valid->sequence : 0);
+        const auto& seen = copy.valid ? copy.valid : copy.header;
+        highest = std::max(highest, seen ? seen->sequence : 0);
     }
     return highest;
 }
@@ -81,6 +86,23 @@ const Superblock* SuperblockPair::newest_complete() const {
     return best != nullptr && best->state == SlotState::complete ? best : nullptr;
 }
 
+bool SuperblockPair::is_damaged_older(const Copy& copy) const {
+    const Superblock* newest = newest_complete();
+    return copy.header && newest != nullptr && newest->slots == 2 && copy.header->sequence < newest->sequence;
+}
+
+std::string SuperblockPair::what_is_lost() const {
+    for (const Copy& copy : copies) {
+        if (copy.problem) {
+            const bool known = copy.header && copy.header->state == SlotState::complete;
+            return copy.problem->what() + (known ? ": snapshot " + copy.header->snapshot_id.text() + ", sequence " +
+                                                       std::to_string(copy.header->sequence) + ", is lost"
+                                                 : ": what it told of is lost");
+        }
+    }
+    return {};
+}
+
 Result<const Superblock*> SuperblockPair::choose(std::string_view name, bool salvage) const {
     for (const Copy& copy : copies) {
         if (copy.problem && copy.problem->kind() == ErrorKind::unsupported) {
@@ -96,11 +118,12 @@ Result<const Superblock*> SuperblockPair::choose(std::string_view name, bool sal
     const Superblock* winner = newest_complete();
     if (!salvage) {
         for (const Copy& copy : copies) {
-            if (copy.problem) {
+            if (copy.problem && !is_damaged_older(copy)) {
                 return fail(*copy.problem);
             }
         }
-        if (!same_area(*copies[0].valid, *copies[1].valid)) {
+        const auto& [first, second] = copies;
+        if (!same_area(first.valid ? *first.valid : *first.header, second.valid ? *second.valid : *second.header)) {
             return fail(ErrorKind::invalid, std::string(name) + ": the two superblocks are of different areas");
         }
         // With one slot and no writer at work, the table of the other copy matches its checksum

@@ -21,6 +21,8 @@ struct SuperblockPair {
     struct Copy {
         std::optional<Superblock> valid;
         std::optional<Error> problem;   ///< why it is not valid
+        /// Its header, without sections, if its section table alone is damaged.
+        std::optional<Superblock> header;
         bool blank = false;             ///< all zeros
         std::uint32_t table_crc = 0;    ///< CRC of the section table's bytes on disk
     };
@@ -45,8 +47,17 @@ struct SuperblockPair {
     /// Returns the superblock of the snapshot that a restore uses. Fails with invalid if this is
     /// not an area or one superblock is damaged, with unsupported if the version is newer, and with
     /// incomplete if there is no complete snapshot. A crash cannot damage a superblock, so damage
-    /// is never passed over silently; with `salvage`, one valid superblock is enough.
+    /// is never passed over silently. With two slots a damaged section table of the older snapshot
+    /// is passed over, because its header says that it is older; what_is_lost() tells of it. With
+    /// `salvage`, one valid superblock is enough.
     Result<const Superblock*> choose(std::string_view name, bool salvage) const;
+
+    /// Returns a line that says which superblock is damaged, and which snapshot is lost with it;
+    /// empty if none is.
+    [[nodiscard]] std::string what_is_lost() const;
+
+private:
+    [[nodiscard]] bool is_damaged_older(const Copy& copy) const;
 };
 
 }  // namespace snapvm

@@ -14,6 +14,7 @@ namespace {
 
 constexpr std::string_view kMagic{"snapvm\x1a\n", 8};
 constexpr std::size_t kHeaderCrcOffset = kSuperblockHeaderSize - sizeof(std::uint32_t);
+constexpr std::size_t kSectionCountOffset = 112;
 constexpr std::size_t kSectionSize = 40;
 constexpr std::size_t kMaxSections = kSectionTableSize / kSectionSize;
 constexpr std::size_t kSingleSections = 6;
@@ -214,7 +215,7 @@ std::vector<std::byte> Superblock::encode_table() const {
     return out.take();
 }
 
-Result<Superblock> Superblock::decode(std::span<const std::byte> block, std::string_view where) {
+Result<Superblock> Superblock::decode_header(std::span<const std::byte> block, std::string_view where) {
     if (block.size() < kSuperblockSize || !has_area_magic(block)) {
         return bad(where, "is not one of a snapshot area");
     }
@@ -256,10 +257,17 @@ Result<Superblock> Superblock::decode(std::span<const std::byte> block, std::str
         return bad(where, "has reserved bytes in use");
     }
     TRY(check_header(sb, where));
-    if (sb.state == SlotState::complete) {
-        TRY(decode_table(sb, block.subspan(kSuperblockHeaderSize, kSectionTableSize), count, where));
-    } else if (count != 0) {
+    if (sb.state == SlotState::writing && count != 0) {
         return bad(where, "has reserved bytes in use");
+    }
+    return sb;
+}
+
+Result<Superblock> Superblock::decode(std::span<const std::byte> block, std::string_view where) {
+    Superblock sb = TRY(decode_header(block, where));
+    if (sb.state == SlotState::complete) {
+        Decoder count(block.subspan(kSectionCountOffset, sizeof(std::uint32_t)));
+        TRY(decode_table(sb, block.subspan(kSuperblockHeaderSize, kSectionTableSize), count.u32(), where));
     }
     return sb;
 }

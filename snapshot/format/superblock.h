@@ -84,6 +84,8 @@ struct Superblock {
     /// fit.
     [[nodiscard]] std::vector<std::byte> encode_table() const;
 
+    /// Decodes the header alone, and leaves `sections` empty. Fails as decode() does.
+    static Result<Superblock> decode_header(std::span<const std::byte> block, std::string_view where);
     /// Decodes one superblock from kSuperblockSize untrusted bytes. Checks magic, version, checksum
     /// and reserved bytes, and for a complete superblock the section table and the place of each
     /// section. Fails with unsupported for another version, and names both versions; otherwise with

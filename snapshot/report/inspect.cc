@@ -158,6 +158,7 @@ Result<AreaInfo> inspect_area(const AreaPath& path) {
         return info;
     }
     if (strict) {
+        info.lost = pair.what_is_lost();
         info.chosen = newest == &*pair.copies[0].valid ? 0 : 1;
     }
     if (Status status = inspect_snapshot(path, *newest, info); !status) {
@@ -176,6 +177,7 @@ std::string to_text(const AreaInfo& info) {
            (info.problem.empty() ? "complete, of superblock " + std::to_string(info.chosen.value_or(0))
                                  : printable(info.problem)) +
            "\n";
+    out += info.lost.empty() ? "" : column("warning", 14) + printable(info.lost) + "\n";
     if (info.config) {
         out += column("machine", 14) + info.config->machine_id.text() + ", " + size_text(info.config->memory_bytes) +
                ", " + count_text(info.config->cpus, "vCPU") + ", kernel " + printable(info.config->kernel) + "\n";

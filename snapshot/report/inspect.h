@@ -38,6 +38,7 @@ struct AreaInfo {
     std::array<SuperblockInfo, kSuperblockCopies> superblocks;
     std::optional<std::uint32_t> chosen;  ///< index of the superblock whose snapshot a restore would use
     std::string problem;       ///< why a restore would fail; empty if it would not
+    std::string lost;          ///< which older snapshot is damaged, though a restore works; empty if none
     // Of the newest complete snapshot; empty if there is none or it is damaged.
     std::optional<MachineConfig> config;
     std::vector<std::uint64_t> disk_bytes;  ///< of the disks of `config`; 0 if its record is not readable

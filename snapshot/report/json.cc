@@ -101,6 +101,9 @@ std::string to_json(const AreaInfo& info) {
     if (!info.problem.empty()) {
         out["problem"] = info.problem;
     }
+    if (!info.lost.empty()) {
+        out["lost"] = info.lost;
+    }
     if (info.chosen) {
         out["chosen_superblock"] = *info.chosen;
     }
@@ -170,6 +173,9 @@ std::string to_json(const SnapshotReport& report) {
     }
     if (!report.unrecorded.empty()) {
         out["unrecorded"] = report.unrecorded;
+    }
+    if (!report.lost.empty()) {
+        out["lost"] = report.lost;
     }
     return line(out);
 }

@@ -77,6 +77,7 @@ Result<RestoredSnapshot> open_snapshot(const AreaPath& path, const RestoreOption
     restored.area = TRY(AreaIdentity::of(pinned.file));
     restored.sequence = pinned.superblock.sequence;
     restored.slot = pinned.superblock.slot;
+    restored.lost = std::move(pinned.lost);
     const auto read = Clock::now();
     const auto origin = std::make_shared<const SnapshotOrigin>(std::move(pinned.file), std::move(pinned.superblock));
     restored.memory = TRY(map_blocks(origin, head, options, std::move(reserved), restored));

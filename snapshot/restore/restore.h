@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include "snapshot/area/area_identity.h"
@@ -42,6 +43,7 @@ struct RestoredSnapshot {
     AreaIdentity area;
     std::uint64_t sequence = 0;
     std::uint32_t slot = 0;
+    std::string lost;  ///< which older snapshot of the area is damaged; empty if none
     std::uint32_t overlays = 0;  ///< runs of the map plan that were overlaid
     std::uint32_t shared_runs = 0;  ///< with `share`: runs mapped onto other pages
     std::uint64_t shared_pages = 0;  ///< pages in these runs

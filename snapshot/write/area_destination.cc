@@ -191,6 +191,7 @@ void AreaDestination::fill(SnapshotReport& report) const {
     report.area = identity_;
     report.sequence = area_.sequence();
     report.slot = area_.slot_index();
+    report.lost = area_.lost();
     report.backend = sink_->name();
 }
 

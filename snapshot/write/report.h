@@ -51,6 +51,7 @@ struct SnapshotReport {
     std::string unrecorded;
     bool cached = false;  ///< page data went through the page cache
     std::string backend;  ///< "io_uring" or "threads"
+    std::string lost;  ///< which snapshot of the area was damaged and is overwritten; empty if none
 };
 
 }  // namespace snapvm

@@ -62,8 +62,14 @@ TEST_F(Corruption, EveryByteOfBothSuperblocksIsNoticed) {
             const std::byte mask = static_cast<std::byte>(1U << offset % 8);
             flip(offset, mask);
             const auto restored = open_snapshot(area());
-            ASSERT_FALSE(restored.has_value()) << "slots " << slots << " times " << times << " offset " << offset;
-            ASSERT_EQ(restored.error().message().find('\n'), std::string::npos);
+            const bool older = offset / kSuperblockSize == static_cast<std::uint64_t>(times) % 2;
+            const bool in_table = offset % kSuperblockSize >= kSuperblockHeaderSize;
+            const std::string place = "slots " + std::to_string(slots) + " times " + std::to_string(times) +
+                                      " offset " + std::to_string(offset);
+            ASSERT_EQ(restored.has_value(), slots == 2 && older && in_table) << place;
+            const std::string said = restored ? restored->lost : restored.error().message();
+            ASSERT_NE(said, "") << place;
+            ASSERT_EQ(said.find('\n'), std::string::npos);
             if (offset % 64 == 0) {
                 ASSERT_TRUE(verify_notices()) << offset;
                 (void)inspect_area(area());
@@ -207,6 +213,55 @@ TEST_F(Corruption, WellSignedNonsenseIsRefused) {
         EXPECT_TRUE(refused([&](Superblock& sb) { sb.sections[i].length = sb.sections[i].capacity + 1; })) << i;
         EXPECT_TRUE(refused([&](Superblock& sb) { sb.sections[i].block ^= 64; })) << i;
     }
+}
+
+// The newest snapshot does not depend on the older one's section table, and the header says which
+// of them is the older one.
+TEST_F(Corruption, ADamagedTableOfTheOlderSnapshotIsPassedOver) {
+    write(2, 3);  // the newest is in slot 0
+    const std::string id = superblock(1).snapshot_id.text();
+    EXPECT_EQ(open_snapshot(area())->lost, "");
+    flip(kSuperblockSize + kSuperblockHeaderSize + 8, std::byte{1});
+    const auto restored = open_snapshot(area());
+    ASSERT_OK(restored);
+    EXPECT_EQ(restored->slot, 0U);
+    EXPECT_NE(restored->lost.find("superblock 1 has a section table with a wrong checksum"), std::string::npos);
+    EXPECT_NE(restored->lost.find("snapshot " + id), std::string::npos) << restored->lost;
+    const auto info = inspect_area(area());
+    ASSERT_OK(info);
+    EXPECT_EQ(info->problem, "");
+    EXPECT_EQ(info->chosen, 0U);
+    EXPECT_EQ(info->lost, restored->lost);
+    EXPECT_NE(to_text(*info).find("warning       " + info->lost), std::string::npos);
+    EXPECT_NE(to_json(*info).find("\"lost\":\""), std::string::npos);
+    const auto verified = verify_area(area());
+    ASSERT_OK(verified);
+    EXPECT_EQ(verified->fault_count, 1U);
+    EXPECT_EQ(verified->snapshots, 1U);
+    EXPECT_GT(verified->pages, 0U);
+
+    FakeMachine old(*std::move(open_snapshot(area())));
+    const auto report = write_snapshot(machine_, area(), {});
+    ASSERT_OK(report);
+    EXPECT_EQ(report->slot, 1U);
+    EXPECT_EQ(report->lost, restored->lost);
+    EXPECT_NE(to_json(*report).find("\"lost\":\""), std::string::npos);
+    EXPECT_FALSE(verify_notices());
+    EXPECT_EQ(open_snapshot(area())->lost, "");
+}
+
+// A restore must not fall back to an older snapshot unasked.
+TEST_F(Corruption, ADamagedTableOfTheNewestSnapshotIsNot) {
+    write(2, 3);
+    flip(kSuperblockHeaderSize + 8, std::byte{1});
+    EXPECT_EQ(open_snapshot(area()).error().kind(), ErrorKind::invalid);
+    EXPECT_NE(inspect_area(area())->problem, "");
+    EXPECT_EQ(open_snapshot(area(), {.salvage = true})->slot, 1U);
+    const auto report = write_snapshot(machine_, area(), {});
+    ASSERT_OK(report);
+    EXPECT_EQ(report->slot, 0U);
+    EXPECT_EQ(report->sequence, 6U + 2U) << "above all before, the damaged one's included";
+    EXPECT_NE(report->lost, "");
 }
 
 TEST_F(Corruption, SalvageTakesTheGoodSuperblock) {

@@ -90,6 +90,9 @@ void print_human(const std::string& area, const Json& report) {
         print(stdout, "--when-diverging protect became %s: %s\n", report.value("when_diverging", "").c_str(),
               report.value("protect_refused", "").c_str());
     }
+    if (report.contains("lost")) {
+        print_error("warning: " + report.value("lost", ""));
+    }
 }
 
 // Parses "25%" of the machine's memory, or a size.

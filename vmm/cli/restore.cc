@@ -9,6 +9,7 @@
 #include "vmm/cli/commands.h"
 #include "vmm/cli/device_options.h"
 #include "vmm/cli/launch.h"
+#include "vmm/cli/output.h"
 #include "vmm/control/restore_machine.h"
 
 namespace snapvm::cli {
@@ -47,14 +48,18 @@ Result<int> restore(const RestoreCommand& options, const Globals& globals) {
     wanted.globals = globals;
     wanted.start_paused = options.paused;
     wanted.build = [&](const kvm::System& system, unsigned clone) -> Result<BuiltMachine> {
-        return restore_machine(system,
-                               {.area = area,
-                                .share = options.share,
-                                .gap = options.clock == "continue" ? GapMode::seen : GapMode::hidden,
-                                .devices = TRY(parse_settings(options.settings, clone)),
-                                .max_memory_bytes = max_memory,
-                                .trust_paths = options.trust_paths},
-                               options.host.setup());
+        auto built = restore_machine(system,
+                                     {.area = area,
+                                      .share = options.share,
+                                      .gap = options.clock == "continue" ? GapMode::seen : GapMode::hidden,
+                                      .devices = TRY(parse_settings(options.settings, clone)),
+                                      .max_memory_bytes = max_memory,
+                                      .trust_paths = options.trust_paths},
+                                     options.host.setup());
+        if (built && clone == 0 && !built->lost.empty()) {
+            print_error("warning: " + built->lost);
+        }
+        return built;
     };
     return options.count > 1 ? launch_many(std::move(wanted), options.count) : launch(std::move(wanted));
 }

@@ -30,6 +30,7 @@ Result<BuiltMachine> restore_machine(const kvm::System& system, const RestoreReq
     host.gap = request.gap;
     BuiltMachine built{TRY(Machine::restore(system, snapshot.saved, std::move(snapshot.memory), host)),
                        snapshot.map_us};
+    built.lost = std::move(snapshot.lost);
     if (request.share) {
         built.shared = SharedMemory{snapshot.shared_runs, snapshot.shared_pages};
     }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "vmm/base/error.h"
 #include "vmm/control/service.h"
@@ -24,6 +25,7 @@ struct BuiltMachine {
     std::unique_ptr<Machine> machine;
     std::uint64_t map_us = 0;  ///< the time to map the memory of a snapshot
     std::optional<SharedMemory> shared = {};
+    std::string lost = {};  ///< RestoredSnapshot::lost
 };
 
 /// Builds the machine in the area's snapshot. Fails like open_snapshot, check_resources,
