@@ -19,8 +19,6 @@ constexpr std::uint64_t kFirstRead = 64ULL << 10;
 constexpr std::uint64_t kMaxSmallSection = 64ULL << 20;
 constexpr int kRereads = 3;
 
-}  // namespace
-
 Status check_not_truncated(const AreaFile& file, const Superblock& superblock) {
     if (file.room() < superblock.area_size) {
         return fail(ErrorKind::invalid, file.name +
@@ -33,6 +31,17 @@ Status check_not_truncated(const AreaFile& file, const Superblock& superblock) {
 Status pin_slot(const AreaFile& file, const Superblock& superblock) {
     return lock_when_dead_writers_are_done(file.lock_descriptor(), file, false, superblock.slot_offset,
                                            superblock.slot_size, "a snapshot is being written into it");
+}
+
+}  // namespace
+
+Result<PinnedSnapshot> pin_snapshot(const AreaPath& path, const Superblock& superblock) {
+    PinnedSnapshot pinned;
+    pinned.file = TRY(AreaFile::open(path, O_RDONLY));
+    pinned.superblock = superblock;
+    TRY(check_not_truncated(pinned.file, superblock));
+    TRY(pin_slot(pinned.file, superblock));
+    return pinned;
 }
 
 Result<PinnedSnapshot> pin_snapshot(const AreaPath& path, bool salvage) {
@@ -101,7 +110,7 @@ Result<std::vector<std::byte>> PinnedSnapshot::section(SectionKind kind) const {
     return bytes;
 }
 
-Result<SnapshotHead> read_head(const PinnedSnapshot& snapshot) {
+Result<SnapshotHead> check_snapshot(const PinnedSnapshot& snapshot) {
     const Superblock& sb = snapshot.superblock;
     SnapshotHead head;
     const auto within = [&](auto result) {
@@ -117,6 +126,7 @@ Result<SnapshotHead> read_head(const PinnedSnapshot& snapshot) {
     head.plan = TRY(within(decode_plan(plan, head.start.blocks)));
     head.records = TRY(within(decode_state(state, &head.record_infos)));
     const MachineConfig& config = head.start.config;
+    TRY(within(check_records(config, head.records)));
     if (config.blocks() != head.start.blocks) {
         return fail(ErrorKind::invalid,
                     snapshot.file.name + ": its memory blocks are not those of its machine configuration");

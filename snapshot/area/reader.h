@@ -23,7 +23,7 @@ struct PinnedSnapshot {
     std::uint64_t head_offset = 0;
     std::string lost;  ///< what was passed over (SuperblockPair::what_is_lost); empty if nothing
 
-    /// Makes `head` cover the sections that read_head() needs. Reads once more if it does not.
+    /// Makes `head` cover the sections that check_snapshot() needs. Reads once more if it does not.
     Status load_head();
     /// Returns the bytes in use of a small section, from `head` or by a read. Fails with invalid if
     /// their checksum is wrong.
@@ -33,11 +33,9 @@ struct PinnedSnapshot {
 /// Chooses the snapshot to restore and pins it. Fails as SuperblockPair::choose() does, with
 /// invalid if the area is truncated, and with busy if the slot is being written.
 Result<PinnedSnapshot> pin_snapshot(const AreaPath& path, bool salvage);
-/// Pins the slot of a given superblock, for inspect and verify, which look at older snapshots too.
-/// Fails with busy if the slot is being written.
-Status pin_slot(const AreaFile& file, const Superblock& superblock);
-/// Fails with invalid if the file ends before the area does.
-Status check_not_truncated(const AreaFile& file, const Superblock& superblock);
+/// Pins the snapshot of a given superblock, for inspect and verify, which look at older snapshots
+/// too. Fails with invalid if the area is truncated, and with busy if the slot is being written.
+Result<PinnedSnapshot> pin_snapshot(const AreaPath& path, const Superblock& superblock);
 
 /// Everything of a snapshot but its pages, decoded.
 struct SnapshotHead {
@@ -46,8 +44,9 @@ struct SnapshotHead {
     std::vector<StateRecord> records;
     std::vector<RecordInfo> record_infos;
 };
-/// Decodes the small sections. Fails with invalid if one is damaged or if they contradict each
-/// other, and with unsupported if the snapshot comes with disks.
-Result<SnapshotHead> read_head(const PinnedSnapshot& snapshot);
+/// Makes the checks that restore, inspect and verify have in common (FORMAT.md, "What is checked"),
+/// and returns what it has decoded. Fails with invalid if a section is damaged or if they
+/// contradict each other, and with unsupported if the snapshot comes with disks.
+Result<SnapshotHead> check_snapshot(const PinnedSnapshot& snapshot);
 
 }  // namespace snapvm

@@ -126,6 +126,10 @@ Result<const Superblock*> SuperblockPair::choose(std::string_view name, bool sal
         if (!same_area(first.valid ? *first.valid : *first.header, second.valid ? *second.valid : *second.header)) {
             return fail(ErrorKind::invalid, std::string(name) + ": the two superblocks are of different areas");
         }
+        if (winner != nullptr && first.valid && second.valid && first.valid->sequence == second.valid->sequence) {
+            return fail(ErrorKind::invalid, std::string(name) + ": the two superblocks have one sequence number",
+                        "the area is damaged: restore another snapshot");
+        }
         // With one slot and no writer at work, the table of the other copy matches its checksum
         // too: a mismatch is damage.
         for (std::size_t i = 0; winner != nullptr && winner->slots == 1 && i < copies.size(); ++i) {

@@ -40,7 +40,8 @@ Status check_header(const Superblock& sb, std::string_view where) {
                             is_page_aligned(sb.slot_size) && sb.area_size < 1ULL << 62 &&
                             sb.slot_offset >= kSlotsStart && sb.slot_offset <= sb.area_size &&
                             sb.slot_size <= sb.area_size - sb.slot_offset;
-    if (!slots_fit || !range_fits || sb.cpus == 0 ||
+    const bool numbered = sb.sequence != 0 || sb.state != SlotState::complete;
+    if (!slots_fit || !range_fits || !numbered || sb.cpus == 0 ||
         (sb.state != SlotState::writing && sb.state != SlotState::complete)) {
         return bad(where, "has fields with impossible values");
     }
@@ -79,6 +80,12 @@ Status check_kinds(const Superblock& sb, std::string_view where) {
         }
         if (is_per_block(section.kind) != (section.block != 0)) {
             return bad(where, "gives section " + std::string(name_of(section.kind)) + " the wrong block");
+        }
+        if (section.length == 0 && section.crc != 0) {
+            return bad(where, "has an empty section " + std::string(name_of(section.kind)) + " with a checksum");
+        }
+        if (section.kind == SectionKind::working_set && section.length != 0) {
+            return bad(where, "has a working set, which this version does not have");
         }
         ++count[kind];
         if (is_per_block(section.kind)) {

@@ -89,8 +89,8 @@ Status compare_block(const PinnedSnapshot& a, const PinnedSnapshot& b, const Blo
 Result<std::vector<std::string>> compare_snapshots(const AreaPath& a, const AreaPath& b) {
     const PinnedSnapshot first = TRY(pin_snapshot(a, false));
     const PinnedSnapshot second = TRY(pin_snapshot(b, false));
-    const SnapshotHead first_head = TRY(read_head(first));
-    const SnapshotHead second_head = TRY(read_head(second));
+    const SnapshotHead first_head = TRY(check_snapshot(first));
+    const SnapshotHead second_head = TRY(check_snapshot(second));
     Lines lines;
     if (first_head.start.config != second_head.start.config) {
         add(lines, "the machine configuration differs");

@@ -47,23 +47,20 @@ std::vector<std::uint64_t> disk_bytes_of(const MachineConfig& config, const std:
     return bytes;
 }
 
-Status inspect_snapshot(const AreaPath& path, const Superblock& superblock, AreaInfo& info) {
-    PinnedSnapshot snapshot;
-    snapshot.file = TRY(AreaFile::open(path, O_RDONLY));
-    snapshot.superblock = superblock;
-    TRY(check_not_truncated(snapshot.file, superblock));
-    TRY(pin_slot(snapshot.file, superblock));
-    SnapshotHead head = TRY(read_head(snapshot));
+Status show(const PinnedSnapshot& snapshot, SnapshotHead head, AreaInfo& info) {
     info.config = std::move(head.start.config);
     info.disk_bytes = disk_bytes_of(*info.config, head.records);
-    info.created_us = superblock.created_us;
+    info.created_us = snapshot.superblock.created_us;
     info.plan = std::move(head.plan);
     info.records = std::move(head.record_infos);
     for (const BlockSpec& spec : head.start.blocks) {
         info.blocks.push_back(TRY(inspect_block(snapshot, spec)));
     }
-    const std::vector<std::byte> metadata = TRY(snapshot.section(SectionKind::metadata));
-    info.metadata.assign(reinterpret_cast<const char*>(metadata.data()), metadata.size());
+    if (const auto metadata = snapshot.section(SectionKind::metadata)) {
+        info.metadata.assign(reinterpret_cast<const char*>(metadata->data()), metadata->size());
+    } else {
+        info.metadata_problem = metadata.error().what();
+    }
     return {};
 }
 
@@ -161,10 +158,14 @@ Result<AreaInfo> inspect_area(const AreaPath& path) {
         info.lost = pair.what_is_lost();
         info.chosen = newest == &*pair.copies[0].valid ? 0 : 1;
     }
-    if (Status status = inspect_snapshot(path, *newest, info); !status) {
-        info.problem = status.error().message();
+    const auto snapshot = pin_snapshot(path, *newest);
+    auto head = snapshot ? check_snapshot(*snapshot) : Result<SnapshotHead>(fail(snapshot.error()));
+    if (!head) {
+        info.problem = head.error().message();
         info.chosen.reset();
+        return info;
     }
+    TRY(show(*snapshot, *std::move(head), info));
     return info;
 }
 
@@ -196,6 +197,7 @@ std::string to_text(const AreaInfo& info) {
     if (!info.blocks.empty()) {
         out += "\n" + blocks_text(info);
     }
+    out += info.metadata_problem.empty() ? "" : "\nmetadata: " + info.metadata_problem + "\n";
     if (!info.records.empty()) {
         out +=
             "\n" + column("record", 14) + column("instance", 12) + column("version", 10) + column("length", 10) + "\n";

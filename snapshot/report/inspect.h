@@ -47,6 +47,7 @@ struct AreaInfo {
     std::vector<PlanRun> plan;
     std::vector<RecordInfo> records;
     std::string metadata;
+    std::string metadata_problem;  ///< why it cannot be shown; a restore does not read it
 };
 
 /// Reads an area without changing it, as far as it can be decoded. For an incomplete or damaged one

@@ -139,7 +139,11 @@ std::string to_json(const AreaInfo& info) {
                                   {"length", record.length},
                                   {"crc32c", record.crc}});
     }
-    out["metadata"] = info.metadata;
+    if (info.metadata_problem.empty()) {
+        out["metadata"] = info.metadata;
+    } else {
+        out["metadata_problem"] = info.metadata_problem;
+    }
     return line(out);
 }
 

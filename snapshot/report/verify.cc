@@ -59,7 +59,7 @@ public:
     Status run() {
         const Superblock& sb = snapshot_.superblock;
         TRY(check_sections());
-        auto head = read_head(snapshot_);
+        auto head = check_snapshot(snapshot_);
         if (!head) {
             if (head.error().kind() != ErrorKind::invalid) {
                 return fail(std::move(head).error());
@@ -81,7 +81,7 @@ private:
             fault);
     }
 
-    // read_head() checks the checksums of start, plan and state, and decodes them.
+    // check_snapshot() checks the checksums of start, plan and state, and decodes them.
     Status check_sections() {
         for (const Section& section : snapshot_.superblock.sections) {
             if (section.kind == SectionKind::data) {
@@ -217,11 +217,7 @@ Result<VerifyReport> verify_area(const AreaPath& path, const Progress& progress)
         }
     }
     for (const Superblock* superblock : complete) {
-        PinnedSnapshot snapshot;
-        snapshot.file = TRY(AreaFile::open(path, O_RDONLY));
-        snapshot.superblock = *superblock;
-        TRY(check_not_truncated(snapshot.file, snapshot.superblock));
-        TRY(pin_slot(snapshot.file, snapshot.superblock));
+        const PinnedSnapshot snapshot = TRY(pin_snapshot(path, *superblock));
         TRY(SnapshotVerifier(snapshot, report, progress, total).run());
         ++report.snapshots;
     }

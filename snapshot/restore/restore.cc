@@ -70,7 +70,7 @@ Result<RestoredSnapshot> open_snapshot(const AreaPath& path, const RestoreOption
                                        std::vector<ReservedBlock> reserved) {
     const auto start = Clock::now();
     PinnedSnapshot pinned = TRY(pin_snapshot(path, options.salvage));
-    SnapshotHead head = TRY(read_head(pinned));
+    SnapshotHead head = TRY(check_snapshot(pinned));
     TRY(check_memory(head, pinned.file.name, options.max_memory_bytes));
     RestoredSnapshot restored;
     restored.snapshot_id = pinned.superblock.snapshot_id;
@@ -89,7 +89,7 @@ Result<RestoredSnapshot> open_snapshot(const AreaPath& path, const RestoreOption
 
 Result<MachineConfig> config_in(const AreaPath& path) {
     const PinnedSnapshot pinned = TRY(pin_snapshot(path, /*salvage=*/false));
-    return TRY(read_head(pinned)).start.config;
+    return TRY(check_snapshot(pinned)).start.config;
 }
 
 }  // namespace snapvm

@@ -221,6 +221,24 @@ TEST(DeviceRegistry, HasEveryKindFrom32OnceAndNoOther) {
     }
 }
 
+// Whoever reads a snapshot without building the machine knows by this which records it must have.
+TEST(DeviceRegistry, RecordOwnersAreItsDevices) {
+    MachineConfig config;
+    for (const DeviceConfig& devices : {DeviceConfig{}, all_devices()}) {
+        config.devices = devices;
+        std::vector<RecordOwner> owners = record_owners(config);
+        std::vector<RecordOwner> wanted = {{RecordKind::clock, 0}, {RecordKind::vcpu, 0}};
+        for (const DeviceFactory& factory : device_factories()) {
+            for (std::uint32_t instance = 0; instance < factory.count(devices); ++instance) {
+                wanted.push_back({factory.kind, instance});
+            }
+        }
+        std::ranges::sort(owners);
+        std::ranges::sort(wanted);
+        EXPECT_EQ(owners, wanted);
+    }
+}
+
 TEST(DeviceRegistry, BuildsTheInterruptControllerFirst) {
     FakeHost fake;
     DeviceHost host = fake.host();

@@ -16,38 +16,11 @@
 #include "snapshot/report/inspect.h"
 #include "snapshot/report/verify.h"
 #include "snapshot/restore/restore.h"
-#include "vmm/base/crc32c.h"
+#include "tests/support/sign_area.h"
 
 namespace {
 
 using namespace snapvm;
-
-void put_crc(std::vector<std::byte>& area, std::size_t at, std::uint32_t crc) {
-    std::memcpy(area.data() + at, &crc, sizeof crc);
-}
-
-// Signs the sections first, then the table over them, then the header over that.
-void sign(std::vector<std::byte>& area) {
-    for (std::size_t base = 0; base + kSuperblockSize <= area.size() && base < kSlotsStart; base += kSuperblockSize) {
-        const auto table = std::span(area).subspan(base + kSuperblockHeaderSize, kSectionTableSize);
-        for (std::size_t line = 0; line + 40 <= table.size(); line += 40) {
-            std::uint32_t kind = 0;
-            std::uint64_t offset = 0;
-            std::uint64_t length = 0;
-            std::memcpy(&kind, table.data() + line, sizeof kind);
-            std::memcpy(&offset, table.data() + line + 8, sizeof offset);
-            std::memcpy(&length, table.data() + line + 24, sizeof length);
-            const bool whole = offset <= area.size() && length <= area.size() - offset;
-            if (kind != 0 && kind != static_cast<std::uint32_t>(SectionKind::data) && whole) {
-                put_crc(area, base + kSuperblockHeaderSize + line + 32,
-                        crc32c(std::span(area).subspan(offset, length)));
-            }
-        }
-        put_crc(area, base + 116, crc32c(table));
-        put_crc(area, base + kSuperblockHeaderSize - 4,
-                crc32c(std::span(area).subspan(base, kSuperblockHeaderSize - 4)));
-    }
-}
 
 // Page entries are far behind the part of an area that a seed holds. The bytes after that part are
 // used as the entries of RAM.
@@ -56,7 +29,7 @@ void place_entries(std::vector<std::byte>& area) {
     if (area.size() <= kSeed) {
         return;
     }
-    sign(area);
+    test::sign_area(area);
     const auto superblock = Superblock::decode(std::span(area).first(kSuperblockSize), "seed");
     const Section* entries =
         superblock ? superblock->find(SectionKind::entries, static_cast<std::uint32_t>(BlockId::ram_low)) : nullptr;
@@ -87,7 +60,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         place_entries(area);
     }
     if (size > 0 && (data[size - 1] & 1) != 0) {
-        sign(area);
+        test::sign_area(area);
     }
     if (fd < 0 || ::ftruncate(fd, 0) != 0 ||
         ::pwrite(fd, area.data(), area.size(), 0) != static_cast<ssize_t>(area.size())) {

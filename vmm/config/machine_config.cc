@@ -60,9 +60,11 @@ Status MachineConfig::validate() const {
         return fail(ErrorKind::usage, "the guest's command line is too long or has a NUL byte in it",
                     "give at most " + std::to_string(platform::kCommandLineLimit - 1) + " bytes");
     }
-    if (initrds.size() > kMaxInitrds || kernel.size() > kMaxText ||
-        std::ranges::any_of(initrds, [](const std::string& path) { return path.size() > kMaxText; })) {
-        return fail(ErrorKind::usage, "the initrds are too many, or a path is too long",
+    const auto is_bad = [](const std::string& path) {
+        return path.size() > kMaxText || path.find('\0') != std::string::npos;
+    };
+    if (initrds.size() > kMaxInitrds || is_bad(kernel) || std::ranges::any_of(initrds, is_bad)) {
+        return fail(ErrorKind::usage, "the initrds are too many, or a path is too long or has a NUL byte in it",
                     "give at most 16 initrds, and 4096 bytes a path");
     }
     if (devices.balloon && (devices.balloon->bytes % kPageSize != 0 || devices.balloon->bytes > memory_bytes)) {

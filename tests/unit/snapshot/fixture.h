@@ -51,10 +51,9 @@ public:
         config_.cpus = cpus;
         config_.kernel = "builtin:fake";
         config_.machine_id.bytes.fill(7);
-        records_.push_back({RecordKind::clock, 1, 0, std::vector<std::byte>(24, std::byte{1})});
-        for (std::uint32_t cpu = 0; cpu < cpus; ++cpu) {
-            records_.push_back(
-                {RecordKind::vcpu, 3, cpu, std::vector<std::byte>(7000, std::byte{static_cast<unsigned char>(cpu)})});
+        for (const auto& [kind, instance] : record_owners(config_)) {  // the clock's is the first
+            const std::size_t size = kind == RecordKind::vcpu ? 7000 : 24;
+            records_.push_back({kind, 1, instance, std::vector<std::byte>(size, static_cast<std::byte>(instance + 1))});
         }
         std::vector<MemoryBlock> blocks;
         for (const BlockSpec& spec : config_.blocks()) {
