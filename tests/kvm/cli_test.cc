@@ -182,6 +182,33 @@ TEST_F(Cli, SharesOneCopyOfPagesThatAreTheSame) {
     EXPECT_NE(command({"restore", next}, "q").out.find("LEDGER OK"), std::string::npos);
 }
 
+TEST_F(Cli, ADamagedOlderSnapshotIsWarnedOf) {
+    start("a");
+    const std::string area = scratch_.file("area");
+    ASSERT_EQ(command({"area", "create", area, "--for", "a", "--slots", "2"}).exit_code, 0);
+    ASSERT_EQ(command({"snapshot", "a", area}).exit_code, 0);
+    ASSERT_EQ(command({"snapshot", "a", area}).exit_code, 0);
+    EXPECT_EQ(command({"restore", area, "-d", "--name", "whole"}).err, "");
+    {
+        std::fstream file(area, std::ios::in | std::ios::out | std::ios::binary);
+        file.seekp(520);  // the table of superblock 0, whose snapshot is the first
+        file.put('\x7F');
+    }
+    const std::string said = "superblock 0 has a section table with a wrong checksum: snapshot ";
+    const CommandResult restored = command({"restore", area, "-d", "--name", "b"});
+    EXPECT_EQ(restored.exit_code, 0) << restored.err;
+    EXPECT_NE(restored.err.find("snapvm: warning: " + area), std::string::npos) << restored.err;
+    EXPECT_NE(restored.err.find(said), std::string::npos) << restored.err;
+    const CommandResult inspected = command({"inspect", area});
+    EXPECT_EQ(inspected.exit_code, 0);
+    EXPECT_NE(inspected.out.find(said), std::string::npos) << inspected.out;
+    EXPECT_NE(command({"verify", area}).out.find("superblock 0 has a section table"), std::string::npos);
+    const CommandResult again = command({"snapshot", "a", area});
+    EXPECT_EQ(again.exit_code, 0) << again.err;
+    EXPECT_NE(again.err.find(said), std::string::npos) << again.err;
+    EXPECT_EQ(command({"verify", area}).exit_code, 0);
+}
+
 TEST_F(Cli, RestoresAllOrNone) {
     start("a");
     const std::string area = scratch_.file("area");
