@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <limits.h>
+#include <sched.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -10,7 +11,9 @@
 #include <cerrno>
 #include <cstring>
 #include <string_view>
+#include <thread>
 
+#include "vmm/base/thread.h"
 #include "vmm/base/try.h"
 
 namespace snapvm {
@@ -41,6 +44,18 @@ Result<UniqueFd> connect_to(const sockaddr_un& address, const std::string& path)
         case EAGAIN: return fail(ErrorKind::busy, "too many connections wait at " + path, "try again");
         default: return fail(Error::system("connect", path, errno));
     }
+}
+
+// For a root without /proc. A thread with a current directory of its own goes to the folder.
+Result<UniqueFd> connect_from(int folder, const std::string& name) {
+    const sockaddr_un address = TRY(unix_address(name));
+    Result<UniqueFd> connected = UniqueFd();
+    std::thread thread = TRY(start_thread(ThreadRole::io, [&] {
+        const bool there = ::unshare(CLONE_FS) == 0 && ::fchdir(folder) == 0;
+        connected = there ? connect_to(address, name) : fail(Error::system("fchdir", name, errno));
+    }));
+    thread.join();
+    return connected;
 }
 
 // How a link ends that `--api-socket` has made. The run folder it leads to may be gone.
@@ -96,7 +111,9 @@ Result<UniqueFd> connect_unix(const std::string& path) { return connect_to(TRY(u
 Result<UniqueFd> connect_unix(int folder, const std::string& name) {
     // connect(2) takes no descriptor, and /proc has a name for one. O_PATH is all that it needs.
     const UniqueFd socket = TRY(opener().open(folder, name, O_PATH, 0));
-    return connect_to(TRY(unix_address("/proc/self/fd/" + std::to_string(socket.get()))), name);
+    auto connected = connect_to(TRY(unix_address("/proc/self/fd/" + std::to_string(socket.get()))), name);
+    const bool none = !connected && connected.error().kind() == ErrorKind::not_found;
+    return none ? connect_from(folder, name) : std::move(connected);  // no listener, or no /proc
 }
 
 Status remove_stale_socket(const FolderEntry& entry, const std::string& path, const std::string& other) {

@@ -20,7 +20,8 @@ Result<sockaddr_un> unix_address(const std::string& path);
 /// busy if the listener's queue is full.
 Result<UniqueFd> connect_unix(const std::string& path);
 /// Does the same with the socket `name` in an opened folder, through the process's opener. Fails
-/// also like Opener::open. It needs /proc. The length of the name does not matter.
+/// also like Opener::open. The length of the name does not matter, except in a root without /proc,
+/// where a thread is started for it.
 Result<UniqueFd> connect_unix(int folder, const std::string& name);
 
 /// Makes the name free if a dead process has left it: removes a socket that no process has

@@ -138,16 +138,16 @@ public:
     }
 
     void memory(const MemoryFacts& facts) {
-        if (facts.available < kLittleMemory) {
+        if (facts.available && *facts.available < kLittleMemory) {
             add("memory.available",
-                "only " + std::to_string(facts.available >> 20) + "M of memory is available: stop other programs");
+                "only " + std::to_string(*facts.available >> 20) + "M of memory is available: stop other programs");
         }
         if (facts.overcommit == 2) {
             add("memory.overcommit",
                 "the memory of each clone counts in full before it is used: sudo sysctl vm.overcommit_memory=0");
         }
-        if (facts.max_map_count < kUsualMapCount) {
-            add("memory.max_map_count", "a process may have only " + std::to_string(facts.max_map_count) +
+        if (facts.max_map_count && *facts.max_map_count < kUsualMapCount) {
+            add("memory.max_map_count", "a process may have only " + std::to_string(*facts.max_map_count) +
                                             " mappings: sudo sysctl vm.max_map_count=65530");
         }
         if (facts.open_files < kFewFiles) {

@@ -51,20 +51,21 @@ struct IoUringFacts {
 /// The selected words of /sys/kernel/mm/transparent_hugepage; empty if there is no such file.
 struct HugePageFacts {
     std::string enabled, defrag, shmem_enabled;
-    std::uint64_t reserved = 0;  ///< hugetlb pages
+    std::optional<std::uint64_t> reserved;  ///< hugetlb pages
 };
 
 struct CgroupFacts {
-    std::string version;  ///< "v1", "v2", "hybrid", "none"
+    std::string version;  ///< "v1", "v2", "hybrid", "none"; empty if unknown
     bool favordynmods = false;  ///< of the unified or the v1 cpu hierarchy
     std::optional<double> cpu_limit;  ///< in CPUs
     std::optional<std::uint64_t> memory_limit;  ///< bytes
 };
 
+/// Without /proc, its values are unknown: empty, and -1.
 struct MemoryFacts {
-    std::uint64_t total = 0, available = 0, swap = 0;  ///< bytes
-    int overcommit = 0;  ///< vm.overcommit_memory
-    std::uint64_t max_map_count = 0;
+    std::optional<std::uint64_t> total, available, swap;  ///< bytes
+    int overcommit = -1;                                  ///< vm.overcommit_memory
+    std::optional<std::uint64_t> max_map_count;
     std::optional<std::uint64_t> locked_limit;  ///< RLIMIT_MEMLOCK in bytes; nothing: no limit
     std::uint64_t open_files = 0;  ///< RLIMIT_NOFILE
 };

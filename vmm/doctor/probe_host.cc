@@ -105,7 +105,7 @@ HugePageFacts probe_huge_pages() {
     return {.enabled = chosen_word(text_of(folder + "enabled")),
             .defrag = chosen_word(text_of(folder + "defrag")),
             .shmem_enabled = chosen_word(text_of(folder + "shmem_enabled")),
-            .reserved = meminfo_value(text_of("/proc/meminfo"), "HugePages_Total").value_or(0)};
+            .reserved = meminfo_value(text_of("/proc/meminfo"), "HugePages_Total")};
 }
 
 CgroupFacts probe_cgroup() {
@@ -116,7 +116,7 @@ CgroupFacts probe_cgroup() {
     const auto cpu = find_cgroup_v1(mounts, "cpu");
     const auto memory = find_cgroup_v1(mounts, "memory");
     const bool v1 = cpu || memory;
-    facts.version = v1 ? (unified ? "hybrid" : "v1") : (unified ? "v2" : "none");
+    facts.version = mounts.empty() ? "" : v1 ? (unified ? "hybrid" : "v1") : (unified ? "v2" : "none");
     facts.favordynmods = (unified && unified->favordynmods) || (cpu && cpu->favordynmods);
     if (unified) {
         for (const std::string& folder : cgroup_folders(*unified, cgroup_path(own, "").value_or("/"))) {
@@ -142,11 +142,11 @@ CgroupFacts probe_cgroup() {
 MemoryFacts probe_memory() {
     MemoryFacts facts;
     const std::string meminfo = text_of("/proc/meminfo");
-    facts.total = meminfo_value(meminfo, "MemTotal").value_or(0);
-    facts.available = meminfo_value(meminfo, "MemAvailable").value_or(0);
-    facts.swap = meminfo_value(meminfo, "SwapTotal").value_or(0);
+    facts.total = meminfo_value(meminfo, "MemTotal");
+    facts.available = meminfo_value(meminfo, "MemAvailable");
+    facts.swap = meminfo_value(meminfo, "SwapTotal");
     facts.overcommit = small_number("/proc/sys/vm/overcommit_memory");
-    facts.max_map_count = parse_number(text_of("/proc/sys/vm/max_map_count")).value_or(0);
+    facts.max_map_count = parse_number(text_of("/proc/sys/vm/max_map_count"));
     rlimit limit{};
     if (::getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
         facts.locked_limit = limit.rlim_cur;

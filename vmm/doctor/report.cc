@@ -50,7 +50,10 @@ std::string text(const char* format, double value) {
 
 std::string yes(bool value) { return value ? "yes" : "no"; }
 std::string or_unknown(const std::string& value) { return value.empty() ? "unknown" : value; }
-std::string mebibytes(std::uint64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
+std::string or_unknown(std::optional<std::uint64_t> value) { return value ? std::to_string(*value) : "unknown"; }
+std::string mebibytes(std::optional<std::uint64_t> bytes) {
+    return bytes ? std::to_string(*bytes >> 20) + " MiB" : "unknown";
+}
 
 class Table {
 public:
@@ -113,18 +116,18 @@ std::string facts_json(const HostFacts& facts, bool advice) {
          {{"enabled", facts.huge_pages.enabled},
           {"defrag", facts.huge_pages.defrag},
           {"shmem_enabled", facts.huge_pages.shmem_enabled},
-          {"reserved", facts.huge_pages.reserved}}},
+          {"reserved", or_null(facts.huge_pages.reserved)}}},
         {"cgroup",
          {{"version", facts.cgroup.version},
           {"favordynmods", facts.cgroup.favordynmods},
           {"cpu_limit", or_null(facts.cgroup.cpu_limit)},
           {"memory_limit", or_null(facts.cgroup.memory_limit)}}},
         {"memory",
-         {{"total", facts.memory.total},
-          {"available", facts.memory.available},
-          {"swap", facts.memory.swap},
+         {{"total", or_null(facts.memory.total)},
+          {"available", or_null(facts.memory.available)},
+          {"swap", or_null(facts.memory.swap)},
           {"overcommit", facts.memory.overcommit},
-          {"max_map_count", facts.memory.max_map_count},
+          {"max_map_count", or_null(facts.memory.max_map_count)},
           {"locked_limit", or_null(facts.memory.locked_limit)},
           {"open_files", facts.memory.open_files}}},
     };
@@ -169,16 +172,16 @@ std::string facts_table(const HostFacts& facts) {
     table.row("huge pages", "enabled " + or_unknown(facts.huge_pages.enabled) + ", defrag " +
                                 or_unknown(facts.huge_pages.defrag) + ", shmem " +
                                 or_unknown(facts.huge_pages.shmem_enabled) + ", reserved " +
-                                std::to_string(facts.huge_pages.reserved));
-    table.row("cgroup", facts.cgroup.version + (facts.cgroup.favordynmods ? ", favordynmods" : "") + "; CPU limit " +
-                            (facts.cgroup.cpu_limit ? text("%.2f", *facts.cgroup.cpu_limit) : "none") +
+                                or_unknown(facts.huge_pages.reserved));
+    table.row("cgroup", or_unknown(facts.cgroup.version) + (facts.cgroup.favordynmods ? ", favordynmods" : "") +
+                            "; CPU limit " + (facts.cgroup.cpu_limit ? text("%.2f", *facts.cgroup.cpu_limit) : "none") +
                             ", memory limit " +
-                            (facts.cgroup.memory_limit ? mebibytes(*facts.cgroup.memory_limit) : "none"));
+                            (facts.cgroup.memory_limit ? mebibytes(facts.cgroup.memory_limit) : "none"));
     table.row("memory", mebibytes(facts.memory.available) + " of " + mebibytes(facts.memory.total) +
                             " available, swap " + mebibytes(facts.memory.swap) + ", overcommit " +
-                            std::to_string(facts.memory.overcommit));
-    table.row("limits", "mappings " + std::to_string(facts.memory.max_map_count) + ", locked memory " +
-                            (facts.memory.locked_limit ? mebibytes(*facts.memory.locked_limit) : "unlimited") +
+                            (facts.memory.overcommit < 0 ? "unknown" : std::to_string(facts.memory.overcommit)));
+    table.row("limits", "mappings " + or_unknown(facts.memory.max_map_count) + ", locked memory " +
+                            (facts.memory.locked_limit ? mebibytes(facts.memory.locked_limit) : "unlimited") +
                             ", open files " + std::to_string(facts.memory.open_files));
     std::string result = table.take();
     for (const Advice& line : advise(facts)) {

@@ -63,8 +63,11 @@ Population population_of_pagemap_entry(std::uint64_t entry, MemoryBlock::Backing
 }
 
 Result<PopulationScanner> PopulationScanner::open() {
-    UniqueFd fd = TRY(open_file("/proc/self/pagemap", O_RDONLY));
-    return PopulationScanner(std::move(fd));
+    auto fd = open_file("/proc/self/pagemap", O_RDONLY);
+    if (!fd && fd.error().code() == ENOENT) {
+        return PopulationScanner(UniqueFd());  // a root without /proc
+    }
+    return PopulationScanner(TRY(std::move(fd)));
 }
 
 Status PopulationScanner::scan(const MemoryBlock& block, std::uint64_t first, std::span<Population> out) const {
@@ -74,6 +77,10 @@ Status PopulationScanner::scan(const MemoryBlock& block, std::uint64_t first, st
     }
     if (block.backing() == MemoryBlock::Backing::memfd) {
         return scan_memfd(block, first, out);
+    }
+    if (!pagemap_.valid()) {
+        std::ranges::fill(out, Population::own);
+        return {};
     }
     std::array<std::uint64_t, 4096> entries;
     const std::uint64_t base = reinterpret_cast<std::uintptr_t>(block.host()) / kPageSize + first;

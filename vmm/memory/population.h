@@ -21,7 +21,8 @@ enum class Population : std::uint8_t {
 
 /// Reads the populations of one block after another. Opens /proc/self/pagemap once
 /// (Documentation/admin-guide/mm/pagemap.rst; the flags are readable without privileges). For memfd
-/// blocks it uses SEEK_DATA, since the file may have a page that is not mapped here.
+/// blocks it uses SEEK_DATA, since the file may have a page that is not mapped here. In a root
+/// without /proc it says of all other pages that they are the machine's own, so that they are read.
 class PopulationScanner {
 public:
     static Result<PopulationScanner> open();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/base/unix_socket.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -11,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/support/child.h"
 #include "tests/support/need.h"
 #include "tests/support/result_matchers.h"
 #include "tests/support/scratch_folder.h"
@@ -133,6 +135,26 @@ TEST_F(UnixSocket, TheEndRemovesItsOwnSocketOnly) {
         std::ofstream(path_) << "precious";
     }
     EXPECT_TRUE(std::filesystem::is_regular_file(path_));
+}
+
+TEST(ConnectUnix, NeedsNoProc) {
+    if (::geteuid() != 0) {
+        GTEST_SKIP() << "chroot needs root";
+    }
+    const test::ScratchFolder scratch;
+    const int code = test::in_child([&] {
+        const auto listener = Listener::open(scratch.file("socket"), "");
+        if (!listener || ::chroot(scratch.file("").c_str()) != 0 || ::chdir("/") != 0) {
+            return 1;
+        }
+        const int folder = ::open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+        const auto connected = connect_unix(folder, "socket");
+        if (!connected || ::accept(listener->fd(), nullptr, nullptr) < 0) {
+            return 2;
+        }
+        return connect_unix(folder, "none") ? 3 : 0;
+    });
+    EXPECT_EQ(code, 0);
 }
 
 }  // namespace

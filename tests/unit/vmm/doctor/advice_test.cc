@@ -97,6 +97,21 @@ TEST(DoctorAdvice, EachThingMissingHasItsOwn) {
     }
 }
 
+TEST(DoctorAdvice, WhatIsUnknownIsNotZero) {
+    HostFacts facts = good_host();  // in a root without /proc
+    const std::uint64_t open_files = facts.memory.open_files;
+    facts.memory = {};
+    facts.memory.open_files = open_files;
+    facts.huge_pages.reserved.reset();
+    facts.cgroup.version.clear();
+    EXPECT_TRUE(topics(facts).empty());
+    const std::string table = facts_table(facts);
+    for (const char* line : {"unknown of unknown available, swap unknown, overcommit unknown", "mappings unknown",
+                             "reserved unknown", "cgroup                  unknown"}) {
+        EXPECT_NE(table.find(line), std::string::npos) << line << " in " << table;
+    }
+}
+
 TEST(DoctorAdvice, LimitsAboveWhatIsThereAreFine) {
     HostFacts facts = good_host();
     facts.cgroup.cpu_limit = 16;

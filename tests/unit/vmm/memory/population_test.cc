@@ -4,11 +4,15 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <filesystem>
 #include <vector>
 
+#include "tests/support/child.h"
 #include "tests/support/paths.h"
 #include "tests/support/result_matchers.h"
 
@@ -198,6 +202,19 @@ TEST(Population, OfAnOverlayIsAnonymousMemorys) {
     touch(*block, 3);
     EXPECT_EQ(scan(*block, 3, 1), std::vector{kOwn});
     EXPECT_EQ(scan(*block, 1, 1), std::vector{kUntouched});
+}
+
+TEST(Population, WithoutProcEveryPageIsReadAsIfItHadBeenTouched) {
+    const MemoryBlock block = anonymous(4);
+    touch(block, 1);
+    const int code = test::in_child([&] {
+        if (!test::refuse_call(SYS_openat, ENOENT)) {
+            return 1;
+        }
+        const std::vector<Population> all = scan(block);
+        return std::ranges::count(all, kOwn) == 4 ? 0 : 2;
+    });
+    EXPECT_EQ(code, 0) << "memory that counts as untouched would be saved as zeros";
 }
 
 }  // namespace
