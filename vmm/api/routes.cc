@@ -149,6 +149,8 @@ constexpr StateSet kHasMachine{ServiceState::running, ServiceState::paused, Serv
 constexpr StateSet kAnyState{ServiceState::not_started, ServiceState::running, ServiceState::paused,
                              ServiceState::ended};
 
+constexpr bool kWaits = true;
+
 constexpr std::array<Route, 19> kRoutes = {{
     {"GET", "/", kAnyState, get_instance},
     {"GET", "/version", kAnyState, get_version},
@@ -166,8 +168,8 @@ constexpr std::array<Route, 19> kRoutes = {{
     {"PATCH", "/balloon/statistics", kLives, patch_balloon_statistics},
     {"GET", "/stats", kAnyState, get_stats},
     {"PUT", "/stop", kAnyState, put_stop},
-    {"GET", "/wait", kAnyState, get_wait},
-    {"GET", "/console", kHasMachine, get_console},
+    {"GET", "/wait", kAnyState, get_wait, kWaits},
+    {"GET", "/console", kHasMachine, get_console, kWaits},
     {"PUT", "/console/size", kLives, put_console_size},
 }};
 
@@ -181,6 +183,17 @@ ApiAnswer answer_in_state(const Route& route, Service& service, const ApiRequest
 }  // namespace
 
 std::span<const Route> routes() { return kRoutes; }
+
+bool waits(const ApiRequest& request) {
+    const auto asked = std::ranges::find_if(kRoutes, [&](const Route& route) {
+        return route.method == request.method && route.path == path_of(request.target);
+    });
+    if (asked == kRoutes.end() || asked->answer != put_stop) {
+        return asked != kRoutes.end() && asked->waits;
+    }
+    const auto stop = parse_stop(request.body);
+    return stop && !stop->force;
+}
 
 ApiAnswer answer_request(Service& service, const ApiRequest& request) {
     std::string allow;

@@ -86,8 +86,12 @@ struct Server::Impl {
         explicit Connection(UniqueFd socket) : fd(std::move(socket)) {}
         UniqueFd fd;
         std::thread thread;
-        bool idle = true;   // waits for a request
-        bool done = false;  // its thread is about to end
+        bool idle = true;  // waits for a request
+        Clock::time_point idle_since = Clock::now();
+        bool waits = false;   // has a call that waits
+        bool answers = false;  // writes an answer, for which the client may take its time
+        bool closed = false;  // made room for another, or its thread is about to end
+        bool done = false;    // its thread is about to end
     };
 
     Impl(Service& the_service, Listener the_listener, UniqueFd the_wake, ServerLimits the_limits)
@@ -98,6 +102,9 @@ struct Server::Impl {
     void serve(Connection& connection);
     bool serve_one(Connection& connection, DeadlineStream& stream, beast::flat_buffer& buffer);
     bool set_idle(Connection& connection, bool idle);
+    void set_answering(Connection& connection, bool answers);
+    bool make_room();
+    bool may_wait(Connection& connection);
     void reap();
 
     Service& service;
@@ -147,10 +154,39 @@ void Server::Impl::reap() {
     }
 }
 
+// Returns whether there is room for one more connection. Closes the one that has been idle longest
+// if it must.
+bool Server::Impl::make_room() {
+    const auto open = static_cast<std::size_t>(std::ranges::count(connections, false, &Connection::closed));
+    if (open < limits.connections) {
+        return true;
+    }
+    Connection* oldest = nullptr;
+    for (Connection& connection : connections) {
+        if ((connection.idle || connection.answers) && !connection.closed &&
+            (!oldest || connection.idle_since < oldest->idle_since)) {
+            oldest = &connection;
+        }
+    }
+    if (oldest == nullptr) {
+        return false;
+    }
+    oldest->closed = true;
+    ::shutdown(oldest->fd.get(), SHUT_RDWR);
+    return true;
+}
+
+bool Server::Impl::may_wait(Connection& connection) {
+    const std::lock_guard lock(mutex);
+    const auto waiting = static_cast<std::size_t>(std::ranges::count(connections, true, &Connection::waits));
+    connection.waits = waiting < limits.waiting;
+    return connection.waits;
+}
+
 void Server::Impl::admit(UniqueFd fd) {
     reap();
     const std::lock_guard lock(mutex);
-    if (connections.size() < limits.connections) {
+    if (make_room()) {
         Connection& connection = connections.emplace_back(std::move(fd));
         auto thread = start_thread(ThreadRole::api, [this, &connection] { serve(connection); });
         if (thread) {
@@ -173,7 +209,16 @@ void Server::Impl::admit(UniqueFd fd) {
 bool Server::Impl::set_idle(Connection& connection, bool idle) {
     const std::lock_guard lock(mutex);
     connection.idle = idle;
+    connection.idle_since = Clock::now();
+    connection.waits = false;
+    connection.answers = false;
     return !idle || !stopping;
+}
+
+void Server::Impl::set_answering(Connection& connection, bool answers) {
+    const std::lock_guard lock(mutex);
+    connection.idle_since = Clock::now();
+    connection.answers = answers;
 }
 
 void Server::Impl::serve(Connection& connection) {
@@ -190,6 +235,7 @@ void Server::Impl::serve(Connection& connection) {
     ::shutdown(connection.fd.get(), SHUT_RDWR);
     const std::lock_guard lock(mutex);
     connection.fd.reset();
+    connection.closed = true;
     connection.done = true;
     changed.notify_all();
 }
@@ -236,12 +282,19 @@ bool Server::Impl::serve_one(Connection& connection, DeadlineStream& stream, bea
         pollfd entry{fd, 0, 0};
         return stopping || ::poll(&entry, 1, 0) > 0;
     };
-    const ApiAnswer answer = answer_request(service, {view(message.method_string()), view(message.target()),
-                                                      message.body(), view(message[http::field::upgrade]), gone});
+    const ApiRequest request{view(message.method_string()), view(message.target()), message.body(),
+                             view(message[http::field::upgrade]), gone};
+    const ApiAnswer answer = !waits(request) || may_wait(connection)
+                                 ? answer_request(service, request)
+                                 : ApiAnswer{503, fault_json("too many clients wait already; try again later"), {}};
     const bool keep_alive = message.keep_alive() && !stopping;
     auto response = make_response(answer, message.version(), keep_alive);
+    set_answering(connection, true);
     stream.expires_at(Clock::now() + limits.request);
     http::write(stream, response, error);
+    if (answer.status == 101) {
+        set_answering(connection, false);
+    }
     if (error) {
         return false;
     }

@@ -13,7 +13,12 @@
 namespace snapvm::api {
 
 struct ServerLimits {
-    std::size_t connections = 32;  ///< each has a thread; a further connection is answered with 503
+    /// Each has a thread. For a further connection, the one that has waited longest for a request
+    /// is closed. If all have a request, the further one is answered with 503.
+    std::size_t connections = 32;
+    /// So many calls that wait (Route::waits) may be under way. A further one is answered with 503,
+    /// so that calls that do not wait, a stop above all, find a place.
+    std::size_t waiting = 24;
     /// The time for one request, from the connection or the last answer until it is complete, and
     /// for sending one answer.
     std::chrono::milliseconds request{10'000};

@@ -127,21 +127,59 @@ TEST_F(ApiServer, AnswersSeveralClientsAtOnce) {
     }
 }
 
-TEST_F(ApiServer, RefusesOneConnectionTooMany) {
-    start({.connections = 2, .request = 10s, .grace = 1s});
-    const RawClient first(socket);
-    const RawClient second(socket);
-    EXPECT_TRUE(eventually([&] { return RawClient(socket).read().starts_with("HTTP/1.1 503 "); }));
-    {
-        // A client that is refused while it still writes must get the reason.
-        auto refused = client().request("PUT", "/snapshot/create", std::string(100'000, ' '), 10s);
-        ASSERT_TRUE(refused.has_value()) << refused.error().message();
-        EXPECT_EQ(refused->status, 503U);
+TEST_F(ApiServer, TheClientThatHasBeenIdleLongestMakesRoom) {
+    start({.connections = 2, .waiting = 1, .request = 10s, .grace = 1s});
+    RawClient oldest(socket);
+    ASSERT_TRUE(oldest.send("GET / HTTP/1.1\r\n\r\n"));
+    EXPECT_TRUE(oldest.read("}").starts_with("HTTP/1.1 200 "));
+    RawClient waits(socket);
+    waits.send("GET /wait?for=ready&timeout_ms=86400000 HTTP/1.1\r\n\r\n");
+    EXPECT_TRUE(eventually([&] { return service.waiting == 1; }));
+    EXPECT_EQ(ask("GET", "/").status, 200U);
+    EXPECT_EQ(oldest.read(), "") << "it is closed";
+    for (int i = 0; i < 10; ++i) {
+        const RawClient idle(socket);
+        EXPECT_EQ(ask("GET", "/").status, 200U);
     }
+    service.ready = true;
+    EXPECT_TRUE(waits.read("}").starts_with("HTTP/1.1 200 ")) << "a client with a request keeps its place";
+}
+
+TEST_F(ApiServer, ClientsThatWaitLeaveRoomForAStop) {
+    start({.connections = 4, .waiting = 3, .request = 10s, .grace = 1s});
+    std::vector<std::unique_ptr<RawClient>> clients;
+    for (int i = 0; i < 3; ++i) {
+        clients.push_back(std::make_unique<RawClient>(socket));
+        clients.back()->send("GET /wait?for=exit&timeout_ms=86400000 HTTP/1.1\r\n\r\n");
+    }
+    EXPECT_TRUE(eventually([&] { return service.waiting == 3; }));
+    for (const char* target : {"/wait?for=ready", "/console"}) {
+        EXPECT_EQ(ask("GET", target).status, 503U) << target;
+    }
+    EXPECT_EQ(ask("PUT", "/stop", R"({"force":true})").status, 200U);
+    for (auto& waits : clients) {
+        EXPECT_TRUE(waits->read("}").starts_with("HTTP/1.1 200 "));
+    }
+    EXPECT_EQ(ask("GET", "/wait?for=exit").status, 200U) << "their places are free again";
+}
+
+TEST_F(ApiServer, RefusesOneConnectionTooMany) {
+    start({.connections = 2, .waiting = 2, .request = 10s, .grace = 1s});
+    RawClient first(socket);
+    RawClient second(socket);
+    for (RawClient* client : {&first, &second}) {
+        client->send("GET /wait?for=exit&timeout_ms=86400000 HTTP/1.1\r\n\r\n");
+    }
+    EXPECT_TRUE(eventually([&] { return service.waiting == 2; }));
+    EXPECT_TRUE(RawClient(socket).read().starts_with("HTTP/1.1 503 "));
+    // A client that is refused while it still writes must get the reason.
+    auto refused = client().request("PUT", "/snapshot/create", std::string(100'000, ' '), 10s);
+    ASSERT_TRUE(refused.has_value()) << refused.error().message();
+    EXPECT_EQ(refused->status, 503U);
 }
 
 TEST_F(ApiServer, SilentClientsAreHungUpOn) {
-    start({.connections = 2, .request = 100ms, .grace = 1s});
+    start({.connections = 2, .waiting = 1, .request = 100ms, .grace = 1s});
     RawClient silent(socket);
     RawClient dribbling(socket);
     ASSERT_TRUE(dribbling.send("GET / HTTP/1.1\r\n"));
@@ -201,7 +239,7 @@ TEST_F(ApiServer, ClientThatHangsUpEndsItsWait) {
 }
 
 TEST_F(ApiServer, StopsAlthoughClientsHang) {
-    start({.connections = 32, .request = 60s, .grace = 200ms});
+    start({.connections = 32, .waiting = 24, .request = 60s, .grace = 200ms});
     const RawClient silent(socket);
     RawClient half(socket);
     half.send("PUT /stop HTTP/1.1\r\nContent-Length: 100\r\n\r\n{");
