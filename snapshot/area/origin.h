@@ -20,6 +20,7 @@ public:
     SnapshotOrigin(AreaFile file, Superblock superblock)
         : file_(std::move(file)), superblock_(std::move(superblock)), verified_(superblock_.sections.size()) {}
 
+    [[nodiscard]] std::string_view name() const override { return file_.name; }
     /// Verifies the checksum over all entries of a block before it returns the first of them.
     /// Without that a damaged class would pass into the next snapshot unnoticed. A shared page has
     /// the checksum of the page that it repeats, for its own place. Fails with invalid if it names

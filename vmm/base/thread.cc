@@ -49,6 +49,7 @@ std::string_view name_of(ThreadRole role) {
         case ThreadRole::output: return "output";
         case ThreadRole::input: return "input";
         case ThreadRole::progress: return "progress";
+        case ThreadRole::end_limit: return "end-limit";
     }
     return "snapvm";
 }

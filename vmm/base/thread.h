@@ -24,7 +24,8 @@ enum class ThreadRole : std::uint8_t {
     console,   ///< forwards what is typed at a console
     output,    ///< forwards what a guest writes
     input,     ///< forwards stdin, and waits for signals
-    progress,  ///< shows the progress of a command
+    progress,   ///< shows the progress of a command
+    end_limit,  ///< ends a process whose regular end takes too long
 };
 [[nodiscard]] std::string_view name_of(ThreadRole role);
 

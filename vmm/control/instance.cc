@@ -156,6 +156,14 @@ SnapshotStatus Instance::snapshot_status() const {
 }
 
 Result<Outcome> Instance::stop(const StopRequest& request) {
+    Result<Outcome> outcome = stop_run(request);
+    if (outcome && options_.stopped) {
+        options_.stopped();
+    }
+    return outcome;
+}
+
+Result<Outcome> Instance::stop_run(const StopRequest& request) {
     if (MachineService* const ours = find()) {
         return ours->stop(request);
     }

@@ -23,6 +23,7 @@ struct InstanceOptions {
     /// Builds the machine that load() asks for, without running it. Tests have one of their own.
     std::function<Result<std::unique_ptr<Machine>>(const LoadRequest&)> loader;
     MachineNames names = {};       ///< resolves the names of other machines in error messages
+    std::function<void()> stopped = {};  ///< called after each stop(), on its thread, when the run has ended
     bool virtio_terminal = false;  ///< the virtio console is the terminal, in place of the serial port
 };
 
@@ -93,6 +94,7 @@ private:
     /// The right to give the instance its machine. One exists at a time.
     class Vacancy;
     Status take(std::unique_ptr<Machine> machine, bool run, bool track);
+    Result<Outcome> stop_run(const StopRequest& request);
     [[nodiscard]] MachineService* find() const;
     [[nodiscard]] Result<MachineService*> service() const;
 

@@ -13,20 +13,9 @@
 
 #include "vmm/base/thread.h"
 #include "vmm/base/try.h"
+#include "vmm/host/inheritance.h"
 
 namespace snapvm {
-namespace {
-
-sigset_t ending_signals() {
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGHUP);
-    return set;
-}
-
-}  // namespace
 
 void InputPump::block_signals() {
     const sigset_t set = ending_signals();

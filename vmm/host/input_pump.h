@@ -14,8 +14,8 @@
 
 namespace snapvm {
 
-/// Takes SIGINT, SIGTERM and SIGHUP. If a line is given, sends stdin to it until the end of the
-/// input.
+/// Takes the signals that end a run (inheritance.h). If a line is given, sends stdin to it until
+/// the end of the input.
 class InputPump {
 public:
     /// `signalled` is called on the pump's thread at the first signal, and the pump then does no

@@ -2,20 +2,27 @@
 #include "vmm/host/run_dir.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/file.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <span>
+#include <string_view>
 #include <thread>
 
+#include "vmm/base/absolute_path.h"
 #include "vmm/base/opener.h"
 #include "vmm/base/own_folder.h"
 #include "vmm/base/try.h"
+#include "vmm/base/unix_socket.h"
 
 namespace snapvm {
 namespace {
@@ -23,7 +30,7 @@ namespace {
 constexpr const char* kSocket = "api.sock";
 constexpr const char* kLock = "lock";
 constexpr const char* kLog = "log";
-constexpr const char* kOutcome = "outcome";
+constexpr const char* kOutcome = NameClaim::kOutcome;
 constexpr const char* kElsewhere = "choose another folder with --run-dir or SNAPVM_RUN_DIR";
 constexpr std::size_t kMaxName = 64;
 constexpr std::size_t kMaxLock = 32;
@@ -74,6 +81,35 @@ bool is_locked(const UniqueFd& folder) {
     return lock && ::flock(lock->get(), LOCK_SH | LOCK_NB) != 0;
 }
 
+// Returns whether the folder has something in it, and nothing but what machines leave. A run folder
+// can be any folder of the user's, with others in it.
+bool is_a_machines(const UniqueFd& folder) {
+    constexpr std::array<std::string_view, 4> kFiles = {kSocket, kLock, kLog, kOutcome};
+    const auto names = names_in(folder);
+    return names && !names->empty() && std::ranges::all_of(*names, [&](const std::string& name) {
+               return std::ranges::find(kFiles, name) != kFiles.end();
+           });
+}
+
+// Returns the number of the process that listens at a machine's API socket; 0 if there is none, or
+// it is in a PID namespace that this process does not see. The kernel answers for a process that
+// hangs or is stopped.
+int listener_of(const UniqueFd& folder) {
+    const auto socket = connect_unix(folder.get(), kSocket);
+    ucred peer{};
+    socklen_t size = sizeof peer;
+    if (!socket && socket.error().kind() == ErrorKind::busy) {
+        return std::atoi(text_in(folder, kLock, kMaxLock).c_str());  // its queue is full
+    }
+    const bool known = socket && ::getsockopt(socket->get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0;
+    return known ? peer.pid : 0;
+}
+
+bool is_free_or_a_machines(const UniqueFd& folder) {
+    const auto names = names_in(folder);
+    return (names && names->empty()) || is_a_machines(folder);
+}
+
 Status check_name(const std::string& name) {
     if (is_name(name)) {
         return {};
@@ -85,9 +121,12 @@ Status check_name(const std::string& name) {
 }  // namespace
 
 Result<RunDir> RunDir::find(const std::string& override_path) {
-    const std::string chosen = override_path.empty() ? variable("SNAPVM_RUN_DIR") : override_path;
+    std::string chosen = TRY(absolute_path(override_path.empty() ? variable("SNAPVM_RUN_DIR") : override_path));
+    while (chosen.size() > 1 && chosen.ends_with('/')) {
+        chosen.pop_back();  // a path that ends so leads through a symbolic link
+    }
     if (!chosen.empty()) {
-        return RunDir(chosen);
+        return RunDir(std::move(chosen));
     }
     if (::geteuid() == 0) {
         return RunDir("/run/snapvm");
@@ -118,7 +157,9 @@ Result<std::vector<std::string>> RunDir::names_where(const std::function<bool(co
             names.push_back(std::move(name));
         }
     }
-    std::ranges::sort(names);
+    std::ranges::sort(names, [](const std::string& a, const std::string& b) {
+        return ::strverscmp(a.c_str(), b.c_str()) < 0;  // clone-2 before clone-10
+    });
     return names;
 }
 
@@ -144,7 +185,7 @@ std::string RunDir::outcome(const std::string& name) const {
 }
 
 Result<std::vector<std::string>> RunDir::ended() const {
-    return names_where([](const UniqueFd& folder) { return !is_locked(folder); });
+    return names_where([](const UniqueFd& folder) { return !is_locked(folder) && is_a_machines(folder); });
 }
 
 Status RunDir::remove(const std::string& name) const {
@@ -158,13 +199,13 @@ Status RunDir::remove(const std::string& name) const {
     if (is_locked(*folder)) {
         return fail(ErrorKind::busy, "machine " + name + " runs", "stop it first: snapvm stop " + name);
     }
+    if (!is_a_machines(*folder)) {
+        return fail(ErrorKind::usage, folder_of(name) + " is not what a machine has left",
+                    "remove it yourself if you mean it");
+    }
     // A claim begins with the removal of what the last machine of the name has left, and ends with
     // that of the folder.
     (void)TRY(NameClaim::take(*this, name));
-    if (open_folder_of(name)) {
-        return fail(ErrorKind::system, folder_of(name) + " has files in it that are not snapvm's",
-                    "remove it yourself");
-    }
     return {};
 }
 
@@ -173,6 +214,21 @@ Result<std::vector<std::string>> RunDir::running() const { return names_where(is
 bool RunDir::is_running(const std::string& name) const {
     const auto folder = open_folder_of(name);
     return folder && is_locked(*folder);
+}
+
+Status RunDir::kill(const std::string& name) const {
+    const auto folder = open_folder_of(name);
+    const int pid = folder ? listener_of(*folder) : 0;
+    const UniqueFd process(pid > 0 ? static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)) : -1);
+    // If the socket is still this process', the number has been that of the opened process all the
+    // time.
+    if (!process.valid() || !is_locked(*folder) || listener_of(*folder) != pid) {
+        return fail(ErrorKind::not_found, "no machine " + name + " runs", "see snapvm ps");
+    }
+    if (::syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0) != 0) {
+        return fail(Error::system("pidfd_send_signal", name, errno));
+    }
+    return {};
 }
 
 Status RunDir::wait_gone(const std::string& name, std::chrono::steady_clock::time_point deadline) const {
@@ -200,6 +256,10 @@ Result<NameClaim> NameClaim::take(const RunDir& dir, const std::string& name) {
     constexpr int kTries = 20;
     for (int i = 0; i < kTries; ++i) {
         auto made = make_own_folder(all.get(), name, path, kElsewhere);
+        if (made && !is_free_or_a_machines(*made)) {
+            return fail(ErrorKind::usage, path + " has files in it that no machine has left",
+                        "choose another --name or --run-dir");
+        }
         auto opened = made ? open_in(*made, kLock, O_RDWR | O_CREAT, 0600) : fail(made.error());
         if (!opened && opened.error().code() == ENOENT) {
             continue;  // an owner that ends has just removed the folder

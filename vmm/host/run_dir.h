@@ -19,7 +19,8 @@ namespace snapvm {
 /// `$XDG_RUNTIME_DIR/snapvm`, or without that variable `/tmp/snapvm-UID`. Folders have mode 0700.
 class RunDir {
 public:
-    /// Determines the path; creates and opens nothing.
+    /// Determines the path, an absolute one; creates and opens nothing. Fails with system if the
+    /// current folder is needed and not known.
     static Result<RunDir> find(const std::string& override_path);
 
     [[nodiscard]] const std::string& path() const { return path_; }
@@ -35,15 +36,19 @@ public:
     /// Returns how a detached machine has ended: the answer of GET /wait?for=exit. Returns nothing
     /// while it runs, if its process was killed, and if there is no such machine.
     [[nodiscard]] std::string outcome(const std::string& name) const;
-    /// Returns the names of the machines that have ended and left something (NameClaim), sorted.
+    /// Returns the names of the machines that have ended and left something (NameClaim), in natural
+    /// order: clone-2 before clone-10.
     Result<std::vector<std::string>> ended() const;
     /// Removes what an ended machine has left. Fails with busy if it runs, and with not_found if
-    /// there is no such machine.
+    /// there is no such machine. Fails with usage if the folder has something else in it.
     Status remove(const std::string& name) const;
-    /// Returns the names of the machines that run now (whose lock is held), sorted. Skips folders
+    /// Returns the names of the machines that run now (whose lock is held), likewise. Skips folders
     /// whose owner is gone.
     Result<std::vector<std::string>> running() const;
     [[nodiscard]] bool is_running(const std::string& name) const;
+    /// Kills the process of a machine (SIGKILL). Fails with not_found if no machine of that name
+    /// runs.
+    Status kill(const std::string& name) const;
     /// Waits until no machine of that name runs. Its name, and what it held, are free once its
     /// process has ended. Fails with system at the deadline.
     Status wait_gone(const std::string& name, std::chrono::steady_clock::time_point deadline) const;
@@ -75,6 +80,9 @@ public:
     ~NameClaim();
     /// Writes down how the machine has ended (RunDir::outcome).
     [[nodiscard]] Status keep_outcome(const std::string& text) const;
+    /// The name of the file that keep_outcome() writes in folder_fd().
+    static constexpr const char* kOutcome = "outcome";
+    [[nodiscard]] int folder_fd() const { return folder_fd_.get(); }
 
     /// Returns whether the folder and the lock are still there. They are not if a cleaner of
     /// temporary files, or a user, has removed them; other commands then do not find the machine.

@@ -2,9 +2,12 @@
 #include "vmm/host/spawn.h"
 
 #include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <span>
@@ -12,6 +15,8 @@
 
 #include "vmm/base/fd.h"
 #include "vmm/base/try.h"
+#include "vmm/host/inheritance.h"
+#include "vmm/host/process_title.h"
 
 namespace snapvm {
 namespace {
@@ -20,32 +25,36 @@ namespace {
 constexpr char kUsage = '?';
 constexpr char kFailed = '!';
 
-Status leave_stdio() {
-    const UniqueFd null = TRY(open_file("/dev/null", O_RDWR));
-    for (const int fd : {STDIN_FILENO, STDOUT_FILENO}) {
-        if (::dup2(null.get(), fd) < 0) {
-            return fail(Error::system("dup2", "/dev/null", errno));
-        }
-    }
-    return {};
+// Returns whether a signal has come that ends a run, and that the caller holds back.
+bool is_interrupted() {
+    sigset_t pending;
+    const sigset_t ending = ending_signals();
+    return ::sigpending(&pending) == 0 && std::ranges::any_of(std::array{SIGINT, SIGTERM, SIGHUP}, [&](int signal) {
+               return sigismember(&pending, signal) == 1 && sigismember(&ending, signal) == 1;
+           });
 }
 
-// Reads the child's line, or what there is of it at the end of the pipe.
-std::string read_line(int fd) {
+// Reads what the child says until it closes its end of the pipe. Stops when the caller is
+// interrupted, since the child may wait for ever (a disk that does not answer).
+std::string read_all(int fd) {
+    constexpr int kSliceMs = 50;
     std::string text;
     std::array<char, 4096> chunk;
-    while (!text.ends_with('\n')) {
+    while (!is_interrupted()) {
+        pollfd entry{fd, POLLIN, 0};
+        if (::poll(&entry, 1, kSliceMs) <= 0) {
+            continue;
+        }
         const ssize_t got = ::read(fd, chunk.data(), chunk.size());
         if (got < 0 && errno == EINTR) {
             continue;
         }
         if (got <= 0) {
-            return text;
+            return text.substr(0, text.size() - (text.ends_with('\n') ? 1 : 0));
         }
         text.append(chunk.data(), static_cast<std::size_t>(got));
     }
-    text.pop_back();
-    return text;
+    return {};
 }
 
 void tell(UniqueFd& parent, std::string line) {
@@ -56,7 +65,9 @@ void tell(UniqueFd& parent, std::string line) {
 
 Result<Outcome> run_detached(VmProcessOptions options, VmProcessEvents events, UniqueFd& parent) {
     ::setsid();
-    TRY(leave_stdio());
+    set_process_title("snapvm: " + options.name);
+    TRY(connect_to_null(STDIN_FILENO));
+    TRY(connect_to_null(STDOUT_FILENO));
     options.stderr_to_log = true;
     events.started = [&](const StartReport& report) { tell(parent, report.json()); };
     VmProcess process(std::move(options));
@@ -87,9 +98,12 @@ Result<StartReport> spawn(VmProcessOptions options, VmProcessEvents events) {
         ::_exit(outcome ? outcome->exit_code() : 1);
     }
     writing.reset();
-    const std::string line = read_line(reading.get());
+    const std::string line = read_all(reading.get());
     if (line.starts_with('{')) {
         return StartReport::parse(line);
+    }
+    if (is_interrupted()) {
+        ::kill(pid, SIGKILL);
     }
     ::waitpid(pid, nullptr, 0);
     return fail(line.starts_with(kUsage) ? ErrorKind::usage : ErrorKind::system,

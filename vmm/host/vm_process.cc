@@ -9,11 +9,13 @@
 #include <cerrno>
 #include <span>
 #include <string_view>
+#include <thread>
 
 #include "vmm/api/answers.h"
 #include "vmm/base/file_lock.h"
 #include "vmm/base/try.h"
 #include "vmm/emulate/kernel_mode_repair.h"
+#include "vmm/host/fatal_signals.h"
 
 namespace snapvm {
 namespace {
@@ -25,6 +27,12 @@ constexpr auto kFirstRunPatience = std::chrono::seconds(1);
 // By then a booting guest has started its drivers; the second is for emulated kernel mode.
 constexpr auto kDriverPatience = std::chrono::seconds(30);
 constexpr auto kEmulatedDriverPatience = std::chrono::minutes(3);
+// After an end that was asked for: how long the process waits for the reader of its output, how
+// long it exists at most, and how long while a snapshot makes no progress.
+constexpr auto kOutputGrace = std::chrono::seconds(2);
+constexpr auto kEndLimit = std::chrono::seconds(5);
+constexpr auto kSnapshotEndLimit = std::chrono::seconds(60);
+constexpr auto kSnapshotSlice = std::chrono::milliseconds(10);
 
 std::uint64_t micros(Clock::duration duration) {
     return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(duration).count());
@@ -36,15 +44,30 @@ Result<UniqueFd> open_log(const LineTarget& target) {
         return UniqueFd();
     }
     // It has the guest's output, so only its owner may read it.
-    UniqueFd file = TRY(open_file(target.path, O_WRONLY | O_CREAT, 0600));
+    auto opened = open_file(target.path, O_WRONLY | O_CREAT | O_EXCL, 0600);
+    if (!opened && opened.error().code() == EEXIST) {
+        opened = open_file(target.path, O_WRONLY | O_NONBLOCK);
+        if (!opened && opened.error().code() == ENXIO) {
+            opened = open_file(target.path, O_RDWR | O_NONBLOCK);  // a FIFO that nobody reads yet
+        }
+    }
+    UniqueFd file = TRY(std::move(opened));
     struct stat info{};
     if (::fstat(file.get(), &info) != 0) {
         return fail(Error::system("fstat", target.path, errno));
     }
     if (S_ISREG(info.st_mode)) {
+        if (info.st_uid != ::geteuid()) {
+            return fail(ErrorKind::usage,
+                        target.path + " belongs to another user (uid " + std::to_string(info.st_uid) + ")",
+                        "give this line a file of its own");
+        }
         // Another machine's output would be lost, and what it writes later would follow a hole.
-        TRY(lock_range(file.get(), /*exclusive=*/true, 0, 0, target.path, "a machine's output goes there",
-                       "give this line a file of its own"));
+        const Status locked = lock_range(file.get(), /*exclusive=*/true, 0, 0, target.path,
+                                         "a machine's output goes there", "give this line a file of its own");
+        if (!locked && locked.error().kind() == ErrorKind::busy) {
+            return fail(locked.error());  // a file system without locks is none of these
+        }
         if (::ftruncate(file.get(), 0) != 0) {
             return fail(Error::system("ftruncate", target.path, errno));
         }
@@ -52,15 +75,22 @@ Result<UniqueFd> open_log(const LineTarget& target) {
     return file;
 }
 
-// Writes a line's output to its file, or to stdout if it has none. The guest does not wait for a
-// reader that is gone (a closed pipe, a full disk).
-OutputPump::Sink writer_to(const UniqueFd& file) {
-    return [fd = file.valid() ? file.get() : STDOUT_FILENO](std::string_view bytes) {
-        return write_all(fd, std::as_bytes(std::span(bytes)), "the guest's output").has_value();
-    };
+// A line without a file goes to stdout.
+int output_fd(const UniqueFd& file) { return file.valid() ? file.get() : STDOUT_FILENO; }
+
+OutputPump::Sink into(std::optional<OutputWriter>& writer) {
+    return [&writer = *writer](std::string_view bytes) { return writer.write(bytes); };
 }
 
 Outcome failed(Error error) { return {.kind = Outcome::Kind::failed, .code = 0, .error = std::move(error)}; }
+std::string outcome_text(const Outcome& outcome) {
+    return api::wait_json({.what = WaitFor::exit, .ready_value = 0, .line = {}, .outcome = outcome});
+}
+void keep_outcome_of_signals(const NameClaim& claim) {
+    keep_fatal_outcome(claim.folder_fd(), NameClaim::kOutcome, [](const std::string& message) {
+        return outcome_text(failed(Error(ErrorKind::system, message)));
+    });
+}
 Outcome stopped() { return {.kind = Outcome::Kind::stopped, .code = 0, .error = {}}; }
 Outcome timed_out() { return {.kind = Outcome::Kind::timed_out, .code = 124, .error = {}}; }
 
@@ -92,8 +122,7 @@ Result<Outcome> VmProcess::run(const VmProcessEvents& events) {
     Outcome outcome = wait(events);
     if (options_.stderr_to_log) {
         // Nobody waits for this process. Commands read it when the process is gone.
-        (void)claim_->keep_outcome(
-            api::wait_json({.what = WaitFor::exit, .ready_value = 0, .line = {}, .outcome = outcome}));
+        (void)claim_->keep_outcome(outcome_text(outcome));
     }
     TRY(close());
     if (events.ended) {
@@ -111,14 +140,18 @@ Status VmProcess::take_place() {
     opener_ = TRY(HostOpener::take());
     report_.name = options_.name.empty() ? default_name() : options_.name;
     report_.pid = ::getpid();
+    report_fatal_signals(report_.name);
     dir_ = TRY(RunDir::find(options_.run_dir));
     claim_.emplace(TRY(NameClaim::take(*dir_, report_.name)));
     report_.api_socket = claim_->folder() + "/api.sock";
     if (options_.stderr_to_log) {
         log_ = claim_->open_log().value_or(UniqueFd());
+        keep_outcome_of_signals(*claim_);
     }
     serial_file_ = TRY(open_log(options_.serial));
     console_file_ = TRY(open_log(options_.console));
+    serial_writer_.emplace(output_fd(serial_file_));
+    console_writer_.emplace(output_fd(console_file_));
     system_.emplace(TRY(kvm::System::open()));
     listener_.emplace(TRY(api::Server::listen(report_.api_socket)));
     return {};
@@ -129,11 +162,13 @@ Status VmProcess::start_instance() {
         .id = report_.name,
         .loader = [this](const LoadRequest& request) { return load(request); },
         .names = [dir = *dir_](int pid) { return dir.machine_of(pid); },
+        .stopped = [this] { end_soon(); },
         .virtio_terminal = options_.console.kind == LineTarget::Kind::stdio || options_.virtio_terminal});
     BuiltMachine built;
     if (options_.build) {
         built = TRY(options_.build(*system_));
         TRY(check_console(*built.machine));
+        name_snapshot_of(built.machine->memory());
         report_.map_us = built.map_us;
         report_.shared = built.shared;
     }
@@ -157,6 +192,7 @@ Status VmProcess::check_console(const Machine& machine) const {
 Result<std::unique_ptr<Machine>> VmProcess::load(const LoadRequest& request) {
     BuiltMachine built = TRY(restore_machine(*system_, request.restore, options_.setup));
     TRY(check_console(*built.machine));
+    name_snapshot_of(built.machine->memory());
     return std::move(built.machine);
 }
 
@@ -170,7 +206,11 @@ void VmProcess::connect(Machine* machine) {
     }
     input_.reset();
     // Input before the rest: a guest may be waiting for a byte that is on stdin already.
-    input_ = or_end(InputPump::start([this] { instance_->end(stopped()); }, typed));
+    const auto signalled = [this] {
+        instance_->end(stopped());
+        end_soon();
+    };
+    input_ = or_end(InputPump::start(signalled, typed));
     if (machine != nullptr) {
         connect_output(*machine);
     }
@@ -178,10 +218,10 @@ void VmProcess::connect(Machine* machine) {
 
 void VmProcess::connect_output(Machine& machine) {
     if (options_.serial.kind != LineTarget::Kind::none) {
-        output_ = or_end(OutputPump::start(machine.serial(), writer_to(serial_file_)));
+        output_ = or_end(OutputPump::start(machine.serial(), into(serial_writer_)));
     }
     if (options_.console.kind != LineTarget::Kind::none) {
-        console_output_ = or_end(OutputPump::start(machine.virtio_console(), writer_to(console_file_)));
+        console_output_ = or_end(OutputPump::start(machine.virtio_console(), into(console_writer_)));
     }
 }
 
@@ -280,6 +320,7 @@ Outcome VmProcess::wait(const VmProcessEvents& events) {
     if (!outcome) {
         instance_->end(timed_out());
         outcome = instance_->wait_ended(Clock::time_point::max());
+        end_soon();
     }
     instance_->run_ended();
     return *outcome;
@@ -292,6 +333,7 @@ Status VmProcess::keep_place() {
     if (!claim_->is_in_place()) {
         claim_.emplace(TRY(NameClaim::take(*dir_, report_.name)));
         if (log_.valid()) {
+            keep_outcome_of_signals(*claim_);
             log_ = claim_->open_log().value_or(UniqueFd());
             ::dup2(log_.get(), STDERR_FILENO);
         }
@@ -308,6 +350,25 @@ std::optional<Outcome> VmProcess::wait_machine_ended(Machine& machine, Clock::ti
     return drivers_ ? drivers_->wait_ended(patience, deadline) : machine.wait_ended(deadline);
 }
 
+// Returns a number that changes as long as a snapshot or a detach gets on, or nothing if there is
+// none.
+std::optional<std::uint64_t> VmProcess::snapshot_progress() const {
+    const SnapshotStatus status = instance_->snapshot_status();
+    if (!status.phase || *status.phase == SnapshotPhase::done) {
+        return std::nullopt;
+    }
+    return status.written_bytes + status.round_done + static_cast<std::uint64_t>(*status.phase);
+}
+
+// The run has ended, and somebody wants the process to end.
+void VmProcess::end_soon() {
+    const auto outcome = instance_->wait_ended(Clock::now());
+    end_limit_.set({.rest = kEndLimit, .snapshot = kSnapshotEndLimit}, outcome ? outcome->exit_code() : 0,
+                   [this] { return snapshot_progress(); });
+    serial_writer_->give_up_at(Clock::now() + kOutputGrace);
+    console_writer_->give_up_at(Clock::now() + kOutputGrace);
+}
+
 Status VmProcess::close() {
     Status paused;
     if (Machine* const machine = instance_->machine()) {
@@ -315,17 +376,21 @@ Status VmProcess::close() {
         // afterwards.
         paused = machine->pause();
         machine->stop_input();
-        input_.reset();
         machine->serial().output().close();
         machine->virtio_console().output().close();
         output_.reset();
         console_output_.reset();
     }
-    input_.reset();
     if (server_) {
         server_->stop();
     }
     more_servers_.clear();
+    end_soon();  // all output is written; what is left waits for disks only
+    while (snapshot_progress()) {
+        std::this_thread::sleep_for(kSnapshotSlice);
+    }
+    end_limit_.forget_progress();
+    input_.reset();
     return paused;
 }
 

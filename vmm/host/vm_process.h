@@ -19,9 +19,11 @@
 #include "vmm/control/output_pump.h"
 #include "vmm/control/restore_machine.h"
 #include "vmm/host/driver_hint.h"
+#include "vmm/host/end_limit.h"
 #include "vmm/host/input_pump.h"
 #include "vmm/host/line_target.h"
 #include "vmm/host/opener.h"
+#include "vmm/host/output_writer.h"
 #include "vmm/host/run_dir.h"
 #include "vmm/host/start_report.h"
 #include "vmm/kvm/system.h"
@@ -68,10 +70,14 @@ public:
     VmProcess(const VmProcess&) = delete;
     VmProcess& operator=(const VmProcess&) = delete;
 
-    /// Runs the instance to its end in this process and returns how that was. Must be called before
-    /// any thread is started, since it blocks signals. Fails if there is no machine to run; what
-    /// fails once the guest runs ends the run, and is its outcome. The name is free when the object
-    /// is destroyed.
+    /// Runs the instance to its end in this process and returns how that was. Once an end was
+    /// asked for (a signal, a stop, the timeout), output that nobody reads is dropped after 2
+    /// seconds, and the process ends after 5, or when a snapshot has made no progress for 60.
+    /// After an end by the guest, it waits for the reader of its output until an end is asked for.
+    ///
+    /// Must be called before any thread is started, since it blocks signals. Fails if there is no
+    /// machine to run; what fails once the guest runs ends the run, and is its outcome. The name is
+    /// free when the object is destroyed.
     Result<Outcome> run(const VmProcessEvents& events);
 
     /// Returns the name by default: vm-PID.
@@ -96,6 +102,8 @@ private:
                                                                        const Wait& wait_until);
     Status keep_place();
     std::optional<Outcome> wait_machine_ended(Machine& machine, Clock::time_point deadline);
+    [[nodiscard]] std::optional<std::uint64_t> snapshot_progress() const;
+    void end_soon();
     Status close();
 
     VmProcessOptions options_;
@@ -104,6 +112,7 @@ private:
     // Members are destroyed from the bottom up: what uses the instance before it, then the name,
     // and last what opens.
     std::unique_ptr<HostOpener> opener_;
+    EndLimit end_limit_;  ///< holds while the members below are destroyed
     std::optional<RunDir> dir_;
     std::optional<NameClaim> claim_;
     std::optional<Listener> listener_;  ///< of the API, until serve()
@@ -112,6 +121,8 @@ private:
     UniqueFd log_;
     UniqueFd serial_file_;
     UniqueFd console_file_;
+    std::optional<OutputWriter> serial_writer_;
+    std::optional<OutputWriter> console_writer_;
     std::optional<kvm::System> system_;
     std::optional<Instance> instance_;
     std::unique_ptr<InputPump> input_;

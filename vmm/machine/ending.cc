@@ -2,6 +2,7 @@
 // How a machine's run ends: at the guest's request, from outside, or because a vCPU cannot go on.
 #include <algorithm>
 #include <array>
+#include <cerrno>
 
 #include "vmm/crash/capture.h"
 #include "vmm/machine/machine.h"
@@ -60,6 +61,13 @@ void Machine::triple_fault(const kvm::VcpuFd& vcpu) {
 }
 
 void Machine::vcpu_failed(const kvm::VcpuFd& vcpu, Error error) {
+    // KVM_RUN fails so if it cannot read a page, as one behind the end of a file that was cut
+    // short.
+    const auto blocks = memory_.blocks();
+    const auto mapped = std::ranges::find_if(blocks, [](const auto& block) { return block.origin() != nullptr; });
+    if (error.code() == EFAULT && mapped != blocks.end()) {
+        error = std::move(error).advise(unreadable_text(*mapped->origin()));
+    }
     const std::string reason = error.message();
     const int run_error = error.code();
     end_with_report({.kind = Outcome::Kind::failed, .code = 0, .error = std::move(error)}, reason, vcpu, run_error);

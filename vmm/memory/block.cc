@@ -38,6 +38,11 @@ std::string_view name_of(BlockId id) {
     return "unknown";
 }
 
+std::string unreadable_text(const PageOrigin& origin) {
+    return "the snapshot " + std::string(origin.name()) +
+           " cannot be read any more: its file was cut short or overwritten, or its disk failed";
+}
+
 Result<ReservedBlock> ReservedBlock::of(const BlockSpec& spec) {
     return ReservedBlock{spec, TRY(Mapping::reserve(spec.size, host_alignment(spec)))};
 }

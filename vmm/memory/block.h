@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -69,12 +70,17 @@ public:
         std::uint32_t checksum = 0;  ///< of the page's data, for classes with data
     };
     virtual ~PageOrigin() = default;
+    /// Returns the snapshot's area as the user wrote it, for messages.
+    [[nodiscard]] virtual std::string_view name() const = 0;
     /// Fills `out` with the entries of the pages of block `id` from page `first` on.
     virtual Status read_entries(BlockId id, std::uint64_t first, std::span<Entry> out) const = 0;
     /// Fills `out` (a multiple of 4 KiB) with the data of the pages from page `first` on. All must
     /// have a class with data. Checks no checksums.
     virtual Status read_data(BlockId id, std::uint64_t first, std::span<std::byte> out) const = 0;
 };
+
+/// Returns what a user is told if pages of the snapshot cannot be read any more.
+[[nodiscard]] std::string unreadable_text(const PageOrigin& origin);
 
 /// Pages of a restored block that are mapped onto the data of other pages of the same snapshot,
 /// whose contents are equal.

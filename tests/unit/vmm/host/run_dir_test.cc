@@ -128,6 +128,26 @@ TEST_F(RunDirTest, AnOutcomeIsKeptUntilItIsRemovedOrTheNameTakenAgain) {
     EXPECT_TRUE(need(dir_.ended()).empty());
 }
 
+// A user may name any folder as the run folder.
+TEST_F(RunDirTest, AFolderThatIsNoMachinesIsNeitherListedNorRemoved) {
+    fs::create_directories(dir_.folder_of("photos"));
+    write("run/photos/log", "precious");
+    write("run/photos/cat", "precious");
+    fs::create_directories(dir_.folder_of("empty"));
+    EXPECT_TRUE(need(dir_.ended()).empty());
+    EXPECT_TRUE(fails(dir_.remove("photos"), ErrorKind::usage, "is not what a machine has left"));
+    EXPECT_TRUE(fails(dir_.remove("empty"), ErrorKind::usage));
+    EXPECT_EQ(read("run/photos/log"), "precious");
+}
+
+TEST_F(RunDirTest, ALinkIsRefusedWithASlashBehindItToo) {
+    fs::create_directory(scratch_.file("elsewhere"));
+    fs::create_directory_symlink("elsewhere", dir_.path());
+    const RunDir dir = need(RunDir::find(dir_.path() + "//"));
+    EXPECT_EQ(dir.path(), dir_.path());
+    EXPECT_TRUE(fails(dir.check("m"), ErrorKind::usage, "symbolic link"));
+}
+
 TEST_F(RunDirTest, IsFoundByOptionAndByVariables) {
     const auto path_with = [](const char* run_dir, const char* runtime) {
         ::setenv("SNAPVM_RUN_DIR", run_dir, 1);

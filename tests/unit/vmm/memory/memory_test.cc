@@ -53,6 +53,7 @@ private:
 };
 
 struct NoOrigin final : PageOrigin {
+    [[nodiscard]] std::string_view name() const override { return "none"; }
     Status read_entries(BlockId /*id*/, std::uint64_t /*first*/, std::span<Entry> /*out*/) const override { return {}; }
     Status read_data(BlockId /*id*/, std::uint64_t /*first*/, std::span<std::byte> /*out*/) const override {
         return {};
