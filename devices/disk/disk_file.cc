@@ -138,13 +138,13 @@ Status settle_device(DiskFile& file, std::string& path, std::uint64_t number, in
 Status check_raw(const DiskFile& file) {
     const std::string_view format = TRY(image_format(file.fd.get(), file.size, file.name));
     if (!format.empty()) {
-        return fail(ErrorKind::usage,
+        return fail(ErrorKind::invalid,
                     file.name + " looks like a " + std::string(format) +
                         ", and its first write as a raw disk would destroy that",
                     "convert it (qemu-img convert -O raw), or add format=raw if it is a raw disk all the same");
     }
     if (const std::uint64_t tail = file.size % kSector; tail != 0) {
-        return fail(ErrorKind::usage,
+        return fail(ErrorKind::invalid,
                     file.name + " ends within a sector: a guest would not see its last " + count_text(tail, "byte"),
                     "fill the sector up (truncate -s %512 FILE), or add format=raw to leave them out");
     }

@@ -33,7 +33,7 @@ struct DiskFile {
     /// Opens and locks the file. Fails if it is missing, empty, neither a file nor a block device,
     /// locked by another process, or, unless `read_only`, mounted. A block device is found by its
     /// number (canonical_device_node), so that locks conflict whichever node others open. If its
-    /// format is `unstated`, fails with usage for an image that is not raw (image_format.h), and
+    /// format is `unstated`, fails with invalid for an image that is not raw (image_format.h), and
     /// for a file that ends within a sector. As `raw` it is taken as it is, without such an end.
     static Result<DiskFile> open(const std::string& id, const std::string& path, const DiskOptions& options);
 };

@@ -97,7 +97,10 @@ Result<AreaFile> AreaFile::open(const AreaPath& area, int flags) {
             file.end = TRY(device_size(file.fd.get(), file.name));
             const std::string node = canonical_device_node(info.st_rdev);
             auto lock_node = node.empty() ? open_lock_file(info.st_rdev) : open_file(node, O_RDWR);
-            file.lock_fd = lock_node ? *std::move(lock_node) : TRY(open_lock_file(info.st_rdev));
+            struct stat opened{};
+            // In a container the path may be that of another device.
+            const bool same = lock_node && ::fstat(lock_node->get(), &opened) == 0 && opened.st_rdev == info.st_rdev;
+            file.lock_fd = node.empty() || same ? TRY(std::move(lock_node)) : TRY(open_lock_file(info.st_rdev));
             return file;
         }
         TRY(settle_device(file, info.st_rdev, flags));

@@ -9,6 +9,7 @@
 #include "snapshot/area/pins.h"
 #include "vmm/base/crc32c.h"
 #include "vmm/base/try.h"
+#include "vmm/config/saved_state.h"
 
 namespace snapvm {
 namespace {

@@ -38,7 +38,8 @@ struct PagePlace {
     std::uint64_t page = 0;
 };
 /// Returns the checksum that a page's bytes have at `to`, from the one that they have at `from`.
-/// Needs no bytes: a CRC is linear, so the difference of two salts determines that of the checksums.
+/// Needs no bytes: a CRC is linear, so the difference of two salts determines that of the
+/// checksums.
 [[nodiscard]] std::uint32_t checksum_at(PagePlace to, PagePlace from, std::uint32_t checksum);
 
 }  // namespace snapvm

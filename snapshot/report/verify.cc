@@ -206,6 +206,8 @@ Result<VerifyReport> verify_area(const AreaPath& path, const Progress& progress)
             return fail(std::move(strict).error());
         }
         report.add(strict.error().what());
+    } else if (std::string lost = pair.what_is_lost(); !lost.empty()) {
+        report.add(std::move(lost));
     }
     std::vector<const Superblock*> complete;
     std::uint64_t total = 0;

@@ -8,6 +8,7 @@
 
 #include "tests/conformance/device_rig.h"
 #include "tests/support/result_matchers.h"
+#include "vmm/config/saved_state.h"
 
 namespace snapvm {
 namespace {

@@ -169,7 +169,7 @@ const std::vector<Case>& cases() {
          [](ForgedArea& area) { put_entry(area, 1, PageEntry{PageClass::shared, 0, 1}.encode()); }},
         {"a page shares a page without data", found,
          [](ForgedArea& area) { put_entry(area, 1, PageEntry{PageClass::shared, 0, 0}.encode()); }},
-        {"a page shares another's data", found,
+        {"a page shares other data", found,
          [](ForgedArea& area) { put_entry(area, 100, PageEntry{PageClass::shared, 0, 1}.encode()); }},
         {"a page without data that is not zeros", found,
          [](ForgedArea& area) { area.contents(data, kLow)[9 * kPageSize] = std::byte{1}; }},
@@ -225,7 +225,7 @@ TEST_F(Checks, TheSecondReaderAgrees) {
     }
     std::string command = "python3 " + source_folder() + "/tests/corruption/second_reader.py --verdicts";
     for (const Case& one : cases()) {
-        command += " '" + forged(one).path + "'";
+        command += " \"" + forged(one).path + "\"";
     }
     command += " >" + area("verdicts").path;
     ASSERT_EQ(std::system(command.c_str()), 0);

@@ -26,11 +26,7 @@ public:
         for (std::size_t i = 0; i < kSuperblockCopies; ++i) {
             superblocks[i] = *Superblock::decode(superblock_bytes(i), "superblock");
         }
-        const auto sequence = [](const Superblock& sb) { return sb.sequence; };
-        chosen = superblocks[0].state == SlotState::complete && (superblocks[1].state != SlotState::complete ||
-                                                                 sequence(superblocks[0]) > sequence(superblocks[1]))
-                     ? 0
-                     : 1;
+        chosen = superblocks[0].sequence > superblocks[1].sequence ? 0 : 1;  // the newest, which is complete
     }
 
     [[nodiscard]] Superblock& sb() { return superblocks[chosen]; }

@@ -3,9 +3,9 @@
 """A second reader of snapshot areas, written from snapshot/format/FORMAT.md alone, with nothing of
 the product in it.
 
-Reads an area, makes every check of "What is checked", prints what it found as JSON; with --compare FILE
-holds that against `snapvm inspect --json`. With --verdicts FILE... prints a line for each area: "good", or
-what is wrong.
+Reads an area, makes every check of "What is checked", prints what it found as JSON; with --compare
+FILE holds that against `snapvm inspect --json`. With --verdicts FILE... prints a line for each
+area: "good", or what is wrong.
 """
 import json
 import struct
@@ -153,7 +153,8 @@ def choose(found, blocks):
 
 def read_config(data):
     fields = Fields(data, "configuration")
-    must(fields.number(2) == 2, "version of the configuration")
+    version = fields.number(2)
+    must(version in (2, 3), "version of the configuration")
     memory, cpus, pages, boot = (fields.number(size) for size in (8, 4, 1, 1))
     must(HUGE <= memory <= 1 << 40 and memory % HUGE == 0 and 1 <= cpus <= 64, "memory or vCPUs")
     must(pages <= 2 and boot <= 2, "page policy or boot protocol")
@@ -171,6 +172,7 @@ def read_config(data):
         ids.append(fields.text())
         places.append(fields.text())
         fields.flag()
+        must(version == 2 or fields.number(1) == 1, "format of a disk")
         owners.add((64, i))
     nets = fields.number(4)
     for i in range(nets):
@@ -319,7 +321,8 @@ def read_area(text):
         sb = found[chosen][0]
         file.seek(0, 2)
         must(file.tell() >= base + sb["area_bytes"], "truncated")
-        return {"chosen_superblock": chosen, "superblocks": [one for one, _, _ in found]} | read_snapshot(file, base, sb)
+        found = {"chosen_superblock": chosen, "superblocks": [one for one, _, _ in found]}
+        return found | read_snapshot(file, base, sb)
 
 
 def agrees(ours, theirs, where):

@@ -212,6 +212,9 @@ TEST_F(Corruption, WellSignedNonsenseIsRefused) {
         EXPECT_TRUE(refused([&](Superblock& sb) { sb.sections[i].offset = ~std::uint64_t{4095}; })) << i;
         EXPECT_TRUE(refused([&](Superblock& sb) { sb.sections[i].length = sb.sections[i].capacity + 1; })) << i;
         EXPECT_TRUE(refused([&](Superblock& sb) { sb.sections[i].block ^= 64; })) << i;
+        if (good.sections[i].length == 0) {
+            EXPECT_TRUE(refused([&](Superblock& sb) { sb.sections[i].crc = 1; })) << i;
+        }
     }
 }
 
@@ -240,7 +243,7 @@ TEST_F(Corruption, ADamagedTableOfTheOlderSnapshotIsPassedOver) {
     EXPECT_EQ(verified->snapshots, 1U);
     EXPECT_GT(verified->pages, 0U);
 
-    FakeMachine old(*std::move(open_snapshot(area())));
+    FakeMachine old(*open_snapshot(area()));
     const auto report = write_snapshot(machine_, area(), {});
     ASSERT_OK(report);
     EXPECT_EQ(report->slot, 1U);

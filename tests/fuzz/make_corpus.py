@@ -100,7 +100,7 @@ def text(value):
     return struct.pack("<I", len(value)) + value
 
 
-def config(memory=256 << 20, cpus=1, initrds=(), version=2, count=None, devices=bytes(12)):
+def config(memory=256 << 20, cpus=1, initrds=(), version=3, count=None, devices=bytes(12)):
     out = struct.pack("<HQIBB", version, memory, cpus, 0, 0) + bytes(range(16)) + text(b"builtin:ledger")
     out += struct.pack("<I", len(initrds) if count is None else count)
     return out + b"".join(text(path) for path in initrds) + text(b"ws=1M") + devices
@@ -130,9 +130,10 @@ def record(kind, name, data):
 
 record(CONFIG, "config", config())
 record(CONFIG, "config-initrds", config(5 << 30, 4, [b"/a", b"/b"]))
-record(CONFIG, "config-newer", config(version=3))
+record(CONFIG, "config-version-2", config(version=2))
+record(CONFIG, "config-newer", config(version=4))
 record(CONFIG, "config-absurd-count", config(initrds=[b"x"] * 16, count=0xFFFFFFFF))
-disks = struct.pack("<I", 1) + text(b"root") + text(b"/disk") + b"\0"
+disks = struct.pack("<I", 1) + text(b"root") + text(b"/disk") + b"\0\1"
 vsock = b"\1" + struct.pack("<I", 3) + text(b"/v")
 record(CONFIG, "config-devices",
        config(devices=disks + struct.pack("<I", 0) + vsock + b"\1" + struct.pack("<Q", 1 << 20) + b"\1\1"))

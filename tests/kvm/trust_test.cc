@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 
@@ -122,11 +123,13 @@ TEST_F(Trust, AForgedSnapshotOpensNothing) {
     forge_area({area, 0}, {elsewhere, 0}, name_others);
     forge_area({area, 0}, {area, 0}, name_others);
     for (const std::string& forged : {area, elsewhere}) {
-        TracedProgram program({snapvm_program(), "restore", forged, "--run-dir", scratch_.file("run")},
-                              scratch_.file("output"));
-        EXPECT_EQ(program.wait(), 2);
-        for (const PathCall& call : program.calls()) {
-            EXPECT_FALSE(call.path.ends_with("/secret") || call.path.ends_with("/live")) << call.call;
+        if (SNAPVM_SANITIZED == 0) {  // whose search for leaks needs ptrace itself
+            TracedProgram program({snapvm_program(), "restore", forged, "--run-dir", scratch_.file("run")},
+                                  scratch_.file("output"));
+            EXPECT_EQ(program.wait(), 2);
+            for (const PathCall& call : program.calls()) {
+                EXPECT_FALSE(call.path.ends_with("/secret") || call.path.ends_with("/live")) << call.call;
+            }
         }
         expect_refused(restore(forged), "--set disk.root.path=" + secret);
         EXPECT_TRUE(connect_unix(socket).has_value());
@@ -187,10 +190,10 @@ TEST_F(Trust, AFolderThatIsNoTextLosesNoMachine) {
         arguments.insert(arguments.end(), {"--run-dir", run});
         return snapvm_command(arguments);
     };
-    for (const bool json : {false, true}) {
+    for (const bool as_json : {false, true}) {
         std::vector<std::string> words = {"run", "--kernel", "builtin:ledger", "--cmdline", "ws=1M", "--name",
                                           "a",   "-d"};
-        if (json) {
+        if (as_json) {
             words.emplace_back("--json");
         }
         const CommandResult started = command_there(words);

@@ -26,7 +26,8 @@ struct RecordOwner {
     friend auto operator<=>(const RecordOwner&, const RecordOwner&) = default;
 };
 
-/// Returns the owners of all records that such a machine has. Each has one, and there are no others.
+/// Returns the owners of all records that such a machine has. Each has one, and there are no
+/// others.
 [[nodiscard]] std::vector<RecordOwner> record_owners(const MachineConfig& config);
 /// Fails with invalid if a record is missing, is there twice, or has no owner in the machine.
 Status check_records(const MachineConfig& config, std::span<const StateRecord> records);

@@ -105,6 +105,11 @@ Result<UniqueFd> make_path(const std::string& path, std::size_t given) {
     }
     const UniqueFd above = TRY(make_path(path.substr(0, std::max<std::size_t>(slash, 1)), given));
     const std::string name = path.substr(slash + 1, end - slash - 1);
+    struct stat info{};
+    if (::fstat(above.get(), &info) != 0 || info.st_uid != ::geteuid()) {
+        // As with sudo and another user's HOME: folders of root's there would shut that user out.
+        return fail(ErrorKind::invalid, path.substr(0, slash) + " is another user's");
+    }
     if (::mkdirat(above.get(), name.c_str(), 0700) != 0 && errno != EEXIST) {
         return fail(Error::system("mkdir", path, errno));
     }
@@ -113,7 +118,10 @@ Result<UniqueFd> make_path(const std::string& path, std::size_t given) {
 
 // Fails unless the file is this user's and nobody else can write it.
 Status check_own(const struct stat& info, const std::string& name) {
-    if (info.st_uid != ::geteuid() || (info.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
+    if (info.st_uid != ::geteuid()) {
+        return fail(ErrorKind::invalid, name + " is another user's");
+    }
+    if ((info.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
         return fail(ErrorKind::invalid, name + " can be written by others", "remove it, or set its owner and mode");
     }
     return {};
@@ -128,8 +136,8 @@ struct Folder {
         const StateHome home = TRY(state_home());
         Folder folder{TRY(make ? make_path(home.path, home.given) : open_file(home.path, O_PATH | O_DIRECTORY)),
                       home.path};
-        for (const char* name : kFolders) {
-            TRY(folder.enter(name, make));
+        for (const char* below : kFolders) {
+            TRY(folder.enter(below, make));
         }
         return folder;
     }
@@ -141,7 +149,11 @@ private:
         if (make && ::mkdirat(fd.get(), below, 0700) != 0 && errno != EEXIST) {
             return fail(Error::system("mkdir", name, errno));
         }
-        fd = TRY(opener().open(fd.get(), below, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0));
+        auto opened = opener().open(fd.get(), below, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
+        if (!opened) {
+            return fail(Error::system("open", name, opened.error().code()));
+        }
+        fd = *std::move(opened);
         struct stat info{};
         if (::fstat(fd.get(), &info) != 0) {
             return fail(Error::system("fstat", name, errno));
@@ -183,7 +195,8 @@ Result<Record> read_record(const Folder& folder, const std::string& file) {
 bool area_is_there(const std::string& path, const std::string& file) {
     const auto opened = open_file(path, O_PATH);
     if (!opened) {
-        return opened.error().code() != ENOENT && opened.error().code() != ENOTDIR;
+        // Without its folder, its volume may just not be mounted.
+        return opened.error().code() != ENOENT || !open_file(path.substr(0, path.rfind('/') + 1), O_PATH | O_DIRECTORY);
     }
     const auto identity = AreaIdentity::of(opened->get(), 0, path);
     if (!identity) {
@@ -200,8 +213,8 @@ void prune(const Folder& folder) {
         return;
     }
     for (const std::string& file : *files) {
-        const auto record = read_record(folder, file);
-        if (!record || !area_is_there(record->path, file)) {
+        // What cannot be read may be under way, or be readable later.
+        if (const auto record = read_record(folder, file); record && !area_is_there(record->path, file)) {
             (void)::unlinkat(folder.fd.get(), file.c_str(), 0);
         }
     }
@@ -214,20 +227,30 @@ Status record_snapshot(const SnapshotPlace& place, std::span<const HostResource>
     const std::string file = file_name(place);
     const std::string fresh = file + "." + std::to_string(::getpid());
     const Record record{place.id, TRY(absolute_path(place.path)), {resources.begin(), resources.end()}};
-    {
+    const auto write_fresh = [&]() -> Status {
         const UniqueFd out =
             TRY(opener().open(folder.fd.get(), fresh, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600));
         TRY(write_all_at(out.get(), encode(record), 0, folder.name_of(fresh)));
-    }
-    // Whoever reads the record meanwhile gets the old one or the new one.
-    if (::renameat(folder.fd.get(), fresh.c_str(), folder.fd.get(), file.c_str()) != 0) {
-        return fail(Error::system("rename", folder.name_of(fresh), errno));
+        // Whoever reads the record meanwhile gets the old one or the new one.
+        if (::renameat(folder.fd.get(), fresh.c_str(), folder.fd.get(), file.c_str()) != 0) {
+            return fail(Error::system("rename", folder.name_of(fresh), errno));
+        }
+        return {};
+    };
+    Status written = write_fresh();
+    if (!written) {
+        (void)::unlinkat(folder.fd.get(), fresh.c_str(), 0);
+        return written;
     }
     prune(folder);
     return {};
 }
 
 Result<std::vector<HostResource>> recorded_resources(const SnapshotPlace& place) {
+    if (!place.area.own) {
+        // Whoever may write it could put another guest under the id of the user's snapshot.
+        return fail(ErrorKind::invalid, "the area is another user's, or others may write it");
+    }
     const auto folder = Folder::open(/*make=*/false);
     if (!folder) {
         const bool missing = folder.error().code() == ENOENT || folder.error().kind() == ErrorKind::not_found;

@@ -10,6 +10,7 @@
 #include "devices/disk/disk.h"
 #include "devices/virtio/blk/request.h"
 #include "devices/virtio/stateful_device.h"
+#include "vmm/state/state_record.h"
 
 namespace snapvm::virtio {
 

@@ -328,8 +328,8 @@ class DiskFormats : public testing::Test {
 protected:
     // The first write would destroy the image, so it is refused unless it was said to be raw.
     static void expect_refused(const TempFile& file, const std::string& part) {
-        EXPECT_TRUE(fails(open(file.path(), {.format = DiskFormat::unstated}), ErrorKind::usage, part));
-        EXPECT_TRUE(fails(open(file.path(), {.read_only = true, .format = DiskFormat::unstated}), ErrorKind::usage));
+        EXPECT_TRUE(fails(open(file.path(), {.format = DiskFormat::unstated}), ErrorKind::invalid, part));
+        EXPECT_TRUE(fails(open(file.path(), {.read_only = true, .format = DiskFormat::unstated}), ErrorKind::invalid));
         EXPECT_TRUE(ok(open(file.path())));
     }
     static void write(const TempFile& file, std::string_view bytes, std::uint64_t offset) {
@@ -372,7 +372,7 @@ TEST_F(DiskFormats, AFileThatEndsWithinASectorIsRefusedUnlessItIsSaidToBeRaw) {
     const TempFile odd("/dev/shm", 4096 + 700);
     expect_refused(odd, "ends within a sector: a guest would not see its last 188 bytes; fill the sector up");
     const TempFile tiny("/dev/shm", 511);
-    EXPECT_TRUE(fails(open(tiny.path(), {.format = DiskFormat::unstated}), ErrorKind::usage, "last 511 bytes"));
+    EXPECT_TRUE(fails(open(tiny.path(), {.format = DiskFormat::unstated}), ErrorKind::invalid, "last 511 bytes"));
 }
 
 // A guest that was restored knows what is on its disks: a new, empty file would destroy that.

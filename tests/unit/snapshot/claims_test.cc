@@ -19,6 +19,9 @@ protected:
         SavedMachine machine;
         machine.config.memory_bytes = memory_bytes;
         machine.config.kernel = "builtin:fake";
+        for (const RecordOwner& owner : record_owners(machine.config)) {
+            machine.records.push_back({.kind = owner.kind, .version = 1, .instance = owner.instance, .bytes = {}});
+        }
         forge_area(area(), machine, *Uuid::random());
     }
     /// Returns a value of /proc/self/status, in KiB: VmPeak, the most address space that was

@@ -292,7 +292,8 @@ TEST_F(Share, DamageOfASharedPageIsHandedOn) {
         FakeMachine clone(open(options));
         std::filesystem::remove(area("next").path);
         ASSERT_OK(write_snapshot(clone, area("next"), {}));
-        EXPECT_EQ(verify_area(area("next"))->fault_count, faults);
+        const auto report = verify_area(area("next"));
+        EXPECT_EQ(report->fault_count, faults) << testing::PrintToString(report->faults);
     };
     next_is_damaged({}, 0);
     const std::byte odd{0x5A};
@@ -308,7 +309,7 @@ TEST_F(Share, DamageOfASharedPageIsHandedOn) {
     // The page that others repeat.
     forge(section(SectionKind::data), (kSource + 20) * kPageSize + 7, std::span(&odd, 1));
     next_is_damaged({}, 3);
-    next_is_damaged(kShare, 1);
+    next_is_damaged(kShare, 2);  // the single page of the firmware's block is no run, and is in its own place
 }
 
 TEST_F(Share, AForgedNameEndsTheNextSnapshot) {
