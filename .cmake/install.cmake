@@ -29,6 +29,10 @@ target_link_libraries(snapvm_library INTERFACE uring blkid z lzma zstd lz4 capst
 install(TARGETS snapvm_library EXPORT snapvmTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 if(TARGET snapvm)
     install(TARGETS snapvm RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+    install(FILES ${PROJECT_BINARY_DIR}/snapvm.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
+    install(FILES ${PROJECT_BINARY_DIR}/snapvm.bash DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions
+            RENAME snapvm)
+    install(FILES vmm/host/snapvm@.service DESTINATION lib/systemd/system)
 endif()
 install(DIRECTORY vmm/include/snapvm DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(DIRECTORY vmm/include/example DESTINATION ${CMAKE_INSTALL_DOCDIR})
@@ -46,3 +50,14 @@ install(FILES ${CMAKE_CURRENT_BINARY_DIR}/snapvmConfig.cmake ${CMAKE_CURRENT_BIN
 file(RELATIVE_PATH SNAPVM_PC_TO_PREFIX /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
 configure_file(.cmake/snapvm.pc.in ${CMAKE_CURRENT_BINARY_DIR}/snapvm.pc @ONLY)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/snapvm.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+
+# `./dev package` makes a Debian package of what is installed, without building the tests.
+set(CMAKE_SKIP_INSTALL_ALL_DEPENDENCY ON)
+set(CPACK_GENERATOR DEB)
+set(CPACK_PACKAGE_CONTACT "the snapvm project <snapvm@localhost>")
+set(CPACK_PACKAGE_FILE_NAME snapvm_${PROJECT_VERSION}_amd64)
+set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
+set(CPACK_DEBIAN_PACKAGE_ARCHITECTURE amd64)
+set(CPACK_DEBIAN_PACKAGE_SECTION admin)
+set(CPACK_STRIP_FILES ON)
+include(CPack)

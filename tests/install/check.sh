@@ -21,6 +21,18 @@ rm -f "$manifest"
 test -s "$(find "$prefix" -name libsnapvm.a)" || fail "libsnapvm.a is not installed"
 if [ -e "$build/snapvm" ]; then
     "$prefix/bin/snapvm" --help >/dev/null
+    grep -q '^\.SS restore' "$prefix/share/man/man1/snapvm.1" || fail "the manual page says nothing of restore"
+    # shellcheck disable=SC2016  # $1 is the inner shell's
+    bash -c '. "$1"; COMP_WORDS=(snapvm run --ker); COMP_CWORD=2; _snapvm; [ "${COMPREPLY[*]}" = --kernel ]' - \
+        "$prefix/share/bash-completion/completions/snapvm" || fail "--ker is not completed"
+fi
+if grep -q '^CMAKE_BUILD_TYPE:STRING=Release' "$build/CMakeCache.txt" && command -v dpkg-deb >/dev/null; then
+    cpack --config "$build/CPackConfig.cmake" -B "$work/package" >"$work/package.log" ||
+        fail "$(cat "$work/package.log")"
+    dpkg-deb --contents "$work"/package/*.deb >"$work/contents"
+    for file in usr/bin/snapvm usr/share/man/man1/snapvm.1 usr/lib/systemd/system/snapvm@.service; do
+        grep -q "$file" "$work/contents" || fail "the package has no $file"
+    done
 fi
 diff <(cd "$source/vmm/include" && find snapvm -type f | sort) \
     <(cd "$prefix/include" && find . -type f -printf '%P\n' | sort) ||

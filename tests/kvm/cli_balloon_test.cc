@@ -44,7 +44,7 @@ TEST_F(Cli, AMachineWithoutABalloonSaysSo) {
     const CommandResult refused = command({"balloon", "a", "--size", "1M"});
     EXPECT_EQ(refused.exit_code, 1);
     EXPECT_NE(refused.err.find("has no balloon"), std::string::npos) << refused.err;
-    for (const char* bad : {"size=65M", "size=1", "16M"}) {
+    for (const char* bad : {"size=65M", "size=1K", "16M"}) {
         EXPECT_EQ(run_ledger("ws=4M", "", {"--balloon", bad}).exit_code, 2) << bad;
     }
 }

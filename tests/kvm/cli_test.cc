@@ -34,6 +34,25 @@ TEST_F(Cli, ExitCodes) {
     EXPECT_EQ(run_ledger("ws=1M", "", {"--timeout", "300ms"}).exit_code, 124);
 }
 
+TEST_F(Cli, StopTakesNamesAndPatterns) {
+    for (const char* name : {"a-1", "a-10", "a-2", "b", "c"}) {
+        start(name);
+    }
+    EXPECT_EQ(machines(), (std::vector<std::string>{"a-1", "a-2", "a-10", "b", "c"})) << "in natural order";
+    EXPECT_EQ(command({"stop"}).exit_code, 2);
+    EXPECT_EQ(command({"stop", "b", "--all"}).exit_code, 2);
+    EXPECT_EQ(command({"stop", "e*"}).exit_code, 1);
+    EXPECT_EQ(machines().size(), 5U) << "nothing was stopped";
+    const CommandResult stopped = command({"stop", "a-*", "nobody", "a-1", "b", "--json"});
+    EXPECT_EQ(stopped.exit_code, 1);
+    EXPECT_NE(stopped.err.find("no machine nobody runs"), std::string::npos) << stopped.err;
+    EXPECT_EQ(std::ranges::count(stopped.out, '\n'), 4) << "the others are stopped: " << stopped.out;
+    EXPECT_EQ(json::parse(stopped.out.substr(0, stopped.out.find('\n')))["name"], "a-1");
+    EXPECT_EQ(machines(), std::vector<std::string>{"c"});
+    EXPECT_EQ(command({"stop", "--all"}).exit_code, 0);
+    EXPECT_TRUE(machines().empty());
+}
+
 TEST_F(Cli, ABackgroundMachineIsSnapshottedStoppedAndRestored) {
     const json started = start("a");
     ASSERT_EQ(started.value("name", ""), "a");

@@ -108,9 +108,9 @@ protected:
     }
     void boot(const std::string& cmdline = "ws=2M rate=0 stir=24M") {
         machine_ = boot_ledger({.cpus = 1, .cmdline = cmdline, .host = {.dirty = GetParam()}});
-        const auto root = need(machine_->memory().load<ledger::Root>(Gpa{ledger::kRootAddress}));
-        stir_first_ = root.stir / kPageSize;
-        stir_pages_ = root.stir_pages;
+        root_ = need(machine_->memory().load<ledger::Root>(Gpa{ledger::kRootAddress}));
+        stir_first_ = root_.stir / kPageSize;
+        stir_pages_ = root_.stir_pages;
         ASSERT_EQ(machine_->memory().blocks()[0].spec().base.value, 0U);
         own_page_ = machine_->memory().blocks()[0].spec().pages() - 1;  // the guest does not use it
     }
@@ -146,12 +146,17 @@ protected:
         }
         return stirred.size() > 2 ? std::optional(stirred[stirred.size() / 2]) : std::nullopt;
     }
+    /// Returns how often the guest has written to the stirred region.
+    [[nodiscard]] std::uint64_t stirred() const {
+        return need(machine_->memory().load<ledger::ShardHeader>(Gpa{ledger::header_address(root_, 0)})).stirred;
+    }
     [[nodiscard]] Gpa own_page() const { return Gpa{own_page_ * kPageSize}; }
     std::uint64_t own_value_in_snapshot() {
         return need(need(open_snapshot(area())).memory.load<std::uint64_t>(own_page()));
     }
 
     std::unique_ptr<Machine> machine_;
+    ledger::Root root_{};
     std::uint64_t stir_first_ = 0;
     std::uint64_t stir_pages_ = 0;
     std::uint64_t own_page_ = 0;
@@ -193,7 +198,11 @@ TEST_P(LiveMutations, APageLostOnceInThePauseIsFound) {
     boot("ws=2M hz=20 stir=24M stirrate=5120");
     options_.live.max_pause = 10s;  // rounds always fit, so no further one is made
     Mutation mutation;
-    mutation.before_freeze = [] { std::this_thread::sleep_for(200ms); };  // some ticks, each with its writes
+    // Some ticks, each with its writes: on a busy host they take long.
+    mutation.before_freeze = [&] {
+        const std::uint64_t before = stirred();
+        EXPECT_TRUE(eventually([&] { return stirred() >= before + 2 * 256; }));
+    };
     mutation.lose = [&](DirtySet& found, bool frozen) {
         if (const auto lost = middle_stirred(found); lost && frozen) {
             forget(found, *lost);

@@ -42,10 +42,17 @@ Result<std::uint64_t> parse_size(std::string_view text) {
         return value;
     }
     const std::size_t power = kUnits.find(static_cast<char>(unit[0] | 0x20));
-    if (unit.size() != 1 || power == std::string_view::npos) {
+    const std::string_view rest = unit.substr(1);
+    const bool known = rest.empty() || rest == "B" || rest == "iB" || rest == "b" || rest == "ib";
+    if (power == std::string_view::npos || !known) {
         return fail(ErrorKind::usage, "\"" + std::string(text) + "\" is not a size", "write 4096, 64K, 256M, 4G or 1T");
     }
     return multiply(value, 1ULL << (10 * (power + 1)), text);
+}
+
+Result<std::uint64_t> parse_memory_size(std::string_view text) {
+    const auto number = leading_number(text);
+    return number && number->second.empty() ? multiply(number->first, 1ULL << 20, text) : parse_size(text);
 }
 
 std::string size_text(std::uint64_t bytes) {

@@ -11,9 +11,11 @@
 
 namespace snapvm {
 
-/// Parses a size in bytes: "4096", "64K", "256M", "4G", "1T" (powers of 1,024, lower case too).
-/// Fails with usage on a sign, a space or an overflow.
+/// Parses a size in bytes: "4096", "64K", "256M", "4G", "1T" (powers of 1,024, lower case too, with
+/// "B" or "iB" behind them if one likes). Fails with usage on a sign, a space or an overflow.
 Result<std::uint64_t> parse_size(std::string_view text);
+/// Likewise for the memory of a guest, of which a number without a unit is MiB, as in QEMU.
+Result<std::uint64_t> parse_memory_size(std::string_view text);
 /// Prints a size with the largest unit that divides it: 268435456 is "256M".
 [[nodiscard]] std::string size_text(std::uint64_t bytes);
 /// Prints a count of things: "1 vCPU", "2 vCPUs". The plural of `thing` ends in s.

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "snapshot/area/area.h"
 #include "snapshot/report/inspect.h"
@@ -25,9 +26,9 @@ struct ShapeOptions {
     std::uint32_t slots = 1;
 
     void add_to(Command command) {
-        command.option("--mem", memory, "guest memory, a multiple of 2M");
-        command.option("--cpus", cpus, "vCPUs (default: 1)");
-        command.option("--slots", slots, 1, 2,
+        command.option("--mem SIZE", memory, "guest memory, a multiple of 2M");
+        command.option("--cpus N", cpus, "vCPUs (default: 1)");
+        command.option("--slots N", slots, 1, 2,
                        "1, or 2 to keep the previous snapshot while the next is written (default: 1)");
     }
     [[nodiscard]] Result<MachineConfig> config() const {
@@ -35,7 +36,7 @@ struct ShapeOptions {
             return fail(ErrorKind::usage, "--mem is missing", "give the machine's memory, such as --mem 4G");
         }
         MachineConfig config;
-        config.memory_bytes = TRY(parse_size(memory));
+        config.memory_bytes = TRY(parse_memory_size(memory));
         config.cpus = cpus;
         TRY(config.validate());
         return config;
@@ -138,6 +139,7 @@ void add_reader(Command program, const char* name, const char* what, Globals& gl
                 Result<int> (*action)(const std::string&, const Globals&)) {
     auto area = std::make_shared<std::string>();
     Command command = program.subcommand(name, what);
+    command.example(std::string("snapvm ") + name + " vm.snap");
     command.required("AREA", *area, "snapshot area, PATH[@OFFSET]");
     command.action([=, &globals] { return action(*area, globals); });
 }
@@ -148,8 +150,9 @@ void add_area(Command program, Globals& globals) {
     auto options = std::make_shared<CreateCommand>();
     Command area = program.group("area", "prepare a file or block device for snapshots");
     Command command = area.subcommand("create", "make a file or block device a snapshot area");
-    command.required("path", options->area, "PATH[@OFFSET]");
-    command.option("--for", options->machine, "the running machine that the area is for");
+    command.example("snapvm area create /dev/nvme0n1p4 --mem 4G --cpus 2");
+    command.required("PATH", options->area, "PATH[@OFFSET]");
+    command.option("--for NAME", options->machine, "the running machine that the area is for");
     options->shape.add_to(command);
     command.flag("--force", options->force, "overwrite a file system, an area or other data");
     command.action([=, &globals] { return create(*options, globals); });
@@ -158,16 +161,17 @@ void add_area(Command program, Globals& globals) {
 void add_size(Command program, Globals& globals) {
     auto options = std::make_shared<ShapeOptions>();
     Command command = program.subcommand("size", "print how many bytes a snapshot area takes");
+    command.example("snapvm size --mem 4G --cpus 2");
     options->add_to(command);
     command.action([=, &globals] { return size(*options, globals); });
 }
 
 void add_inspect(Command program, Globals& globals) {
-    add_reader(program, "inspect", "show what a snapshot area holds", globals, inspect);
+    add_reader(std::move(program), "inspect", "show what a snapshot area holds", globals, inspect);
 }
 
 void add_verify(Command program, Globals& globals) {
-    add_reader(program, "verify", "check every checksum in a snapshot area", globals, verify);
+    add_reader(std::move(program), "verify", "check every checksum in a snapshot area", globals, verify);
 }
 
 }  // namespace snapvm::cli

@@ -13,7 +13,8 @@
 
 namespace CLI {
 class App;
-}
+class Option;
+}  // namespace CLI
 
 namespace snapvm::cli {
 
@@ -23,16 +24,28 @@ using Action = std::function<Result<int>()>;
 /// A command whose options are being declared. Each option has a variable, which has the default
 /// before and which CommandLine::parse() writes. The variables must outlive the CommandLine; the
 /// command's action usually owns them. A Command is a reference, and is copied as one.
+///
+/// The name of an option is followed by that of its value for --help: "--mem SIZE".
 class Command {
 public:
     [[nodiscard]] Command subcommand(const char* name, const char* help);
     /// Declares a command that must be followed by one of its subcommands.
     [[nodiscard]] Command group(const char* name, const char* help);
 
+    /// Gives the command a second name.
+    void alias(const char* name);
+    /// Shows a use of the command below its --help.
+    void example(const std::string& words);
+    /// Puts the options and commands that this object declares from now on under a heading of
+    /// --help.
+    void section(const char* title);
+
     /// Declares an option that must be given. A name without dashes is that of an argument.
     void required(const char* name, std::string& value, const char* help);
     /// Declares an argument that is given once or more.
     void arguments(const char* name, std::vector<std::string>& values, const char* help);
+    /// Declares an argument that may be given any number of times.
+    void optional_arguments(const char* name, std::vector<std::string>& values, const char* help);
     void option(const char* name, std::string& value, const char* help);
     /// Declares an option whose value is one of `words`.
     void option(const char* name, std::string& value, std::vector<std::string> words, const char* help);
@@ -60,8 +73,27 @@ public:
 private:
     friend class CommandLine;
     Command(CLI::App& app, Action& chosen) : app_(&app), chosen_(&chosen) {}
+    CLI::Option* shown(CLI::Option* option, const char* name) const;
     CLI::App* app_;
     Action* chosen_;
+    std::string section_;  ///< empty: CLI11's own heading
+};
+
+/// What --help shows of an option or an argument.
+struct OptionInfo {
+    std::string names;    ///< "-d,--detach", or an argument's "NAME"
+    std::string value;    ///< the name of its value; empty for a flag
+    std::string help;
+    bool argument = false;
+};
+/// What --help shows of a command.
+struct CommandInfo {
+    std::string name;  ///< with those of the commands above it: "snapvm area create"
+    std::string help;
+    std::string section;
+    std::string example;
+    std::vector<OptionInfo> options;
+    std::vector<CommandInfo> commands;
 };
 
 class CommandLine {
@@ -74,8 +106,11 @@ public:
     /// Returns the program itself. Its options may stand before and behind a command's.
     [[nodiscard]] Command program() { return {*app_, chosen_}; }
     /// Returns the action of the command that is used. For --help and --version it prints them and
-    /// returns an action that does nothing. Fails with usage, without advice.
+    /// returns an action that does nothing. Fails with usage, and names the nearest option or
+    /// command if a word is none.
     Result<Action> parse(int argc, const char* const* argv);
+    /// Returns all that is declared.
+    [[nodiscard]] CommandInfo describe() const;
 
 private:
     std::unique_ptr<CLI::App> app_;

@@ -27,7 +27,7 @@ inline constexpr int kExitUsage = 2;
 // run.cc, restore.cc
 void add_run(Command program, Globals& globals);
 void add_restore(Command program, Globals& globals);
-// control*.cc: commands to a running machine
+// control*.cc: commands to running machines
 void add_pause(Command program, Globals& globals);
 void add_resume(Command program, Globals& globals);
 void add_stop(Command program, Globals& globals);

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Commands with one request to a running machine: pause, resume, stop, stats.
+// Commands with one request to a running machine: pause, resume, stats.
 #include "vmm/cli/control.h"
 
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "vmm/base/printable.h"
 #include "vmm/base/size_text.h"
@@ -31,26 +32,9 @@ void add_state_command(Command program, Globals& globals, const char* command_na
                        const char* result) {
     Command command = program.subcommand(command_name, help);
     auto name = std::make_shared<std::string>();
+    command.example(std::string("snapvm ") + command_name + " vm");
     command.required("NAME", *name, "the machine");
     command.action([=, &globals] { return set_state(globals, *name, state, result); });
-}
-
-struct StopOptions {
-    std::string name;
-    std::string timeout = "5s";
-    bool force = false;
-};
-
-Result<int> stop(const Globals& globals, const StopOptions& options) {
-    const auto timeout = TRY(parse_timeout(options.timeout));
-    api::ApiClient client = TRY(connect_machine(globals, options.name));
-    const std::string body = json_text(Json{{"force", options.force}, {"timeout_ms", timeout.count()}});
-    const std::string outcome = TRY(ask(client, "PUT", "/stop", body, timeout + kQuickAnswer));
-    TRY(wait_gone(globals, options.name, timeout + kQuickAnswer));
-    if (globals.json) {
-        print_line(outcome);
-    }
-    return 0;
 }
 
 std::string scalar_text(const Json& value) { return value.is_string() ? value.get<std::string>() : json_text(value); }
@@ -129,27 +113,18 @@ Result<std::chrono::milliseconds> parse_timeout(const std::string& text) {
 }
 
 void add_pause(Command program, Globals& globals) {
-    add_state_command(program, globals, "pause", "stop a machine's vCPUs until it is resumed", "Paused", "Paused");
+    add_state_command(std::move(program), globals, "pause", "stop a machine's vCPUs until it is resumed", "Paused",
+                      "Paused");
 }
 
 void add_resume(Command program, Globals& globals) {
-    add_state_command(program, globals, "resume", "let a paused machine run on", "Resumed", "Running");
-}
-
-void add_stop(Command program, Globals& globals) {
-    Command command =
-        program.subcommand("stop", "press a machine's power button, end it, and wait until its process is gone");
-    auto options = std::make_shared<StopOptions>();
-    command.required("NAME", options->name, "the machine");
-    command.option("--timeout", options->timeout,
-                   "how long to wait for a snapshot or a detach, and for the guest's power-off (default: 5s)");
-    command.flag("--force", options->force, "wait for neither");
-    command.action([=, &globals] { return stop(globals, *options); });
+    add_state_command(std::move(program), globals, "resume", "let a paused machine run on", "Resumed", "Running");
 }
 
 void add_stats(Command program, Globals& globals) {
     Command command = program.subcommand("stats", "print a running machine's counters");
     auto name = std::make_shared<std::string>();
+    command.example("snapvm stats vm --json");
     command.required("NAME", *name, "the machine");
     command.action([=, &globals] { return stats(globals, *name); });
 }

@@ -18,7 +18,7 @@ Result<int> balloon(const Globals& globals, const std::string& name, const std::
     constexpr std::uint64_t kMiB = 1 << 20;
     std::uint64_t bytes = 0;
     if (!size.empty()) {
-        bytes = TRY(parse_size(size));
+        bytes = TRY(parse_memory_size(size));
         if (bytes % kMiB != 0) {
             return fail(ErrorKind::usage, "--size " + size + " is not a whole number of MiB", "give a multiple of 1M");
         }
@@ -46,8 +46,9 @@ void add_balloon(Command program, Globals& globals) {
         program.subcommand("balloon", "take memory from a guest, or give some back, and print the balloon's size");
     auto name = std::make_shared<std::string>();
     auto size = std::make_shared<std::string>();
+    command.example("snapvm balloon vm --size 64M");
     command.required("NAME", *name, "the machine");
-    command.option("--size", *size, "memory that the guest is to do without, in whole MiB (default: as it is)");
+    command.option("--size SIZE", *size, "memory that the guest is to do without, in whole MiB (default: as it is)");
     command.action([=, &globals] { return balloon(globals, *name, *size); });
 }
 

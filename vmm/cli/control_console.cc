@@ -207,6 +207,7 @@ void add_console(Command program, Globals& globals) {
                            "attach to a machine's serial port, or its virtio console if that is its terminal "
                            "(Ctrl-a d detaches, Ctrl-a x stops the machine)");
     auto name = std::make_shared<std::string>();
+    command.example("snapvm console vm");
     command.required("NAME", *name, "the machine");
     command.action([=, &globals] { return attach_console(globals, *name); });
 }

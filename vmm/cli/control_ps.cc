@@ -64,9 +64,9 @@ void list_ended(const Globals& globals, const std::string& name, const Json& mac
         print_line(json_text(machine));
         return;
     }
-    const Json code = machine.value("exit_code", Json());
-    print(stdout, "%-20s %8s %-11s %7s %4s %8s\n", name.c_str(), "-",
-          (code.is_number() ? "ended (" + json_text(code) + ")" : std::string("killed")).c_str(), "-", "-", "-");
+    const std::string state =
+        machine.contains("exit_code") ? "ended (" + json_text(machine["exit_code"]) + ")" : std::string("killed");
+    print(stdout, "%-20s %8s %-11s %7s %4s %8s\n", name.c_str(), "-", state.c_str(), "-", "-", "-");
 }
 
 Result<int> ps(const Globals& globals, bool all) {
@@ -98,13 +98,13 @@ Result<int> ps(const Globals& globals, bool all) {
 }
 
 // Removes each machine. A name that cannot be removed does not keep the others.
-Result<int> remove(const RunDir& dir, const std::vector<std::string>& names) {
+Result<int> remove(const Globals& globals, const RunDir& dir, const std::vector<std::string>& names) {
     int code = 0;
     for (const std::string& name : names) {
         if (const Status removed = dir.remove(name)) {
             print_line(name);
         } else {
-            print_error(removed.error().message());
+            print_failure(removed.error(), globals.json);
             code = exit_code_of(removed.error());
         }
     }
@@ -113,13 +113,15 @@ Result<int> remove(const RunDir& dir, const std::vector<std::string>& names) {
 
 Result<int> prune(const Globals& globals) {
     const RunDir dir = TRY(RunDir::find(globals.run_dir));
-    return remove(dir, TRY(dir.ended()));
+    return remove(globals, dir, TRY(dir.ended()));
 }
 
 }  // namespace
 
 void add_ps(Command program, Globals& globals) {
     Command command = program.subcommand("ps", "list running machines");
+    command.alias("ls");
+    command.example("snapvm ps -a --json");
     auto all = std::make_shared<bool>(false);
     command.flag("-a,--all", *all, "also those that have ended and were not removed");
     command.action([=, &globals] { return ps(globals, *all); });
@@ -128,14 +130,16 @@ void add_ps(Command program, Globals& globals) {
 void add_rm(Command program, Globals& globals) {
     Command command = program.subcommand("rm", "remove what ended machines have left: outcome and log");
     auto names = std::make_shared<std::vector<std::string>>();
+    command.example("snapvm rm vm");
     command.arguments("NAME", *names, "the machines");
-    command.action([=, &globals]() -> Result<int> { return remove(TRY(RunDir::find(globals.run_dir)), *names); });
+    command.action(
+        [=, &globals]() -> Result<int> { return remove(globals, TRY(RunDir::find(globals.run_dir)), *names); });
 }
 
 void add_prune(Command program, Globals& globals) {
-    program.subcommand("prune", "remove what all ended machines have left").action([&globals] {
-        return prune(globals);
-    });
+    Command command = program.subcommand("prune", "remove what all ended machines have left");
+    command.example("snapvm prune");
+    command.action([&globals] { return prune(globals); });
 }
 
 }  // namespace snapvm::cli

@@ -219,6 +219,7 @@ void add_snapshot(Command program, Globals& globals) {
     Command command =
         program.subcommand("snapshot", "write a running machine into a snapshot area, a file or block device");
     auto options = std::make_shared<SnapshotOptions>();
+    command.example("snapvm snapshot vm vm.snap --then stop");
     command.required("NAME", options->name, "the machine");
     command.required("AREA", options->area, "PATH[@OFFSET]; a file that does not exist is made");
     command.option("--type", options->type, {"auto", "full", "diff"},
@@ -227,16 +228,17 @@ void add_snapshot(Command program, Globals& globals) {
     command.option("--mode", options->mode, {"live", "precopy", "stop"},
                    "live: rounds while the guest runs, the later ones into memory; precopy: all rounds onto the disk; "
                    "stop: the guest stands for all of it (default: live)");
-    command.option("--max-pause", options->max_pause, "how long the copy of the last round may take (default: 1ms)");
-    command.option("--threshold", options->threshold, "rounds end in any case if no more than this is left");
-    command.option("--staging", options->staging,
+    command.option("--max-pause TIME", options->max_pause,
+                   "how long the copy of the last round may take (default: 1ms)");
+    command.option("--threshold SIZE", options->threshold, "rounds end in any case if no more than this is left");
+    command.option("--staging SIZE|N%", options->staging,
                    "memory for rounds: a size, or a share of the guest's memory (default: 25%)");
     command.option("--when-diverging", options->when_diverging, {"protect", "throttle", "stop", "cancel"},
                    "what happens if the guest writes faster than snapvm copies (default: protect)");
     command.option("--then", options->then, {"run", "pause", "stop"},
                    "what the machine does afterwards (default: what it did before); after stop the command waits until "
                    "the machine's process is gone, 10 s at most");
-    command.option("--meta", options->metadata_file, "a JSON file that is kept with the snapshot, 64 KiB at most");
+    command.option("--meta FILE", options->metadata_file, "a JSON file that is kept with the snapshot, 64 KiB at most");
     command.option("--cache", options->cache, {"auto", "cached", "direct"},
                    "whether page data stays in the host's page cache (default: auto)");
     // A flag, so that an argument that follows without a `=` is not taken for its size.
@@ -252,6 +254,7 @@ void add_snapshot_status(Command program, Globals& globals) {
     Command command = program.subcommand(
         "snapshot-status", "show how far a machine's snapshot or detach is, or how the last snapshot ended");
     auto name = std::make_shared<std::string>();
+    command.example("snapvm snapshot-status vm");
     command.required("NAME", *name, "the machine");
     command.action([=, &globals] { return snapshot_status(globals, *name); });
 }
@@ -259,6 +262,7 @@ void add_snapshot_status(Command program, Globals& globals) {
 void add_detach(Command program, Globals& globals) {
     Command command = program.subcommand("detach", "make a restored machine independent of the snapshot that it maps");
     auto name = std::make_shared<std::string>();
+    command.example("snapvm detach clone-1");
     command.required("NAME", *name, "the machine");
     command.action([=, &globals] { return detach(globals, *name); });
 }
@@ -266,6 +270,7 @@ void add_detach(Command program, Globals& globals) {
 void add_snapshot_cancel(Command program, Globals& globals) {
     Command command = program.subcommand("snapshot-cancel", "call off a machine's snapshot or detach");
     auto name = std::make_shared<std::string>();
+    command.example("snapvm snapshot-cancel vm");
     command.required("NAME", *name, "the machine");
     command.action([=, &globals] { return snapshot_cancel(globals, *name); });
 }

@@ -63,7 +63,7 @@ Result<std::string> kept_outcome(const Globals& globals, const std::string& name
         return outcome;
     }
     const std::vector<std::string> ended = TRY(dir.ended());
-    if (std::ranges::binary_search(ended, name)) {
+    if (std::ranges::find(ended, name) != ended.end()) {
         return fail(ErrorKind::not_found, "machine " + name + " has ended, and its process has not said how",
                     "it was killed, or did not run detached");
     }
@@ -85,7 +85,7 @@ Result<int> wait(const Globals& globals, const WaitOptions& options) {
     }
     const api::ApiReply& reply = *answer;
     if (reply.status == kRequestTimeout) {
-        print_error(reply.fault());
+        print_failure(refusal(reply), globals.json);
         return kExitTimeout;
     }
     if (reply.status != 200) {
@@ -105,11 +105,12 @@ Result<int> wait(const Globals& globals, const WaitOptions& options) {
 void add_wait(Command program, Globals& globals) {
     Command command = program.subcommand("wait", "wait for a guest; exit code 124 if the time is over");
     auto options = std::make_shared<WaitOptions>();
+    command.example("snapvm wait vm --for 'serial=^login:' --timeout 60s");
     command.required("NAME", options->name, "the machine");
-    command.required("--for", options->what,
+    command.required("--for ready|exit|serial=REGEX", options->what,
                      "ready, exit (prints the run's exit code, also of a detached machine that has ended), or "
                      "serial=REGEX (prints the line)");
-    command.option("--timeout", options->timeout, "how long to wait (default: 30s)");
+    command.option("--timeout TIME", options->timeout, "how long to wait (default: 30s)");
     command.action([=, &globals] { return wait(globals, *options); });
 }
 

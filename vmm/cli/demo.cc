@@ -90,7 +90,7 @@ Result<std::string> ask_ledger(MachineService& service) {
 
 Result<std::unique_ptr<Machine>> boot(const kvm::System& system, const DemoOptions& options, DemoResult& result) {
     MachineConfig config;
-    config.memory_bytes = TRY(parse_size(options.memory));
+    config.memory_bytes = TRY(parse_memory_size(options.memory));
     config.cpus = options.cpus;
     config.kernel = "builtin:ledger";
     config.cmdline = "ws=" + options.working_set + " zero=10";
@@ -198,10 +198,11 @@ void add_demo(Command program, Globals& globals) {
     auto options = std::make_shared<DemoOptions>();
     Command command =
         program.subcommand("demo", "boot, snapshot, restore and verify the built-in guest, and show how long it took");
-    command.option("--mem", options->memory, "guest memory (default: 256M)");
-    command.option("--cpus", options->cpus, "vCPUs (default: 1)");
-    command.option("--ws", options->working_set, "the guest's working set (default: 64M)");
-    command.option("--area", options->area, "snapshot area to use and keep (default: a temporary file)");
+    command.example("snapvm demo --mem 1G");
+    command.option("--mem SIZE", options->memory, "guest memory (default: 256M)");
+    command.option("--cpus N", options->cpus, "vCPUs (default: 1)");
+    command.option("--ws SIZE", options->working_set, "the guest's working set (default: 64M)");
+    command.option("--area PATH", options->area, "snapshot area to use and keep (default: a temporary file)");
     command.action([=, &globals]() -> Result<int> {
         const DemoResult result = TRY(demo(*options));
         globals.json ? print_json(result) : print_table(*options, result);

@@ -25,6 +25,7 @@ Result<int> examine(bool json) {
 void add_doctor(Command program, Globals& globals) {
     Command command =
         program.subcommand("doctor", "show what this host offers and what it costs, with advice for what is missing");
+    command.example("snapvm doctor --json");
     command.action([&globals] { return examine(globals.json); });
 }
 

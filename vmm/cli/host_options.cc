@@ -27,23 +27,25 @@ Result<LineTarget> parse_line_target(const std::string& text, std::string_view l
 }
 
 void HostOptions::add_to(Command command) {
-    command.option("--name", name, "the machine's name (default: vm-PID)");
-    command.option("--api-socket", api_socket, "one more path of the API socket, beside the one in the run folder");
+    command.section("On the host");
+    command.option("--name NAME", name, "the machine's name (default: vm-PID)");
+    command.option("--api-socket PATH", api_socket,
+                   "one more path of the API socket, beside the one in the run folder");
     command.option(
-        "--serial",
+        "--serial stdio|file=PATH|none",
         [this](const std::string& text) {
             serial = text;
             serial_given = true;
         },
         "the guest's serial port: stdio, file=PATH or none (default: stdio; with -d or --console stdio none)");
     command.option(
-        "--console",
+        "--console stdio|file=PATH|none",
         [this](const std::string& text) {
             console = text;
             console_given = true;
         },
         "the guest's virtio console: stdio, file=PATH or none (default: a new machine has none)");
-    command.option("--timeout", timeout, "end the run after this long (60s, 500ms, 2m) with exit code 124");
+    command.option("--timeout TIME", timeout, "end the run after this long (60s, 500ms, 2m) with exit code 124");
     command.option("--dirty", dirty, {"auto", "log", "ring"},
                    "how KVM tracks the guest's writes for snapshots (default: auto, the log if this KVM has it)");
     command.flag("-d,--detach", detach, "return as soon as the machine runs; it goes on in a process of its own");

@@ -12,11 +12,13 @@
 
 #include "vmm/base/fd.h"
 #include "vmm/base/printable.h"
+#include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 #include "vmm/cli/control.h"
 #include "vmm/cli/control_console.h"
 #include "vmm/cli/output.h"
 #include "vmm/crash/report.h"
+#include "vmm/host/inheritance.h"
 #include "vmm/host/run_dir.h"
 #include "vmm/host/spawn.h"
 #include "vmm/host/vm_process.h"
@@ -129,13 +131,40 @@ Result<int> launch_here(const Launch& wanted, VmProcessOptions options) {
     return TRY(process.run(events)).exit_code();
 }
 
-// All or none: a caller that asked for 100 machines cannot use 57.
+// Keeps the signals that end a run (inheritance.h) until they are asked for, so that what has begun
+// can be undone.
+class HeldSignals {
+public:
+    HeldSignals() : held_(ending_signals()) { ::pthread_sigmask(SIG_BLOCK, &held_, &before_); }
+    HeldSignals(const HeldSignals&) = delete;
+    HeldSignals& operator=(const HeldSignals&) = delete;
+    ~HeldSignals() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+    /// Returns the number of a signal that has come, or 0.
+    [[nodiscard]] int take() const {
+        const timespec now{};
+        return std::max(::sigtimedwait(&held_, nullptr, &now), 0);
+    }
+
+private:
+    sigset_t held_;
+    sigset_t before_{};
+};
+
+// All or none: a caller that asked for 100 machines cannot use 57. Leaves nothing of them behind.
 void end_all(const Globals& globals, const std::vector<StartReport>& running) {
     for (const StartReport& one : running) {
         ::kill(one.pid, SIGTERM);
     }
+    const auto dir = RunDir::find(globals.run_dir);
+    const Clock::time_point deadline = Clock::now() + kQuickAnswer;
     for (const StartReport& one : running) {
-        (void)wait_gone(globals, one.name, kQuickAnswer);  // the first error is the one to report
+        // The first error of the launch is the one to report.
+        if (dir && !dir->wait_gone(one.name, deadline)) {
+            ::kill(one.pid, SIGKILL);  // a child of this process, so the number is its own
+            (void)dir->wait_gone(one.name, Clock::now() + kQuickAnswer);
+        }
+        (void)(dir ? dir->remove(one.name) : Status());
     }
 }
 
@@ -179,6 +208,8 @@ Result<int> launch_many(Launch wanted, unsigned count) {
     }
     std::vector<StartReport> running;
     std::uint64_t pss = 0;
+    const HeldSignals signals;
+    ::signal(SIGPIPE, SIG_IGN);  // a reader of the names that is gone ends no machine, and this not in the middle
     for (unsigned clone = 0; clone < count; ++clone) {
         wanted.start = Clock::now();
         wanted.options = all.for_clone(clone);
@@ -186,13 +217,24 @@ Result<int> launch_many(Launch wanted, unsigned count) {
             wanted.options.name += "-" + std::to_string(clone);
         }
         const auto spawned = detach(wanted, clone);
-        if (!spawned) {
-            end_all(wanted.globals, running);
+        if (spawned) {
+            running.push_back(*spawned);
+            print(stdout, "%s\n", wanted.globals.json ? spawned->json().c_str() : spawned->name.c_str());
+            std::fflush(stdout);
+            pss += pss_kib(spawned->pid);
+        }
+        const int signal = signals.take();
+        if (spawned && signal == 0) {
+            continue;
+        }
+        end_all(wanted.globals, running);
+        if (signal == 0) {
             return fail(spawned.error());
         }
-        const StartReport& report = running.emplace_back(*spawned);
-        print(stdout, "%s\n", wanted.globals.json ? report.json().c_str() : report.name.c_str());
-        pss += pss_kib(report.pid);
+        print_failure(Error(ErrorKind::cancelled,
+                            "interrupted: the " + count_text(running.size(), "machine") + " that ran had to end"),
+                      wanted.globals.json);
+        return 128 + signal;
     }
     print_summary(wanted.globals, running, pss);
     return 0;

@@ -29,7 +29,8 @@ struct Launch {
 /// another process, too, and this one is its console.
 Result<int> launch(Launch wanted);
 /// Starts `count` machines, each in its own process. They are named NAME-0 and so on; if NAME has
-/// "{i}", their number replaces it. If one fails, the others are ended.
+/// "{i}", their number replaces it. Prints each at once. If one fails, or a signal comes that ends
+/// a run (SIGINT, …), the others are ended; after a signal the exit code is 128 and its number.
 Result<int> launch_many(Launch wanted, unsigned count);
 
 }  // namespace snapvm::cli

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdarg>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,14 @@ void print(std::FILE* to, const char* format, ...) {  // NOLINT(cert-dcl50-cpp):
 void print_line(std::string_view text) { put(stdout, printable(text) + "\n"); }
 
 void print_error(std::string_view message) { put(stderr, "snapvm: " + printable(message) + "\n"); }
+
+void print_failure(const Error& error, bool json) {
+    if (json) {
+        put(stderr, json_text(nlohmann::ordered_json{{"error", error.message()}}) + "\n");
+    } else {
+        print_error(error.message());
+    }
+}
 
 void show_progress(std::string_view text) { put(stderr, "\r\033[K" + printable(text)); }
 

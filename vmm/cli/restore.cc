@@ -2,6 +2,7 @@
 // snapvm restore: starts machines from a snapshot.
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "snapshot/restore/restore.h"
 #include "vmm/base/size_text.h"
@@ -41,18 +42,19 @@ Result<int> restore(const RestoreCommand& options, const Globals& globals) {
     }
     std::optional<std::uint64_t> max_memory;
     if (!options.max_memory.empty()) {
-        max_memory = TRY(parse_size(options.max_memory));
+        max_memory = TRY(parse_memory_size(options.max_memory));
     }
     Launch wanted;
     wanted.options = options.count > 1 ? options.host : options.host.for_clone(0);
     wanted.globals = globals;
     wanted.start_paused = options.paused;
     wanted.build = [&](const kvm::System& system, unsigned clone) -> Result<BuiltMachine> {
+        DeviceOverrides devices = TRY(parse_settings(options.settings, clone));
         auto built = restore_machine(system,
                                      {.area = area,
                                       .share = options.share,
                                       .gap = options.clock == "continue" ? GapMode::seen : GapMode::hidden,
-                                      .devices = TRY(parse_settings(options.settings, clone)),
+                                      .devices = std::move(devices),
                                       .max_memory_bytes = max_memory,
                                       .trust_paths = options.trust_paths},
                                      options.host.setup());
@@ -69,8 +71,9 @@ Result<int> restore(const RestoreCommand& options, const Globals& globals) {
 void add_restore(Command program, Globals& globals) {
     auto options = std::make_shared<RestoreCommand>();
     Command command = program.subcommand("restore", "bring back the machine in a snapshot area, once or many times");
+    command.example("snapvm restore vm.snap --name clone -n 10 --set disk.root.path=clone-{i}.img");
     command.required("AREA", options->area, "snapshot area, PATH[@OFFSET]");
-    command.option("-n", options->count,
+    command.option("-n N", options->count,
                    "the number of machines; more than one are detached and named NAME-0 and on, or by {i} in NAME "
                    "(default: 1)");
     command.flag("--paused", options->paused, "do not run the machine before snapvm resume");
@@ -79,10 +82,10 @@ void add_restore(Command program, Globals& globals) {
         "--clock", options->clock, {"resume", "continue"},
         "resume: the guest's clock goes on from where it was; continue: it shows the time since the snapshot "
         "(default: resume)");
-    command.list("--set", options->settings,
-                 "DEVICE.KEY=VALUE: give a device another place on this host: disk.ID.path=F, net.ID.tap=T, "
-                 "vsock.socket=P, vsock.cid=N; {i} in VALUE is the number of the clone");
-    command.option("--max-mem", options->max_memory,
+    command.list("--set DEVICE.KEY=VALUE", options->settings,
+                 "give a device another place on this host: disk.ID.path=FILE, net.ID.tap=TAP, "
+                 "vsock.socket=PATH, vsock.cid=N; {i} in VALUE is the number of the clone");
+    command.option("--max-mem SIZE", options->max_memory,
                    "refuse a machine with more memory than this (default: the host's memory)");
     command.flag("--trust-paths", options->trust_paths,
                  "use whatever the snapshot names on this host; else a snapshot that somebody else took may use what "

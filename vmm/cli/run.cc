@@ -37,12 +37,12 @@ Result<BalloonConfig> parse_balloon(std::string_view text) {
         return fail(ErrorKind::usage, "--balloon " + std::string(text) + " is not a balloon's size",
                     "write --balloon size=0 or size=64M");
     }
-    return BalloonConfig{.bytes = TRY(parse_size(text.substr(kSize.size())))};
+    return BalloonConfig{.bytes = TRY(parse_memory_size(text.substr(kSize.size())))};
 }
 
 Result<MachineConfig> config_of(const RunOptions& options) {
     MachineConfig config;
-    config.memory_bytes = TRY(parse_size(options.memory));
+    config.memory_bytes = TRY(parse_memory_size(options.memory));
     config.cpus = options.cpus;
     config.pages = options.pages == "4k"    ? PagePolicy::small_pages
                    : options.pages == "thp" ? PagePolicy::huge_pages
@@ -110,23 +110,26 @@ Result<int> run(const RunOptions& options, const Globals& globals) {
 void add_run(Command program, Globals& globals) {
     auto options = std::make_shared<RunOptions>();
     Command command = program.subcommand("run", "boot a guest in a new machine");
-    command.option("--kernel", options->kernel,
+    command.example("snapvm run --kernel vmlinuz --cmdline console=ttyS0 --mem 512M --disk id=root,path=root.img");
+    command.section("The guest");
+    command.option("--kernel FILE", options->kernel,
                    "ELF kernel, bzImage, or builtin:ledger (default: none; wait for PUT /snapshot/load)");
     command.option("--boot", options->boot, {"auto", "pvh", "linux64"}, "the boot protocol (default: auto)");
-    command.list("--initrd", options->initrds, "an initial RAM disk; may be given several times");
-    command.option("--cmdline", options->cmdline, "the guest's command line");
-    command.option("--mem", options->memory, "guest memory, a multiple of 2M (default: 256M)");
-    command.option("--cpus", options->cpus, "vCPUs, 1 to 64 (default: 1)");
+    command.list("--initrd FILE", options->initrds, "an initial RAM disk; may be given several times");
+    command.option("--cmdline TEXT", options->cmdline, "the guest's command line");
+    command.section("The machine");
+    command.option("--mem SIZE", options->memory, "guest memory, a multiple of 2M; a number is MiB (default: 256M)");
+    command.option("--cpus N", options->cpus, "vCPUs, 1 to 64 (default: 1)");
     command.option("--pages", options->pages, {"auto", "4k", "thp"}, "the pages behind guest memory (default: auto)");
-    command.list("--disk", options->disks,
-                 "id=ID,path=FILE[,format=raw][,readonly=on]: a raw file or block device; may be given several times");
-    command.list("--net", options->nets,
-                 "id=ID,tap=TAP[,mac=M]: a network interface on a tap; may be given several times");
-    command.option("--balloon", options->balloon,
-                   "size=SIZE: a virtio balloon, and the memory that it takes from the guest at first");
-    command.option(
-        "--vsock", options->vsock,
-        "cid=N,socket=P: streams between the guest, as cid N, and unix sockets: P, and P_PORT for the guest's own");
+    command.section("Devices");
+    command.list("--disk id=ID,path=FILE[,format=raw][,readonly=on]", options->disks,
+                 "a raw file or block device; may be given several times");
+    command.list("--net id=ID,tap=TAP[,mac=MAC]", options->nets,
+                 "a network interface on a tap; may be given several times");
+    command.option("--balloon size=SIZE", options->balloon,
+                   "a virtio balloon, and the memory that it takes from the guest at first");
+    command.option("--vsock cid=N,socket=PATH", options->vsock,
+                   "streams between the guest, as cid N, and unix sockets: PATH, and PATH_PORT for the guest's own");
     command.flag("--rng", options->rng, "a virtio device that gives random numbers");
     const std::size_t describing = command.options();  // the machine; --kernel and --help too
     options->host.add_to(command);

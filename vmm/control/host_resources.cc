@@ -59,6 +59,7 @@ std::string setting_of(const HostResource& resource) {
 
 std::vector<HostResource> host_resources(const DeviceConfig& devices) {
     std::vector<HostResource> resources;
+    resources.reserve(devices.disks.size() + devices.nets.size() + 1);
     for (const DiskConfig& disk : devices.disks) {
         resources.push_back({Kind::disk, disk.id, disk.path, disk.read_only});
     }

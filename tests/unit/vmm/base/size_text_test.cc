@@ -17,6 +17,12 @@ TEST(ParseSize, TakesPlainNumbersAndPowersOf1024) {
     EXPECT_EQ(parse_size("256m").value(), 256ULL << 20);
     EXPECT_EQ(parse_size("4G").value(), 4ULL << 30);
     EXPECT_EQ(parse_size("1t").value(), 1ULL << 40);
+    for (const char* text : {"512M", "512MB", "512MiB", "512mb", "512mib"}) {
+        EXPECT_EQ(parse_size(text).value(), 512ULL << 20) << text;
+        EXPECT_EQ(parse_memory_size(text).value(), 512ULL << 20) << text;
+    }
+    EXPECT_EQ(parse_memory_size("512").value(), 512ULL << 20) << "MiB, as in QEMU";
+    EXPECT_TRUE(test::fails(parse_memory_size("99999999999999"), ErrorKind::usage));
 }
 
 TEST(ParseSize, GoesToTheLastByteAndNoFurther) {
@@ -29,8 +35,8 @@ TEST(ParseSize, GoesToTheLastByteAndNoFurther) {
 }
 
 TEST(ParseSize, RefusesWhatIsNoSize) {
-    for (const char* text :
-         {"", " ", "K", "-1", "+1", " 1", "1 ", "1 K", "1KB", "1KiB", "1KK", "0x10", "1.5G", "1e9", "1P", "1b", "M1"}) {
+    for (const char* text : {"", " ", "K", "-1", "+1", " 1", "1 ", "1 K", "1KBB", "1Ki", "1KK", "0x10", "1.5G", "1e9",
+                             "1P", "1b", "1B", "M1"}) {
         EXPECT_TRUE(test::fails(parse_size(text), ErrorKind::usage)) << '"' << text << '"';
     }
     EXPECT_TRUE(test::fails(parse_size(std::string_view("1\0", 2)), ErrorKind::usage));

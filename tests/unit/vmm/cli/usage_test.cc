@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "tests/support/command.h"
 
@@ -30,6 +31,8 @@ void expect_refused(const std::vector<std::string>& arguments, int exit_code, co
 TEST(CliUsage, UnknownCommandsFlagsAndValues) {
     expect_refused({}, 2, "subcommand");
     expect_refused({"fly"}, 2, "fly");
+    expect_refused({"rm"}, 2, "NAME");
+    expect_refused({"rm", "../b"}, 2, "\"../b\" is not a name for a machine");
     expect_refused({"run"}, 2, "--kernel");
     expect_refused({"run", "-d"}, 2, "--kernel");
     expect_refused({"run", "--name", "n", "--mem", "64M"}, 2, "--mem needs --kernel");
@@ -68,6 +71,57 @@ TEST(CliUsage, UnknownCommandsFlagsAndValues) {
     expect_refused({"restore", "/nonexistent", "--clock", "stop"}, 2, "--clock");
     expect_refused({"area", "create", "/tmp/x", "--mem", "64M", "--slots", "3"}, 2, "--slots");
     expect_refused({"snapshot", "nobody"}, 2, "AREA");
+}
+
+TEST(CliUsage, MistypedWordsAreNamedWithTheNearestOne) {
+    expect_refused({"restroe", "area"}, 2, "snapvm has no command restroe: did you mean restore?; see snapvm --help");
+    expect_refused({"run", "--kernel", "builtin:ledger", "--nmae", "x"}, 2,
+                   "snapvm run has no option --nmae: did you mean --name?; see snapvm run --help");
+    expect_refused({"area", "craete", "x"}, 2, "did you mean create?; see snapvm area --help");
+}
+
+TEST(CliUsage, ErrorsAreJsonWithJson) {
+    for (const std::vector<std::string>& words :
+         {std::vector<std::string>{"inspect", "/nonexistent", "--json"}, {"run", "--json", "--warp"}}) {
+        const CommandResult result = snapvm_command(words);
+        const auto json = nlohmann::json::parse(result.err, nullptr, false);
+        EXPECT_TRUE(json.is_object() && json.value("error", "").size() > 10) << result.err;
+        EXPECT_NE(result.exit_code, 0);
+    }
+}
+
+TEST(CliUsage, HelpIsFoundInEveryUsualWay) {
+    const std::string all = snapvm_command({"--help"}).out;
+    for (const char* heading : {"Start machines:", "Control machines:", "Snapshots:", "This host:", "Example:"}) {
+        EXPECT_NE(all.find(heading), std::string::npos) << heading << " in " << all;
+    }
+    EXPECT_EQ(snapvm_command({"help"}).out, all);
+    const std::string run = snapvm_command({"run", "--help"}).out;
+    EXPECT_EQ(snapvm_command({"help", "run"}).out, run);
+    for (const char* part : {"--mem SIZE", "Devices:", "On the host:", "snapvm run --kernel vmlinuz"}) {
+        EXPECT_NE(run.find(part), std::string::npos) << part << " in " << run;
+    }
+    EXPECT_EQ(snapvm_command({"version"}).out, snapvm_command({"--version"}).out);
+    EXPECT_EQ(snapvm_command({"help", "ls"}).out, snapvm_command({"ps", "--help"}).out);
+}
+
+// Reads the commands' names in the output of --help: two spaces, and the first word of the line.
+TEST(CliUsage, EveryCommandHasAnExample) {
+    std::istringstream lines(snapvm_command({"--help"}).out);
+    unsigned commands = 0;
+    bool heading = false;
+    for (std::string line; std::getline(lines, line);) {
+        heading = line.empty() ? false : heading || (line.ends_with(':') && line != "Options:" && line != "Example:");
+        if (!heading || !line.starts_with("  ") || line[2] == ' ') {
+            continue;
+        }
+        const std::string name = line.substr(2, line.find_first_of(" ,", 2) - 2);
+        const CommandResult help = snapvm_command({name, "--help"});
+        const bool group = name == "area";
+        EXPECT_TRUE(group || help.out.find("Example:\n  snapvm " + name) != std::string::npos) << name << help.out;
+        ++commands;
+    }
+    EXPECT_GE(commands, 22U);
 }
 
 TEST(CliUsage, ZeroAndAbsurdSizes) {
@@ -145,7 +199,7 @@ TEST(CliNames, ReachNoTerminalAndMakeValidJson) {
     expect_harmless(snapvm_command({"inspect", area}), 1);
     expect_harmless(snapvm_command({"area", "create", area, "--mem", "64M", "--force"}), 0);
     expect_refused({"verify", area}, 1, R"(a\x1b[2J\x0ab\xff)");
-    expect_refused({"restore", scratch.file("none\x1b[2J\n")}, 1, R"(none\x1b[2J\x0a)");
+    expect_refused({"inspect", scratch.file("none\x1b[2J\n")}, 1, R"(none\x1b[2J\x0a)");
     expect_refused({"fly\x1b[2J\n"}, 2, R"(fly\x1b[2J\x0a)");
 }
 
