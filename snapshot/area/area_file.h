@@ -34,9 +34,9 @@ struct AreaFile {
     /// file nor a block device.
     static Result<AreaFile> open(const AreaPath& area, int flags);
     /// Opens the place of a new snapshot for reading and writing. If there is no file, makes one
-    /// with mode 0600, and `created` is its name. An existing file must be this user's, and nobody
-    /// else may have a right to it: a snapshot holds the guest's memory, and somebody may have made
-    /// the file beforehand to read it. Fails with usage otherwise, and like open().
+    /// with mode 0600, and `created` is its name. An existing file must be this user's, and its
+    /// mode must give no right to others: a snapshot holds the guest's memory, and another user may
+    /// have made the file beforehand to read it. Fails with usage otherwise, and like open().
     static Result<AreaFile> open_or_create(const AreaPath& area, std::optional<FolderEntry>& created);
 
     [[nodiscard]] int lock_descriptor() const { return lock_fd.valid() ? lock_fd.get() : fd.get(); }

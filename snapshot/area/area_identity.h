@@ -17,7 +17,7 @@ struct AreaIdentity {
     std::uint64_t volume = 0;  ///< the file system's number (st_dev)
     std::uint64_t number = 0;  ///< the inode's number
     std::uint64_t offset = 0;  ///< bytes from the start of the file
-    bool own = false;          ///< a block device, or a file of this user's that nobody else may write
+    bool own = false;          ///< a block device, or a file that this user owns and others cannot write
     friend bool operator==(const AreaIdentity&, const AreaIdentity&) = default;
 
     /// Of the file behind a descriptor; `name` is for messages.

@@ -222,7 +222,7 @@ TEST(DeviceRegistry, HasEveryKindFrom32OnceAndNoOther) {
     }
 }
 
-// Whoever reads a snapshot without building the machine knows by this which records it must have.
+// A reader that builds no machine takes from record_owners() which records a snapshot must have.
 TEST(DeviceRegistry, RecordOwnersAreItsDevices) {
     MachineConfig config;
     for (const DeviceConfig& devices : {DeviceConfig{}, all_devices()}) {

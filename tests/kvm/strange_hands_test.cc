@@ -25,7 +25,7 @@ protected:
         }
     }
     /// Runs a bash script in the scratch folder. In it `snapvm` is the program with the test's run
-    /// folder, `ledger` runs a small guest, and `unread` makes a small pipe that nobody reads.
+    /// folder, `ledger` runs a small guest, and `unread` makes a small pipe without a reader.
     CommandResult bash(const std::string& script) {
         const std::string prelude = "program='" + snapvm_program() + "'; options=(--run-dir '" + scratch_.file("run") +
                                     "')\n"
@@ -91,7 +91,7 @@ TEST_F(StrangeHands, ARootWithoutProcAndNullDeviceIsEnough) {
     EXPECT_NE(result.out.find("unknown of unknown available"), std::string::npos) << result.out;
 }
 
-// A guest fills a pipe that nobody reads. Each way to end the machine ends it.
+// A guest fills a pipe whose other end is not read. Each way to end the machine ends it.
 constexpr const char* kFlood =
     "unread; ledger 'ws=1M rate=1000 beat=1 hz=5000' --name a $LIMIT </dev/null >pipe 2>err & job=$!\n"
     "for i in $(seq 50); do snapvm wait a --for ready >/dev/null 2>&1 && break; sleep 0.1; done; sleep 2\n"

@@ -16,8 +16,8 @@ struct ServerLimits {
     /// Each has a thread. For a further connection, the one that has waited longest for a request
     /// is closed. If all have a request, the further one is answered with 503.
     std::size_t connections = 32;
-    /// So many calls that wait (Route::waits) may be under way. A further one is answered with 503,
-    /// so that calls that do not wait, a stop above all, find a place.
+    /// The most calls that wait (Route::waits) at a time. A further one is answered with 503. The
+    /// other places are for calls that do not wait, such as a forced stop.
     std::size_t waiting = 24;
     /// The time for one request, from the connection or the last answer until it is complete, and
     /// for sending one answer.

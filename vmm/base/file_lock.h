@@ -28,8 +28,8 @@ Status unlock_range(int fd, std::uint64_t offset, std::uint64_t size, const std:
 
 /// Opens the file /dev/shm/snapvm-UID/block-MAJOR:MINOR.lock; creates file and folder if they are
 /// absent. It takes the locks if the device's own node cannot be opened, as in a container that has
-/// its own /dev. Only this user can lock it (own_folder.h), so nobody else can keep the device from
-/// its machines, and machines of different users do not exclude each other by it.
+/// its own /dev. Only this user can lock it (own_folder.h). So other users cannot keep the device
+/// from its machines, and machines of different users do not exclude each other by it.
 Result<UniqueFd> open_lock_file(std::uint64_t device_number);
 
 /// Returns the size of a block device in bytes (BLKGETSIZE64).

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Folders that nobody but this user can change.
+// Folders that only this user can change.
 #pragma once
 
 #include <string>

@@ -116,7 +116,7 @@ Result<UniqueFd> make_path(const std::string& path, std::size_t given) {
     return opener().open(above.get(), name, O_PATH | O_DIRECTORY, 0);
 }
 
-// Fails unless the file is this user's and nobody else can write it.
+// Fails unless this user owns the file and others cannot write it.
 Status check_own(const struct stat& info, const std::string& name) {
     if (info.st_uid != ::geteuid()) {
         return fail(ErrorKind::invalid, name + " is another user's");
@@ -231,7 +231,7 @@ Status record_snapshot(const SnapshotPlace& place, std::span<const HostResource>
         const UniqueFd out =
             TRY(opener().open(folder.fd.get(), fresh, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600));
         TRY(write_all_at(out.get(), encode(record), 0, folder.name_of(fresh)));
-        // Whoever reads the record meanwhile gets the old one or the new one.
+        // A reader gets the old record or the new one, and never a part of one.
         if (::renameat(folder.fd.get(), fresh.c_str(), folder.fd.get(), file.c_str()) != 0) {
             return fail(Error::system("rename", folder.name_of(fresh), errno));
         }
@@ -248,7 +248,7 @@ Status record_snapshot(const SnapshotPlace& place, std::span<const HostResource>
 
 Result<std::vector<HostResource>> recorded_resources(const SnapshotPlace& place) {
     if (!place.area.own) {
-        // Whoever may write it could put another guest under the id of the user's snapshot.
+        // Another user who can write it could put another guest under the snapshot's id.
         return fail(ErrorKind::invalid, "the area is another user's, or others may write it");
     }
     const auto folder = Folder::open(/*make=*/false);

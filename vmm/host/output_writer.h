@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Writes a line's output to a descriptor, and can be told to stop waiting for whoever reads it.
+// Writes a line's output to a descriptor, and can be told to stop waiting for its reader.
 #pragma once
 
 #include <atomic>

@@ -48,7 +48,7 @@ Result<UniqueFd> open_log(const LineTarget& target) {
     if (!opened && opened.error().code() == EEXIST) {
         opened = open_file(target.path, O_WRONLY | O_NONBLOCK);
         if (!opened && opened.error().code() == ENXIO) {
-            opened = open_file(target.path, O_RDWR | O_NONBLOCK);  // a FIFO that nobody reads yet
+            opened = open_file(target.path, O_RDWR | O_NONBLOCK);  // a FIFO without a reader
         }
     }
     UniqueFd file = TRY(std::move(opened));
@@ -121,7 +121,7 @@ Result<Outcome> VmProcess::run(const VmProcessEvents& events) {
     }
     Outcome outcome = wait(events);
     if (options_.stderr_to_log) {
-        // Nobody waits for this process. Commands read it when the process is gone.
+        // No process waits for this one. Commands read the outcome when it is gone.
         (void)claim_->keep_outcome(outcome_text(outcome));
     }
     TRY(close());
@@ -360,7 +360,7 @@ std::optional<std::uint64_t> VmProcess::snapshot_progress() const {
     return status.written_bytes + status.round_done + static_cast<std::uint64_t>(*status.phase);
 }
 
-// The run has ended, and somebody wants the process to end.
+// Limits what is left of the process. The run has ended.
 void VmProcess::end_soon() {
     const auto outcome = instance_->wait_ended(Clock::now());
     end_limit_.set({.rest = kEndLimit, .snapshot = kSnapshotEndLimit}, outcome ? outcome->exit_code() : 0,

@@ -106,7 +106,7 @@ struct RestoreOptions {
     bool clock_shows_gap = false;
     /// Keeps pages that hold the same in memory once. The restore then reads all page entries.
     bool share_equal_pages = false;
-    /// Uses all disks, taps and sockets that the snapshot names, whoever took it.
+    /// Uses all disks, taps and sockets that the snapshot names, also if another user took it.
     bool trust_paths = false;
     std::optional<std::uint64_t> max_memory_bytes = {};  ///< the most that the machine may have; by default the host's
 };
