@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <span>
@@ -81,14 +82,20 @@ bool is_locked(const UniqueFd& folder) {
     return lock && ::flock(lock->get(), LOCK_SH | LOCK_NB) != 0;
 }
 
-// Returns whether the folder has something in it, and nothing but what machines leave. A run folder
-// can be any folder of the user's, with others in it.
-bool is_a_machines(const UniqueFd& folder) {
+// What a folder in the run folder holds. A run folder can be any folder of the user's, with others
+// in it.
+enum class Contents : std::uint8_t { nothing, a_machines, other };
+
+Contents contents_of(const UniqueFd& folder) {
     constexpr std::array<std::string_view, 4> kFiles = {kSocket, kLock, kLog, kOutcome};
     const auto names = names_in(folder);
-    return names && !names->empty() && std::ranges::all_of(*names, [&](const std::string& name) {
-               return std::ranges::find(kFiles, name) != kFiles.end();
-           });
+    const bool only_ours = names && std::ranges::all_of(*names, [&](const std::string& name) {
+                               return std::ranges::find(kFiles, name) != kFiles.end();
+                           });
+    if (!only_ours) {
+        return Contents::other;
+    }
+    return names->empty() ? Contents::nothing : Contents::a_machines;
 }
 
 // Returns the number of the process that listens at a machine's API socket; 0 if there is none, or
@@ -103,11 +110,6 @@ int listener_of(const UniqueFd& folder) {
     }
     const bool known = socket && ::getsockopt(socket->get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0;
     return known ? peer.pid : 0;
-}
-
-bool is_free_or_a_machines(const UniqueFd& folder) {
-    const auto names = names_in(folder);
-    return (names && names->empty()) || is_a_machines(folder);
 }
 
 Status check_name(const std::string& name) {
@@ -185,7 +187,8 @@ std::string RunDir::outcome(const std::string& name) const {
 }
 
 Result<std::vector<std::string>> RunDir::ended() const {
-    return names_where([](const UniqueFd& folder) { return !is_locked(folder) && is_a_machines(folder); });
+    return names_where(
+        [](const UniqueFd& folder) { return !is_locked(folder) && contents_of(folder) == Contents::a_machines; });
 }
 
 Status RunDir::remove(const std::string& name) const {
@@ -199,7 +202,7 @@ Status RunDir::remove(const std::string& name) const {
     if (is_locked(*folder)) {
         return fail(ErrorKind::busy, "machine " + name + " runs", "stop it first: snapvm stop " + name);
     }
-    if (!is_a_machines(*folder)) {
+    if (contents_of(*folder) != Contents::a_machines) {
         return fail(ErrorKind::usage, folder_of(name) + " is not what a machine has left",
                     "remove it yourself if you mean it");
     }
@@ -256,7 +259,7 @@ Result<NameClaim> NameClaim::take(const RunDir& dir, const std::string& name) {
     constexpr int kTries = 20;
     for (int i = 0; i < kTries; ++i) {
         auto made = make_own_folder(all.get(), name, path, kElsewhere);
-        if (made && !is_free_or_a_machines(*made)) {
+        if (made && contents_of(*made) == Contents::other) {
             return fail(ErrorKind::usage, path + " has files in it that no machine has left",
                         "choose another --name or --run-dir");
         }

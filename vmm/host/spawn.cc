@@ -7,7 +7,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <span>
@@ -28,10 +27,9 @@ constexpr char kFailed = '!';
 // Returns whether a signal has come that ends a run, and that the caller holds back.
 bool is_interrupted() {
     sigset_t pending;
+    sigset_t both;
     const sigset_t ending = ending_signals();
-    return ::sigpending(&pending) == 0 && std::ranges::any_of(std::array{SIGINT, SIGTERM, SIGHUP}, [&](int signal) {
-               return sigismember(&pending, signal) == 1 && sigismember(&ending, signal) == 1;
-           });
+    return ::sigpending(&pending) == 0 && ::sigandset(&both, &pending, &ending) == 0 && ::sigisemptyset(&both) == 0;
 }
 
 // Reads what the child says until it closes its end of the pipe. Stops when the caller is
