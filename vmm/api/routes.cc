@@ -184,15 +184,15 @@ ApiAnswer answer_in_state(const Route& route, Service& service, const ApiRequest
 
 std::span<const Route> routes() { return kRoutes; }
 
-bool waits(const ApiRequest& request) {
+Waiting waiting(const ApiRequest& request) {
     const auto asked = std::ranges::find_if(kRoutes, [&](const Route& route) {
         return route.method == request.method && route.path == path_of(request.target);
     });
     if (asked == kRoutes.end() || asked->answer != put_stop) {
-        return asked != kRoutes.end() && asked->waits;
+        return asked != kRoutes.end() && asked->waits ? Waiting::yes : Waiting::no;
     }
     const auto stop = parse_stop(request.body);
-    return stop && !stop->force;
+    return stop && !stop->force ? Waiting::for_the_end : Waiting::no;
 }
 
 ApiAnswer answer_request(Service& service, const ApiRequest& request) {

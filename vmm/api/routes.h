@@ -51,13 +51,18 @@ struct Route {
     std::string_view path;
     StateSet states;  ///< in another state the request is refused
     ApiAnswer (*answer)(Service& service, const ApiRequest& request);
-    /// The answer may take as long as the guest or a disk does, so a server limits how many of
-    /// these calls are under way. Of stops, one without `force` is counted among them by waits().
+    /// The answer may take as long as the guest or a disk does.
     bool waits = false;
 };
 [[nodiscard]] std::span<const Route> routes();
-/// Returns whether the request is for a route that waits.
-[[nodiscard]] bool waits(const ApiRequest& request);
+
+/// Whether an answer may take long. A server limits how many of these calls are under way.
+enum class Waiting : std::uint8_t {
+    no,
+    yes,          ///< the route waits
+    for_the_end,  ///< a stop that is not forced
+};
+[[nodiscard]] Waiting waiting(const ApiRequest& request);
 
 /// Returns the route's answer: 404 for an unknown path, 405 for a method that the path does not
 /// have, 400 with the line of wrong_state() if the instance is in none of the route's states.

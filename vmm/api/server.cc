@@ -79,19 +79,29 @@ ApiAnswer answer_to_broken(const ErrorCode& error) {
 
 std::string_view view(boost::beast::string_view text) { return {text.data(), text.size()}; }
 
+// Returns whether the client has sent something that the connection's thread has not read.
+bool has_unread(int fd) {
+    char next = 0;
+    return ::recv(fd, &next, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
 }  // namespace
 
 struct Server::Impl {
+    enum class Phase : std::uint8_t {
+        reads,   // waits for a request, or for the rest of one
+        works,   // has a call that does not wait
+        waits,   // has a call that waits
+        writes,  // writes an answer, for which the client may take its time
+        over,    // made room for another, or its thread is about to end
+    };
     struct Connection {
         explicit Connection(UniqueFd socket) : fd(std::move(socket)) {}
         UniqueFd fd;
         std::thread thread;
-        bool idle = true;  // waits for a request
-        Clock::time_point idle_since = Clock::now();
-        bool waits = false;   // has a call that waits
-        bool answers = false;  // writes an answer, for which the client may take its time
-        bool closed = false;  // made room for another, or its thread is about to end
-        bool done = false;    // its thread is about to end
+        Phase phase = Phase::reads;
+        Clock::time_point since = Clock::now();  // of the phase
+        bool done = false;                       // its thread is about to end
     };
 
     Impl(Service& the_service, Listener the_listener, UniqueFd the_wake, ServerLimits the_limits)
@@ -101,10 +111,9 @@ struct Server::Impl {
     void admit(UniqueFd fd);
     void serve(Connection& connection);
     bool serve_one(Connection& connection, DeadlineStream& stream, beast::flat_buffer& buffer);
-    bool set_idle(Connection& connection, bool idle);
-    void set_answering(Connection& connection, bool answers);
+    bool enter(Connection& connection, Phase phase);
+    bool may_wait(Connection& connection, Waiting kind);
     bool make_room();
-    bool may_wait(Connection& connection);
     void reap();
 
     Service& service;
@@ -154,33 +163,40 @@ void Server::Impl::reap() {
     }
 }
 
-// Returns whether there is room for one more connection. Closes the one that has been idle longest
-// if it must.
+// Returns whether there is room for one more connection. If it must, it closes the one that has
+// kept its place longest without a call; one whose request has arrived comes last.
 bool Server::Impl::make_room() {
-    const auto open = static_cast<std::size_t>(std::ranges::count(connections, false, &Connection::closed));
-    if (open < limits.connections) {
+    const auto over = static_cast<std::size_t>(std::ranges::count(connections, Phase::over, &Connection::phase));
+    if (connections.size() - over < limits.connections) {
         return true;
     }
-    Connection* oldest = nullptr;
+    Connection* chosen = nullptr;
+    const auto rank = [](const Connection& connection) {
+        return std::pair(connection.phase == Phase::reads && has_unread(connection.fd.get()), connection.since);
+    };
     for (Connection& connection : connections) {
-        if ((connection.idle || connection.answers) && !connection.closed &&
-            (!oldest || connection.idle_since < oldest->idle_since)) {
-            oldest = &connection;
+        if ((connection.phase == Phase::reads || connection.phase == Phase::writes) &&
+            (chosen == nullptr || rank(connection) < rank(*chosen))) {
+            chosen = &connection;
         }
     }
-    if (oldest == nullptr) {
+    if (chosen == nullptr) {
         return false;
     }
-    oldest->closed = true;
-    ::shutdown(oldest->fd.get(), SHUT_RDWR);
+    chosen->phase = Phase::over;
+    ::shutdown(chosen->fd.get(), SHUT_RDWR);
     return true;
 }
 
-bool Server::Impl::may_wait(Connection& connection) {
+bool Server::Impl::may_wait(Connection& connection, Waiting kind) {
     const std::lock_guard lock(mutex);
-    const auto waiting = static_cast<std::size_t>(std::ranges::count(connections, true, &Connection::waits));
-    connection.waits = waiting < limits.waiting;
-    return connection.waits;
+    const auto waiting = static_cast<std::size_t>(std::ranges::count(connections, Phase::waits, &Connection::phase));
+    if (connection.phase == Phase::over ||
+        waiting >= limits.waiting + (kind == Waiting::for_the_end ? limits.stops : 0)) {
+        return false;
+    }
+    connection.phase = Phase::waits;
+    return true;
 }
 
 void Server::Impl::admit(UniqueFd fd) {
@@ -205,27 +221,22 @@ void Server::Impl::admit(UniqueFd fd) {
     (void)::send(fd.get(), text.data(), text.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-// Returns false if the server is ending and the connection must not wait for another request.
-bool Server::Impl::set_idle(Connection& connection, bool idle) {
+// Returns false if the connection has made room for another, and must not go on.
+bool Server::Impl::enter(Connection& connection, Phase phase) {
     const std::lock_guard lock(mutex);
-    connection.idle = idle;
-    connection.idle_since = Clock::now();
-    connection.waits = false;
-    connection.answers = false;
-    return !idle || !stopping;
-}
-
-void Server::Impl::set_answering(Connection& connection, bool answers) {
-    const std::lock_guard lock(mutex);
-    connection.idle_since = Clock::now();
-    connection.answers = answers;
+    if (connection.phase == Phase::over) {
+        return false;
+    }
+    connection.phase = phase;
+    connection.since = Clock::now();
+    return phase != Phase::reads || !stopping;
 }
 
 void Server::Impl::serve(Connection& connection) {
     try {
         DeadlineStream stream(connection.fd.get());
         beast::flat_buffer buffer(kMaxHeader + kMaxBody);
-        while (set_idle(connection, true) && serve_one(connection, stream, buffer)) {
+        while (enter(connection, Phase::reads) && serve_one(connection, stream, buffer)) {
         }
     } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch)
         // Out of memory: only this connection ends, not the machine.
@@ -235,7 +246,7 @@ void Server::Impl::serve(Connection& connection) {
     ::shutdown(connection.fd.get(), SHUT_RDWR);
     const std::lock_guard lock(mutex);
     connection.fd.reset();
-    connection.closed = true;
+    connection.phase = Phase::over;
     connection.done = true;
     changed.notify_all();
 }
@@ -256,16 +267,17 @@ bool Server::Impl::serve_one(Connection& connection, DeadlineStream& stream, bea
     if (!error) {
         http::read(stream, buffer, parser, error);
     }
-    set_idle(connection, false);
     if (error) {
         const ApiAnswer answer = answer_to_broken(error);
         // A connection without a request gets no answer.
-        if (answer.status != 0 && (parser.got_some() || error != boost::asio::error::timed_out)) {
+        if (answer.status != 0 && (parser.got_some() || error != boost::asio::error::timed_out) &&
+            enter(connection, Phase::writes)) {
+            stream.expires_at(Clock::now() + limits.request);
             http::write(stream, make_response(answer, 11, false), ignored);
             // Nothing follows this answer. What the client still sends is read and dropped, so that
             // the client gets to read the answer.
             ::shutdown(connection.fd.get(), SHUT_WR);
-            set_idle(connection, true);
+            enter(connection, Phase::reads);
             std::array<char, 4096> rest;
             stream.expires_at(Clock::now() + std::min<Clock::duration>(limits.request, std::chrono::seconds(1)));
             for (std::size_t drained = 0; drained < kDrainAtMost && !stopping;) {
@@ -277,6 +289,9 @@ bool Server::Impl::serve_one(Connection& connection, DeadlineStream& stream, bea
         }
         return false;
     }
+    if (!enter(connection, Phase::works)) {
+        return false;  // nobody would read the answer, so the call is not made
+    }
     const auto& message = parser.get();
     const auto gone = [this, fd = connection.fd.get()] {
         pollfd entry{fd, 0, 0};
@@ -284,17 +299,17 @@ bool Server::Impl::serve_one(Connection& connection, DeadlineStream& stream, bea
     };
     const ApiRequest request{view(message.method_string()), view(message.target()), message.body(),
                              view(message[http::field::upgrade]), gone};
-    const ApiAnswer answer = !waits(request) || may_wait(connection)
+    const Waiting kind = waiting(request);
+    const ApiAnswer answer = kind == Waiting::no || may_wait(connection, kind)
                                  ? answer_request(service, request)
                                  : ApiAnswer{503, fault_json("too many clients wait already; try again later"), {}};
     const bool keep_alive = message.keep_alive() && !stopping;
     auto response = make_response(answer, message.version(), keep_alive);
-    set_answering(connection, true);
     stream.expires_at(Clock::now() + limits.request);
-    http::write(stream, response, error);
-    if (answer.status == 101) {
-        set_answering(connection, false);
+    if (answer.status != 101) {  // a console keeps its place among those that wait
+        enter(connection, Phase::writes);
     }
+    http::write(stream, response, error);
     if (error) {
         return false;
     }
@@ -339,7 +354,7 @@ void Server::stop() {
     state.listener.close();
     const auto cut_off = [&](bool idle_only) {
         for (Impl::Connection& connection : state.connections) {
-            if (connection.fd.valid() && (connection.idle || !idle_only)) {
+            if (connection.fd.valid() && (connection.phase == Impl::Phase::reads || !idle_only)) {
                 ::shutdown(connection.fd.get(), SHUT_RDWR);
             }
         }

@@ -13,12 +13,14 @@
 namespace snapvm::api {
 
 struct ServerLimits {
-    /// Each has a thread. For a further connection, the one that has waited longest for a request
-    /// is closed. If all have a request, the further one is answered with 503.
+    /// Each has a thread. For a further connection, one without a request is closed: that which
+    /// has been so longest. If all have a request, the further one is answered with 503.
     std::size_t connections = 32;
-    /// The most calls that wait (Route::waits) at a time. A further one is answered with 503. The
+    /// The most calls that wait (waiting()) at a time. A further one is answered with 503. The
     /// other places are for calls that do not wait, such as a forced stop.
     std::size_t waiting = 24;
+    /// How many stops may wait besides.
+    std::size_t stops = 4;
     /// The time for one request, from the connection or the last answer until it is complete, and
     /// for sending one answer.
     std::chrono::milliseconds request{10'000};

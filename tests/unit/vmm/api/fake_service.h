@@ -125,7 +125,9 @@ public:
     }
     Result<Outcome> stop(const StopRequest& /*request*/) override {
         state_ = ServiceState::ended;
-        console_.close();
+        if (!console_stays) {
+            console_.close();
+        }
         return outcome_;
     }
     Result<std::optional<WaitResult>> wait(const WaitRequest& request, const GivenUp& given_up) override {
@@ -179,6 +181,7 @@ public:
     std::atomic<int> waiting = 0;
     std::atomic<int> snapshots = 0;
     std::atomic<bool> no_balloon = false;
+    std::atomic<bool> console_stays = false;  ///< a stop does not close it
     BalloonStatus balloon_{.target_bytes = 64 << 20, .actual_bytes = 32 << 20};
     SnapshotRequest last_snapshot;
     LoadRequest last_load;

@@ -163,6 +163,18 @@ TEST_F(ApiServer, ClientsThatWaitLeaveRoomForAStop) {
     EXPECT_EQ(ask("GET", "/wait?for=exit").status, 200U) << "their places are free again";
 }
 
+TEST_F(ApiServer, AStopFindsAPlaceBesidesThoseThatWait) {
+    start({.connections = 4, .waiting = 2, .stops = 1, .request = 10s, .grace = 1s});
+    std::vector<std::unique_ptr<RawClient>> clients;
+    for (int i = 0; i < 2; ++i) {
+        clients.push_back(std::make_unique<RawClient>(socket));
+        clients.back()->send("GET /wait?for=exit&timeout_ms=86400000 HTTP/1.1\r\n\r\n");
+    }
+    EXPECT_TRUE(eventually([&] { return service.waiting == 2; }));
+    EXPECT_EQ(ask("GET", "/wait?for=ready").status, 503U);
+    EXPECT_EQ(ask("PUT", "/stop", "{}").status, 200U);
+}
+
 TEST_F(ApiServer, RefusesOneConnectionTooMany) {
     start({.connections = 2, .waiting = 2, .request = 10s, .grace = 1s});
     RawClient first(socket);
