@@ -94,6 +94,22 @@ Result<StateHome> state_home() {
     return StateHome{.path = home + "/.local/state", .given = home.size()};
 }
 
+// Makes a folder, unless there is something of its name. Only the owner of the one above makes one:
+// root's in another user's home (sudo) would shut that user out.
+Status make_in(int parent, const std::string& name, const std::string& path) {
+    struct stat above{};
+    if (::fstat(parent, &above) != 0) {
+        return fail(Error::system("fstat", path, errno));
+    }
+    if (above.st_uid != ::geteuid()) {
+        return fail(ErrorKind::invalid, path.substr(0, path.rfind('/')) + " is another user's");
+    }
+    if (::mkdirat(parent, name.c_str(), 0700) != 0 && errno != EEXIST) {
+        return fail(Error::system("mkdir", path, errno));
+    }
+    return {};
+}
+
 // Opens a folder; makes it if it is missing, with those above it behind the first `given` bytes of
 // the path.
 Result<UniqueFd> make_path(const std::string& path, std::size_t given) {
@@ -105,14 +121,7 @@ Result<UniqueFd> make_path(const std::string& path, std::size_t given) {
     }
     const UniqueFd above = TRY(make_path(path.substr(0, std::max<std::size_t>(slash, 1)), given));
     const std::string name = path.substr(slash + 1, end - slash - 1);
-    struct stat info{};
-    if (::fstat(above.get(), &info) != 0 || info.st_uid != ::geteuid()) {
-        // As with sudo and another user's HOME: folders of root's there would shut that user out.
-        return fail(ErrorKind::invalid, path.substr(0, slash) + " is another user's");
-    }
-    if (::mkdirat(above.get(), name.c_str(), 0700) != 0 && errno != EEXIST) {
-        return fail(Error::system("mkdir", path, errno));
-    }
+    TRY(make_in(above.get(), name, path));
     return opener().open(above.get(), name, O_PATH | O_DIRECTORY, 0);
 }
 
@@ -146,10 +155,12 @@ struct Folder {
 private:
     Status enter(const char* below, bool make) {
         name += std::string("/") + below;
-        if (make && ::mkdirat(fd.get(), below, 0700) != 0 && errno != EEXIST) {
-            return fail(Error::system("mkdir", name, errno));
+        const auto open = [&] { return opener().open(fd.get(), below, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0); };
+        auto opened = open();
+        if (make && !opened && opened.error().code() == ENOENT) {
+            TRY(make_in(fd.get(), below, name));
+            opened = open();
         }
-        auto opened = opener().open(fd.get(), below, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
         if (!opened) {
             return fail(Error::system("open", name, opened.error().code()));
         }

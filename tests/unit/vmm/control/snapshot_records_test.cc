@@ -41,6 +41,19 @@ protected:
         {Kind::disk, "root", "/r", true}, {Kind::tap, "eth0", "tap0"}, {Kind::vsock, "", "/v"}};
 };
 
+// As with sudo, which may keep the user's HOME.
+TEST_F(SnapshotRecords, NoFolderIsMadeInAnotherUsers) {
+    if (::geteuid() != 0) {
+        GTEST_SKIP() << "only root can give a folder to another user";
+    }
+    fs::create_directory(scratch_.file("state"));
+    ASSERT_EQ(::chown(scratch_.file("state").c_str(), 12345, 12345), 0);
+    EXPECT_TRUE(fails(record_snapshot(place_of("area"), resources_), ErrorKind::invalid, "is another user's"));
+    EXPECT_TRUE(fs::is_empty(scratch_.file("state")));
+    fs::create_directory(scratch_.file("state/snapvm"));
+    EXPECT_TRUE(ok(record_snapshot(place_of("area"), resources_))) << "this one is there, and root's own";
+}
+
 TEST_F(SnapshotRecords, ARecordIsOfOneSnapshotInOneSlotOfOneFile) {
     const SnapshotPlace place = place_of("area");
     EXPECT_TRUE(fails(recorded_resources(place), ErrorKind::not_found));
