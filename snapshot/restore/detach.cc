@@ -16,6 +16,13 @@ namespace {
 
 constexpr std::uint64_t kUnitPages = kHugePageSize / kPageSize;
 
+// Thaws the machine.
+void count_freeze(DetachReport& report, FreezeGuard& frozen) {
+    const Stopwatch watch(frozen.since());
+    report.longest_freeze_us = std::max(report.longest_freeze_us, watch.us_until(frozen.thaw()));
+    ++report.freezes;
+}
+
 /// Copies one block into memory of the machine's own, in units of 2 MiB.
 class Detaching {
 public:
@@ -108,7 +115,6 @@ private:
     Status take_over(std::uint64_t first, std::uint64_t count) {
         QuiesceGuard quiet = TRY(QuiesceGuard::quiesce(machine_, [this] { return check_cancelled(); }));
         FreezeGuard frozen = TRY(FreezeGuard::freeze(std::move(quiet)));
-        const Stopwatch watch(frozen.since());
         if (without_data(first, count)) {
             return {};  // the unit was given up meanwhile, so there is nothing to keep
         }
@@ -122,8 +128,7 @@ private:
             }
         }
         TRY(block_.replace(first, count, copy_));
-        report_.longest_freeze_us = std::max(report_.longest_freeze_us, watch.us_until(frozen.thaw()));
-        ++report_.freezes;
+        count_freeze(report_, frozen);
         return {};
     }
 
@@ -161,9 +166,14 @@ Result<DetachReport> detach_snapshot(SnapshotSource& machine, GuestMemory& memor
         TRY(detaching.run());
     }
     // After all blocks: while any block maps the file, the snapshot stays pinned anyway, and an
-    // interrupted detach leaves every block with its origin.
-    for (MemoryBlock& block : memory.blocks()) {
-        block.let_go_of_origin(machine.config().pages);
+    // interrupted detach leaves every block with its origin. No vCPU runs, because one that fails
+    // looks at the origin.
+    if (report.mapped) {
+        FreezeGuard frozen = TRY(FreezeGuard::freeze(machine));
+        for (MemoryBlock& block : memory.blocks()) {
+            block.let_go_of_origin(machine.config().pages);
+        }
+        count_freeze(report, frozen);
     }
     report.total_us = watch.us();
     return report;

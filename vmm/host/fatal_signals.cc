@@ -7,10 +7,13 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include <array>
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <list>
+#include <mutex>
 #include <utility>
+#include <vector>
 
 #include "vmm/base/printable.h"
 
@@ -32,31 +35,42 @@ struct Words {
 // made before.
 struct Prepared {
     std::string name;
-    Words any;
-    Words snapshot;
-    std::array<Range, 8> snapshot_memory;
-    std::atomic<std::size_t> ranges = 0;  ///< those of snapshot_memory that are set
+    std::string snapshot_message;  ///< empty: the machine was not restored
+    std::vector<Range> snapshot_memory;
     bool dumps_core = false;
     int folder = -1;
     const char* file = nullptr;
     std::function<std::string(const std::string&)> outcome;
+    Words any;
+    Words snapshot;
 
+    void make_words() {
+        any = words("snapvm itself has failed (a memory fault or an abort); please report it");
+        snapshot = words(snapshot_message);
+    }
+    [[nodiscard]] bool is_in_snapshot(std::uintptr_t at) const {
+        return std::ranges::any_of(snapshot_memory,
+                                   [=](const Range& range) { return at >= range.begin && at < range.end; });
+    }
+
+private:
     [[nodiscard]] Words words(const std::string& message) const {
         return {"snapvm: " + name + ": " + message + "\n", outcome ? outcome(message) : ""};
     }
 };
-Prepared& prepared() {
-    static auto& all = *new Prepared;  // never destroyed: a signal may come at the end
-    return all;
-}
 
-bool is_in_snapshot(const Prepared& all, std::uintptr_t at) {
-    for (std::size_t i = 0; i < all.ranges.load(std::memory_order_acquire); ++i) {
-        if (at >= all.snapshot_memory[i].begin && at < all.snapshot_memory[i].end) {
-            return true;
-        }
-    }
-    return false;
+// The newest one is the handler's. A handler may be at work with an older one, so none is
+// destroyed; there are few.
+std::atomic<const Prepared*> newest = nullptr;
+
+void prepare(const std::function<void(Prepared&)>& change) {
+    static std::mutex one_at_a_time;
+    static auto& all = *new std::list<Prepared>;  // a signal may come at the end of the process
+    const std::lock_guard lock(one_at_a_time);
+    Prepared& next = all.empty() ? all.emplace_back() : all.emplace_back(all.back());
+    change(next);
+    next.make_words();
+    newest.store(&next, std::memory_order_release);
 }
 
 void say(const Prepared& all, const Words& words) {
@@ -75,8 +89,8 @@ void die(int signal, siginfo_t* info, void* /*context*/) {
     while (dying.test_and_set()) {
         ::pause();  // another thread ends the process
     }
-    const Prepared& all = prepared();
-    if (signal == SIGBUS && is_in_snapshot(all, reinterpret_cast<std::uintptr_t>(info->si_addr))) {
+    const Prepared& all = *newest.load(std::memory_order_acquire);
+    if (signal == SIGBUS && all.is_in_snapshot(reinterpret_cast<std::uintptr_t>(info->si_addr))) {
         say(all, all.snapshot);
         ::_exit(1);
     }
@@ -91,11 +105,11 @@ void die(int signal, siginfo_t* info, void* /*context*/) {
 }  // namespace
 
 void report_fatal_signals(const std::string& name) {
-    Prepared& all = prepared();
-    all.name = name;
-    all.any = all.words("snapvm itself has failed (a memory fault or an abort); please report it");
-    rlimit core{};
-    all.dumps_core = ::getrlimit(RLIMIT_CORE, &core) == 0 && core.rlim_cur > 0;
+    prepare([&](Prepared& all) {
+        all.name = name;
+        rlimit core{};
+        all.dumps_core = ::getrlimit(RLIMIT_CORE, &core) == 0 && core.rlim_cur > 0;
+    });
     for (const int signal : {SIGBUS, SIGSEGV, SIGABRT}) {
         struct sigaction now{};
         if (::sigaction(signal, nullptr, &now) == 0 && now.sa_handler == SIG_DFL) {
@@ -108,24 +122,24 @@ void report_fatal_signals(const std::string& name) {
 }
 
 void keep_fatal_outcome(int folder, const char* file, std::function<std::string(const std::string&)> outcome) {
-    Prepared& all = prepared();
-    all.folder = folder;
-    all.file = file;
-    all.outcome = std::move(outcome);
-    report_fatal_signals(all.name);
+    prepare([&](Prepared& all) {
+        all.folder = folder;
+        all.file = file;
+        all.outcome = std::move(outcome);
+    });
 }
 
 void name_snapshot_of(const GuestMemory& memory) {
-    Prepared& all = prepared();
-    std::size_t count = 0;
-    for (const MemoryBlock& block : memory.blocks()) {
-        if (block.origin() != nullptr && count < all.snapshot_memory.size()) {
-            const auto begin = reinterpret_cast<std::uintptr_t>(block.host());
-            all.snapshot_memory[count++] = {begin, begin + block.spec().size};
-            all.snapshot = all.words(printable(unreadable_text(*block.origin())));
+    prepare([&](Prepared& all) {
+        all.snapshot_memory.clear();
+        for (const MemoryBlock& block : memory.blocks()) {
+            if (block.origin() != nullptr) {
+                const auto begin = reinterpret_cast<std::uintptr_t>(block.host());
+                all.snapshot_memory.push_back({begin, begin + block.spec().size});
+                all.snapshot_message = printable(unreadable_text(*block.origin()));
+            }
         }
-    }
-    all.ranges.store(count, std::memory_order_release);
+    });
 }
 
 }  // namespace snapvm

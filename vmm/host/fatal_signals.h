@@ -17,11 +17,11 @@ void report_fatal_signals(const std::string& name);
 
 /// Has the handlers also write the outcome of the run into a new file: the text that `outcome`
 /// makes of the line's message, which it does here and in name_snapshot_of(). `folder` must stay
-/// open.
+/// open. Must be called after report_fatal_signals(), at any time and on any thread.
 void keep_fatal_outcome(int folder, const char* file, std::function<std::string(const std::string& message)> outcome);
 
 /// Has a SIGBUS in memory that maps a snapshot's file name that snapshot: the file was cut short or
-/// its disk failed. A later call replaces an earlier one. Must be called before the machine runs.
+/// its disk failed. A later call replaces an earlier one, at any time and on any thread.
 void name_snapshot_of(const GuestMemory& memory);
 
 }  // namespace snapvm
