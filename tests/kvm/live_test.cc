@@ -239,6 +239,28 @@ TEST_F(LiveMachine, ASnapshotInTheBackgroundIsCalledOffAndTheNextIsWhole) {
     expect_sound_end(*machine);
 }
 
+TEST_F(LiveMachine, AForcedStopCallsASnapshotOff) {
+    const std::unique_ptr<Machine> machine =
+        boot_ledger({.cpus = 1, .cmdline = "ws=128M rate=0", .memory_bytes = 256ULL << 20});
+    MachineService service(*machine, "stopped");
+    SnapshotRequest request;
+    request.area = area();
+    request.mode = SnapshotMode::stop;
+    need(service.start_snapshot(request));
+    const auto wait_for = [&](auto done) {
+        for (auto until = soon(); SteadyClock::now() < until && !done(service.snapshot_status());) {
+            std::this_thread::sleep_for(100us);
+        }
+        return service.snapshot_status();
+    };
+    (void)wait_for([](const SnapshotStatus& status) { return status.written_bytes > 0; });
+    EXPECT_EQ(need(service.stop({.force = true, .timeout = 0ms})).kind, Outcome::Kind::stopped);
+    const SnapshotStatus over =
+        wait_for([](const SnapshotStatus& status) { return status.phase == SnapshotPhase::done; });
+    ASSERT_TRUE(over.error.has_value());
+    EXPECT_EQ(over.error->message(), "the machine has ended (stopped) before the snapshot was complete");
+}
+
 // Several clients request a background snapshot at the same moment. One at a time gets it, and each
 // that starts must end.
 TEST_F(LiveMachine, ManyWhoAskAtOnceGetOneAtATime) {

@@ -77,7 +77,10 @@ TEST_F(StrangeHands, ARootWithoutProcAndNullDeviceIsEnough) {
     if (::geteuid() != 0) {
         GTEST_SKIP() << "chroot needs root";
     }
-    ASSERT_EQ(bash("mkdir -p jail/dev jail/run && cp $program jail/snapvm && cp -a /dev/kvm jail/dev").exit_code, 0);
+    ASSERT_EQ(bash("mkdir -p jail/dev jail/run && cp $program jail/snapvm").exit_code, 0);
+    if (bash("cp -a /dev/kvm jail/dev && : <>jail/dev/kvm").exit_code != 0) {
+        GTEST_SKIP() << "device nodes cannot be made and opened here (mknod, nodev)";
+    }
     if (bash("chroot jail /snapvm --version").exit_code != 0) {
         GTEST_SKIP() << "this build of snapvm needs shared libraries";
     }
@@ -172,11 +175,13 @@ TEST_F(StrangeHands, ARestoreOfManyThatIsInterruptedLeavesNone) {
     const CommandResult result = bash(
         "ledger 'ws=1M' --name a -d >/dev/null && snapvm snapshot a area --then stop >/dev/null || exit 50\n"
         "$program \"${options[@]}\" restore area -n 5000 --name c >names & job=$!\n"
-        "until [ $(wc -l <names) -ge 3 ]; do sleep 0.05; done; kill -TERM $job; wait $job");
+        "until [ $(wc -l <names) -ge 3 ]; do sleep 0.05; done; kill -TERM $job; wait $job; code=$?\n"
+        "snapvm rm a >/dev/null; ls run >left; exit $code");
     EXPECT_EQ(result.exit_code, 128 + SIGTERM) << result.err;
     EXPECT_NE(result.err.find("interrupted: the "), std::string::npos) << result.err;
     EXPECT_TRUE(text_of("names").starts_with("c-0\nc-1\nc-2\n")) << "each name is printed at once";
     EXPECT_TRUE(machines().empty());
+    EXPECT_EQ(text_of("left"), "");
 }
 
 TEST_F(StrangeHands, AStoppedProcessIsEndedByForce) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/api/client.h"
 
+#include <cerrno>
+
 #include <boost/beast/core/buffers_to_string.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http.hpp>
@@ -50,11 +52,13 @@ struct ApiClient::Impl {
         ErrorCode error;
         http::read(stream, buffer, parser, error);
         if (error) {
-            const bool late = error == boost::asio::error::timed_out;
-            return fail(ErrorKind::system,
-                        late
-                            ? "no answer from " + path + " within " + std::to_string(timeout.count()) + " ms"
-                            : "the connection to " + path + " broke: " + (write_error ? write_error : error).message());
+            if (error == boost::asio::error::timed_out) {
+                return fail(ErrorKind::system,
+                            "no answer from " + path + " within " + std::to_string(timeout.count()) + " ms");
+            }
+            const bool hung_up = error == http::error::end_of_stream || error == http::error::partial_message;
+            return hung_up ? fail(Error::system("recv", path, ECONNRESET))
+                           : fail(ErrorKind::system, "the answer from " + path + " is not HTTP: " + error.message());
         }
         return parser.release();
     }

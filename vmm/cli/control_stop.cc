@@ -3,9 +3,11 @@
 #include <fnmatch.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <ranges>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -22,6 +24,8 @@ using std::chrono::milliseconds;
 
 // Longer than a process takes to give up its disks and the readers of its output.
 constexpr std::chrono::seconds kForcedEnd{7};
+// A connection takes a descriptor, of which a process may have 1,024 (ulimit -n).
+constexpr std::size_t kAtATime = 200;
 
 struct StopOptions {
     std::vector<std::string> names;
@@ -89,6 +93,17 @@ Result<std::string> wait_stopped(Result<api::ApiClient>& asked, const RunDir& di
     return std::move(reply.body);
 }
 
+// Asks once more if the connection broke without an answer: it may have made room for another.
+Result<std::string> wait_or_ask_again(Result<api::ApiClient>& asked, const RunDir& dir, const std::string& name,
+                                      bool force, const Patience& patience) {
+    auto outcome = wait_stopped(asked, dir, name, patience);
+    if (outcome || outcome.error().code() != ECONNRESET || !dir.is_running(name)) {
+        return outcome;
+    }
+    asked = ask_to_stop(dir, name, force, patience);
+    return wait_stopped(asked, dir, name, patience);
+}
+
 // For a process that hangs, or was stopped by SIGSTOP.
 Result<std::string> kill(const RunDir& dir, const std::string& name) {
     TRY(dir.kill(name));
@@ -97,12 +112,9 @@ Result<std::string> kill(const RunDir& dir, const std::string& name) {
     return json_text(Json{{"outcome", "killed"}});
 }
 
-// Asks all machines first, so that their guests power off at the same time.
-Result<int> stop(const Globals& globals, const StopOptions& options) {
-    const RunDir dir = TRY(RunDir::find(globals.run_dir));
-    const std::vector<std::string> names = TRY(chosen(dir, options));
-    const Patience patience = options.force ? Patience{milliseconds(0), kForcedEnd}
-                                            : Patience{TRY(parse_timeout(options.timeout)), kQuickAnswer};
+// Asks all of these machines first, so that their guests power off at the same time.
+int stop_together(const Globals& globals, const StopOptions& options, const RunDir& dir, const Patience& patience,
+                  std::span<const std::string> names) {
     std::vector<Result<api::ApiClient>> asked;
     asked.reserve(names.size());
     for (const std::string& name : names) {
@@ -110,12 +122,15 @@ Result<int> stop(const Globals& globals, const StopOptions& options) {
     }
     int code = 0;
     for (std::size_t i = 0; i < names.size(); ++i) {
-        auto outcome = wait_stopped(asked[i], dir, names[i], patience);
+        auto outcome = wait_or_ask_again(asked[i], dir, names[i], options.force, patience);
         // A refusal is an answer.
         const bool hangs =
             !outcome && (outcome.error().kind() == ErrorKind::system || outcome.error().kind() == ErrorKind::busy);
         if (hangs && options.force && dir.is_running(names[i])) {
-            outcome = kill(dir, names[i]);
+            // A process that cannot be found keeps the first error.
+            if (auto killed = kill(dir, names[i]); killed || killed.error().kind() != ErrorKind::not_found) {
+                outcome = std::move(killed);
+            }
         }
         if (!outcome) {
             print_failure(outcome.error(), globals.json);
@@ -126,6 +141,22 @@ Result<int> stop(const Globals& globals, const StopOptions& options) {
             line.update(answer.is_object() ? answer : Json::object());
             print_line(json_text(line));
         }
+    }
+    return code;
+}
+
+Result<int> stop(const Globals& globals, const StopOptions& options) {
+    const RunDir dir = TRY(RunDir::find(globals.run_dir));
+    const std::vector<std::string> names = TRY(chosen(dir, options));
+    const Patience patience = options.force ? Patience{milliseconds(0), kForcedEnd}
+                                            : Patience{TRY(parse_timeout(options.timeout)), kQuickAnswer};
+    int code = 0;
+    for (std::span<const std::string> rest = names; !rest.empty();) {
+        const auto some = rest.first(std::min(rest.size(), kAtATime));
+        if (const int failed = stop_together(globals, options, dir, patience, some); failed != 0) {
+            code = failed;
+        }
+        rest = rest.subspan(some.size());
     }
     return code;
 }
@@ -141,7 +172,8 @@ void add_stop(Command program, Globals& globals) {
     command.flag("--all", options->all, "stop all running machines");
     command.option("--timeout TIME", options->timeout,
                    "how long to wait for a snapshot or a detach, and for the guest's power-off (default: 5s)");
-    command.flag("--force", options->force, "wait for neither, and kill a process that does not end");
+    command.flag("--force", options->force,
+                 "call a snapshot or a detach off, end the run at once, and kill a process that does not end");
     command.action([=, &globals] { return stop(globals, *options); });
 }
 

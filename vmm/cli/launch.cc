@@ -54,6 +54,14 @@ std::uint64_t pss_kib(int pid) {
     return at == std::string::npos ? 0 : std::strtoull(text->c_str() + at + 5, nullptr, 10);
 }
 
+// Keeps the run folder small for a user who starts machines by the thousand and removes none.
+void forget_old_machines(const Globals& globals) {
+    constexpr std::size_t kKept = 256;
+    if (const auto dir = RunDir::find(globals.run_dir)) {
+        dir->remove_oldest(kKept);
+    }
+}
+
 void print_report(std::FILE* to, const StartReport& report) {
     print(to, "%s\n", report.json().c_str());
     std::fflush(to);
@@ -193,6 +201,8 @@ Result<int> launch(Launch wanted) {
     if (wanted.options.detach) {
         const StartReport report = TRY(detach(wanted));
         print(stdout, "%s\n", wanted.globals.json ? report.json().c_str() : report.name.c_str());
+        std::fflush(stdout);
+        forget_old_machines(wanted.globals);
         return 0;
     }
     if (on_stdio(options) && wanted.build && ::isatty(STDIN_FILENO) != 0 && ::isatty(STDOUT_FILENO) != 0) {
@@ -237,6 +247,7 @@ Result<int> launch_many(Launch wanted, unsigned count) {
         return 128 + signal;
     }
     print_summary(wanted.globals, running, pss);
+    forget_old_machines(wanted.globals);
     return 0;
 }
 

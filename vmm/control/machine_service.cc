@@ -263,7 +263,7 @@ Result<SnapshotReport> MachineService::write_and_then(Job& job, const SnapshotRe
     options.keep_frozen = request.then == AfterSnapshot::pause || request.then == AfterSnapshot::stop;
     auto written = write_snapshot(source, request.area, options);
     if (!written && written.error().kind() == ErrorKind::cancelled && outcome()) {
-        return ended_error(" before the pause of the snapshot");
+        return ended_error(" before the snapshot was complete");
     }
     SnapshotReport report = TRY(std::move(written));
     report.unrecorded = write_down(machine_.config().devices, request.area.path, report);
@@ -291,7 +291,9 @@ Result<SnapshotReport> MachineService::write_and_then(Job& job, const SnapshotRe
 }
 
 Result<Outcome> MachineService::stop(const StopRequest& request) {
-    if (!request.force) {
+    if (request.force) {
+        (void)cancel_snapshot();  // the area keeps its last complete snapshot
+    } else {
         const auto deadline = Clock::now() + request.timeout;
         {
             std::unique_lock lock(snapshot_);

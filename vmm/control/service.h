@@ -82,7 +82,7 @@ struct SnapshotStatus {
 };
 
 struct StopRequest {
-    bool force = false;                        ///< ends the run at once, without the waits that `timeout` limits
+    bool force = false;                        ///< calls a snapshot or a detach off, and ends the run at once
     /// How long to wait in all: for a running snapshot to end, then for the guest to power off.
     std::chrono::milliseconds timeout{5'000};
 };

@@ -18,6 +18,7 @@
 #include <span>
 #include <string_view>
 #include <thread>
+#include <utility>
 
 #include "vmm/base/absolute_path.h"
 #include "vmm/base/opener.h"
@@ -75,11 +76,15 @@ std::string text_in(const UniqueFd& folder, const char* name, std::size_t limit)
     return text;
 }
 
-// Returns whether the lock is held. The test takes the lock for a moment; a machine that starts
-// meanwhile tries again.
+// Returns whether a file may be there although it could not be opened: this process, or the host,
+// lacks descriptors or memory.
+bool is_want(const Error& error) { return error.code() == EMFILE || error.code() == ENFILE || error.code() == ENOMEM; }
+
+// Returns whether the lock is held, or it cannot be told. The test takes the lock for a moment; a
+// machine that starts meanwhile tries again.
 bool is_locked(const UniqueFd& folder) {
     const auto lock = open_in(folder, kLock, O_RDWR);
-    return lock && ::flock(lock->get(), LOCK_SH | LOCK_NB) != 0;
+    return lock ? ::flock(lock->get(), LOCK_SH | LOCK_NB) != 0 : is_want(lock.error());
 }
 
 // What a folder in the run folder holds. A run folder can be any folder of the user's, with others
@@ -98,18 +103,33 @@ Contents contents_of(const UniqueFd& folder) {
     return names->empty() ? Contents::nothing : Contents::a_machines;
 }
 
-// Returns the number of the process that listens at a machine's API socket; 0 if there is none, or
-// it is in a PID namespace that this process does not see. The kernel answers for a process that
-// hangs or is stopped.
-int listener_of(const UniqueFd& folder) {
+// Returns whether a process has the machine's lock open.
+bool has_lock(const std::string& pid, const UniqueFd& folder) {
+    const auto descriptors = open_file("/proc/" + pid + "/fd", O_RDONLY | O_DIRECTORY);
+    const auto names = descriptors ? names_in(*descriptors) : fail(descriptors.error());
+    struct stat lock{};
+    if (!names || ::fstatat(folder.get(), kLock, &lock, AT_SYMLINK_NOFOLLOW) != 0) {
+        return false;
+    }
+    return std::ranges::any_of(*names, [&](const std::string& name) {
+        struct stat opened{};
+        return ::fstatat(descriptors->get(), name.c_str(), &opened, 0) == 0 && is_same_file(opened, lock);
+    });
+}
+
+// Returns the number of the process that runs a machine; 0 if there is none, or it is in a PID
+// namespace that this process does not see.
+int process_of(const UniqueFd& folder) {
+    // The kernel answers for the listener at the API socket, also if that hangs or is stopped.
     const auto socket = connect_unix(folder.get(), kSocket);
     ucred peer{};
     socklen_t size = sizeof peer;
-    if (!socket && socket.error().kind() == ErrorKind::busy) {
-        return std::atoi(text_in(folder, kLock, kMaxLock).c_str());  // its queue is full
+    if (socket && ::getsockopt(socket->get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0) {
+        return peer.pid;
     }
-    const bool known = socket && ::getsockopt(socket->get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0;
-    return known ? peer.pid : 0;
+    // Its queue is full, or it has closed the socket because it ends.
+    const std::string pid = std::to_string(std::atoi(text_in(folder, kLock, kMaxLock).c_str()));
+    return has_lock(pid, folder) ? std::atoi(pid.c_str()) : 0;
 }
 
 Status check_name(const std::string& name) {
@@ -154,8 +174,11 @@ Result<std::vector<std::string>> RunDir::names_where(const std::function<bool(co
         if (!is_name(name)) {
             continue;
         }
-        if (const auto folder = open_own_folder(all->get(), name, folder_of(name), kElsewhere);
-            folder && wanted(*folder)) {
+        const auto folder = open_own_folder(all->get(), name, folder_of(name), kElsewhere);
+        if (!folder && is_want(folder.error())) {
+            return fail(folder.error());
+        }
+        if (folder && wanted(*folder)) {
             names.push_back(std::move(name));
         }
     }
@@ -212,20 +235,46 @@ Status RunDir::remove(const std::string& name) const {
     return {};
 }
 
+void RunDir::remove_oldest(std::size_t keep) const {
+    const auto names = ended();
+    if (!names || names->size() <= keep) {
+        return;
+    }
+    using Time = std::pair<std::int64_t, std::int64_t>;
+    std::vector<std::pair<Time, std::string>> by_age;
+    for (const std::string& name : *names) {
+        struct stat info{};
+        if (const auto folder = open_folder_of(name); folder && ::fstat(folder->get(), &info) == 0) {
+            by_age.emplace_back(Time(info.st_mtim.tv_sec, info.st_mtim.tv_nsec), name);
+        }
+    }
+    std::ranges::sort(by_age);
+    for (std::size_t i = 0; i + keep < by_age.size(); ++i) {
+        (void)remove(by_age[i].second);
+    }
+}
+
+void RunDir::remove_left_by(int pid, const std::string& name) const {
+    const auto folder = open_folder_of(name);
+    if (folder && text_in(*folder, kLock, kMaxLock) == std::to_string(pid)) {
+        (void)remove(name);
+    }
+}
+
 Result<std::vector<std::string>> RunDir::running() const { return names_where(is_locked); }
 
 bool RunDir::is_running(const std::string& name) const {
     const auto folder = open_folder_of(name);
-    return folder && is_locked(*folder);
+    return folder ? is_locked(*folder) : is_want(folder.error());
 }
 
 Status RunDir::kill(const std::string& name) const {
     const auto folder = open_folder_of(name);
-    const int pid = folder ? listener_of(*folder) : 0;
+    const int pid = folder ? process_of(*folder) : 0;
     const UniqueFd process(pid > 0 ? static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)) : -1);
-    // If the socket is still this process', the number has been that of the opened process all the
+    // If the machine is still this process', the number has been that of the opened process all the
     // time.
-    if (!process.valid() || !is_locked(*folder) || listener_of(*folder) != pid) {
+    if (!process.valid() || !is_locked(*folder) || process_of(*folder) != pid) {
         return fail(ErrorKind::not_found, "no machine " + name + " runs", "see snapvm ps");
     }
     if (::syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0) != 0) {

@@ -42,9 +42,14 @@ public:
     /// Removes what an ended machine has left. Fails with busy if it runs, and with not_found if
     /// there is no such machine. Fails with usage if the folder has something else in it.
     Status remove(const std::string& name) const;
+    /// Removes what ended machines have left, the oldest first, until no more than `keep` are left.
+    void remove_oldest(std::size_t keep) const;
+    /// Removes what the machine of a killed process has left, and nothing of another process.
+    void remove_left_by(int pid, const std::string& name) const;
     /// Returns the names of the machines that run now (whose lock is held), likewise. Skips folders
     /// whose owner is gone.
     Result<std::vector<std::string>> running() const;
+    /// Returns true also if it cannot be told, for want of descriptors or memory.
     [[nodiscard]] bool is_running(const std::string& name) const;
     /// Kills the process of a machine (SIGKILL). Fails with not_found if no machine of that name
     /// runs.

@@ -16,6 +16,7 @@
 #include "vmm/base/try.h"
 #include "vmm/host/inheritance.h"
 #include "vmm/host/process_title.h"
+#include "vmm/host/run_dir.h"
 
 namespace snapvm {
 namespace {
@@ -84,6 +85,8 @@ Result<StartReport> spawn(VmProcessOptions options, VmProcessEvents events) {
     }
     const UniqueFd reading(ends[0]);
     UniqueFd writing(ends[1]);
+    const RunDir dir = TRY(RunDir::find(options.run_dir));
+    const std::string name = options.name;
     const pid_t pid = ::fork();  // no thread has been started yet
     if (pid < 0) {
         return fail(Error::system("fork", "", errno, "raise the process limit (ulimit -u)"));
@@ -100,10 +103,14 @@ Result<StartReport> spawn(VmProcessOptions options, VmProcessEvents events) {
     if (line.starts_with('{')) {
         return StartReport::parse(line);
     }
-    if (is_interrupted()) {
+    const bool interrupted = is_interrupted();
+    if (interrupted) {
         ::kill(pid, SIGKILL);
     }
     ::waitpid(pid, nullptr, 0);
+    if (interrupted) {
+        dir.remove_left_by(pid, name);
+    }
     return fail(line.starts_with(kUsage) ? ErrorKind::usage : ErrorKind::system,
                 line.size() > 1 ? line.substr(1) : "the machine's process ended before it ran");
 }

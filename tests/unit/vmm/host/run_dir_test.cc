@@ -1,16 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/host/run_dir.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <filesystem>
 #include <fstream>
 #include <optional>
 #include <string>
 
+#include "tests/support/child.h"
 #include "tests/support/need.h"
 #include "tests/support/result_matchers.h"
 #include "tests/support/scratch_folder.h"
@@ -126,6 +132,71 @@ TEST_F(RunDirTest, AnOutcomeIsKeptUntilItIsRemovedOrTheNameTakenAgain) {
     EXPECT_EQ(need(NameClaim::take(dir_, "m")).name(), "m");
     EXPECT_EQ(dir_.outcome("m"), "");
     EXPECT_TRUE(need(dir_.ended()).empty());
+}
+
+TEST_F(RunDirTest, TheOldestThatHaveEndedAreRemoved) {
+    const NameClaim runs = need(NameClaim::take(dir_, "a"));
+    time_t ended = 1;
+    for (const char* name : {"d", "c", "b"}) {
+        need(need(NameClaim::take(dir_, name)).keep_outcome("0"));
+        const std::array<timespec, 2> times = {{{ended, 0}, {ended, 0}}};
+        ASSERT_EQ(::utimensat(AT_FDCWD, dir_.folder_of(name).c_str(), times.data(), 0), 0);
+        ++ended;
+    }
+    dir_.remove_oldest(3);
+    EXPECT_EQ(need(dir_.ended()), (std::vector<std::string>{"b", "c", "d"}));
+    dir_.remove_oldest(2);
+    EXPECT_EQ(need(dir_.ended()), (std::vector<std::string>{"b", "c"}));
+    dir_.remove_oldest(0);
+    EXPECT_TRUE(need(dir_.ended()).empty());
+    EXPECT_EQ(need(dir_.running()), std::vector<std::string>{"a"});
+}
+
+// A process that ends has no API socket any more.
+TEST_F(RunDirTest, AProcessWithoutASocketIsKilled) {
+    std::array<int, 2> pipe{};
+    ASSERT_EQ(::pipe2(pipe.data(), O_CLOEXEC), 0);
+    const pid_t child = ::fork();
+    if (child == 0) {
+        const auto claim = NameClaim::take(dir_, "m");
+        (void)!::write(pipe[1], claim ? "y" : "n", 1);
+        ::pause();
+        ::_exit(0);
+    }
+    char taken = 0;
+    ASSERT_EQ(::read(pipe[0], &taken, 1), 1);
+    ASSERT_EQ(taken, 'y');
+    dir_.remove_left_by(child, "m");
+    EXPECT_TRUE(dir_.is_running("m")) << "it runs";
+    EXPECT_TRUE(ok(dir_.kill("m")));
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    EXPECT_TRUE(fails(dir_.kill("m"), ErrorKind::not_found));
+    dir_.remove_left_by(child + 1, "m");
+    EXPECT_TRUE(fs::exists(dir_.folder_of("m"))) << "that is another's";
+    dir_.remove_left_by(child, "m");
+    EXPECT_FALSE(fs::exists(dir_.folder_of("m")));
+    ::close(pipe[0]);
+    ::close(pipe[1]);
+}
+
+TEST_F(RunDirTest, WithoutDescriptorsAMachineIsNotTakenForEnded) {
+    const NameClaim claim = need(NameClaim::take(dir_, "m"));
+    const int code = in_child([&] {
+        const int next = ::dup(STDIN_FILENO);  // the lowest number that is free
+        ::close(next);
+        for (int room = 0; room < 3; ++room) {  // for the run folder, the machine's, its lock
+            rlimit limit{};
+            ::getrlimit(RLIMIT_NOFILE, &limit);
+            limit.rlim_cur = static_cast<rlim_t>(next + room);
+            if (::setrlimit(RLIMIT_NOFILE, &limit) != 0 || !dir_.is_running("m")) {
+                return 1 + room;
+            }
+        }
+        return 0;
+    });
+    EXPECT_EQ(code, 0);
 }
 
 // A user may name any folder as the run folder.
