@@ -42,6 +42,13 @@ TEST_F(CliPlaces, AFileAtTheApiSocketStays) {
     EXPECT_EQ(text_of("s"), "precious");
 }
 
+TEST_F(CliPlaces, ALinesFileIsMadeWhereALinkLeads) {
+    std::filesystem::create_symlink("there", scratch_.file("link"));
+    start("a", {"--serial", "file=" + scratch_.file("link")});
+    EXPECT_EQ(command({"stop", "a", "--force"}).exit_code, 0);
+    EXPECT_TRUE(std::filesystem::is_regular_file(scratch_.file("there")));
+}
+
 TEST_F(CliPlaces, AnApiSocketIsTakenFromADeadMachineOnly) {
     const std::string path = scratch_.file("s");
     const json a = start("a", {"--api-socket", path});

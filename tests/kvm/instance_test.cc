@@ -7,6 +7,7 @@
 #include <fstream>
 #include <future>
 
+#include "snapshot/format/superblock.h"
 #include "tests/kvm/cli_fixture.h"
 #include "tests/support/need.h"
 #include "vmm/api/client.h"
@@ -152,6 +153,27 @@ TEST_F(InstanceCli, LoadsPausedAndRunsWhenItIsResumed) {
     EXPECT_EQ(state_of("e"), "Running");
     expect_sound("e");
     EXPECT_TRUE(machines().empty()) << "the process ends with its machine";
+}
+
+TEST_F(InstanceCli, ADamagedOlderSnapshotIsNamedInTheLog) {
+    start("source");
+    EXPECT_EQ(command({"wait", "source", "--for", "ready"}).exit_code, 0);
+    const std::string area = scratch_.file("area");
+    ASSERT_EQ(command({"area", "create", area, "--for", "source", "--slots", "2"}).exit_code, 0);
+    ASSERT_EQ(command({"snapshot", "source", area}).exit_code, 0);
+    ASSERT_EQ(command({"snapshot", "source", area, "--then", "stop"}).exit_code, 0);
+    {
+        std::fstream file(area, std::ios::in | std::ios::out | std::ios::binary);
+        file.seekp(kSuperblockHeaderSize + 8);  // in the section table of the first slot, the older one
+        file.put('!');
+    }
+    start_empty("e");
+    ASSERT_EQ(load("e", area, {{"resume_vm", true}}).status, 204U);
+    const std::string log = scratch_.file("run/e/log");
+    const std::string warning = "e: warning: " + area + ": superblock 0 has a section table with a wrong checksum";
+    EXPECT_TRUE(eventually([&] { return read_file(log, 4096).value_or("").find(warning) != std::string::npos; }))
+        << read_file(log, 4096).value_or("");
+    expect_sound("e");
 }
 
 TEST_F(InstanceCli, LoadsRunningWithTheLinesOfTheProcess) {

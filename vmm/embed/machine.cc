@@ -35,6 +35,7 @@ struct Machine::Impl {
     Impl(std::shared_ptr<const Host::Impl> kvm, BuiltMachine built, Clock::time_point began)
         : host(std::move(kvm)),
           machine(std::move(built.machine)),
+          lost(std::move(built.lost)),
           map(built.map_us),
           state(duration_cast<microseconds>(Clock::now() - began)) {}
     Impl(const Impl&) = delete;
@@ -56,6 +57,7 @@ struct Machine::Impl {
     const std::shared_ptr<const Host::Impl> host;
     const std::unique_ptr<snapvm::Machine> machine;
     MachineService service{*machine, "NAME"};  // for advice such as "snapvm snapshot-cancel NAME"
+    const std::string lost;
     const microseconds map;
     const microseconds state;
     std::atomic<Clock::rep> first_resume = 0;
@@ -97,6 +99,7 @@ Result<Machine> Machine::restore(const Host& host, const Area& area, const Resto
 }
 
 State Machine::state() const { return to_public(impl_->service.state()); }
+const std::string& Machine::lost_snapshot() const { return impl_->lost; }
 
 Status Machine::resume() {
     Clock::rep none = 0;

@@ -28,10 +28,11 @@ constexpr auto kFirstRunPatience = std::chrono::seconds(1);
 constexpr auto kDriverPatience = std::chrono::seconds(30);
 constexpr auto kEmulatedDriverPatience = std::chrono::minutes(3);
 // After an end that was asked for: how long the process waits for the reader of its output, how
-// long it exists at most, and how long while a snapshot makes no progress.
+// long it exists at most, and how long while a snapshot makes no progress. A flush, which has none,
+// may have to write what the kernel holds back for a slow disk.
 constexpr auto kOutputGrace = std::chrono::seconds(2);
 constexpr auto kEndLimit = std::chrono::seconds(5);
-constexpr auto kSnapshotEndLimit = std::chrono::seconds(60);
+constexpr auto kSnapshotEndLimit = std::chrono::minutes(10);
 constexpr auto kSnapshotSlice = std::chrono::milliseconds(10);
 
 std::uint64_t micros(Clock::duration duration) {
@@ -46,7 +47,7 @@ Result<UniqueFd> open_log(const LineTarget& target) {
     // It has the guest's output, so only its owner may read it.
     auto opened = open_file(target.path, O_WRONLY | O_CREAT | O_EXCL, 0600);
     if (!opened && opened.error().code() == EEXIST) {
-        opened = open_file(target.path, O_WRONLY | O_NONBLOCK);
+        opened = open_file(target.path, O_WRONLY | O_CREAT | O_NONBLOCK, 0600);  // a link may lead to no file yet
         if (!opened && opened.error().code() == ENXIO) {
             opened = open_file(target.path, O_RDWR | O_NONBLOCK);  // a FIFO without a reader
         }
@@ -193,6 +194,7 @@ Result<std::unique_ptr<Machine>> VmProcess::load(const LoadRequest& request) {
     BuiltMachine built = TRY(restore_machine(*system_, request.restore, options_.setup));
     TRY(check_console(*built.machine));
     name_snapshot_of(built.machine->memory());
+    lost_ = std::move(built.lost);
     return std::move(built.machine);
 }
 
@@ -309,6 +311,9 @@ Outcome VmProcess::wait(const VmProcessEvents& events) {
     if (Machine* const machine = instance_->machine()) {
         if (!options_.build) {
             connect(machine);
+            if (events.hint && !lost_.empty()) {
+                events.hint(report_.name, "warning: " + lost_);
+            }
         } else if (options_.boots && events.hint) {
             drivers_.emplace(*machine, [&](const std::string& hint) { events.hint(report_.name, hint); });
         }

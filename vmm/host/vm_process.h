@@ -53,7 +53,8 @@ struct VmProcessEvents {
     /// The machine runs (it is complete, if it starts paused), or the instance waits for one. The
     /// API answers.
     std::function<void(const StartReport&)> started = {};
-    /// A line for the user, about a guest that uses none of its virtio devices (driver_hint.h).
+    /// A line for the user: about a guest that uses none of its virtio devices (driver_hint.h), or
+    /// about a damaged older snapshot (BuiltMachine::lost) of a machine that the API has loaded.
     std::function<void(const std::string& name, const std::string& hint)> hint = {};
     /// The run has ended. The name is still taken, so that a log is complete before it is free.
     std::function<void(const std::string& name, const Outcome&)> ended = {};
@@ -72,7 +73,8 @@ public:
 
     /// Runs the instance to its end in this process and returns how that was. Once an end was
     /// asked for (a signal, a stop, the timeout), output that nobody reads is dropped after 2
-    /// seconds, and the process ends after 5, or when a snapshot has made no progress for 60.
+    /// seconds, and the process ends after 5, or when a snapshot has made no progress for ten
+    /// minutes.
     /// After an end by the guest, it waits for the reader of its output until an end is asked for.
     ///
     /// Must be called before any thread is started, since it blocks signals. Fails if there is no
@@ -131,6 +133,7 @@ private:
     std::unique_ptr<api::Server> server_;
     std::vector<std::unique_ptr<api::Server>> more_servers_;  ///< on sockets that replace one that was removed
     bool place_lost_ = false;
+    std::string lost_;  ///< BuiltMachine::lost of a machine that the API has loaded
     std::optional<DriverHint<Machine>> drivers_;
 };
 

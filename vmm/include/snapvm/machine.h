@@ -170,6 +170,9 @@ public:
     ~Machine();
 
     [[nodiscard]] State state() const;
+    /// Returns which older snapshot of the area is damaged, although this machine could be restored
+    /// from it; an empty string if none is.
+    [[nodiscard]] const std::string& lost_snapshot() const;
 
     /// Starts the machine, or continues after pause(). Does nothing if it runs. Fails with usage if
     /// the run has ended. A first start that fails, because no thread can start or KVM refuses,

@@ -87,7 +87,11 @@ TEST(EndLimit, IsLiftedWithTheObject) {
 }
 
 TEST(EndLimit, WaitsForASnapshotAsLongAsItGetsOn) {
-    const int code = test::in_child([] {
+    std::array<int, 2> pipe{};
+    ASSERT_EQ(::pipe2(pipe.data(), O_CLOEXEC | O_NONBLOCK), 0);
+    const UniqueFd reading(pipe[0]);
+    const UniqueFd writing(pipe[1]);
+    const int code = test::in_child([&] {
         std::atomic<std::uint64_t> written = 0;
         EndLimit limit;
         limit.set({.rest = 10ms, .snapshot = 500ms}, 42, [&] { return std::optional(written.load()); });
@@ -95,10 +99,13 @@ TEST(EndLimit, WaitsForASnapshotAsLongAsItGetsOn) {
             ++written;
             std::this_thread::sleep_for(20ms);
         }
+        (void)!::write(writing.get(), "x", 1);
         std::this_thread::sleep_for(1h);  // and now it does not
         return 0;
     });
     EXPECT_EQ(code, 42);
+    char got = 0;
+    EXPECT_EQ(::read(reading.get(), &got, 1), 1) << "it ended while the snapshot got on";
 }
 
 }  // namespace
