@@ -102,6 +102,7 @@ Result<AttachedDevice> build_blk(const DeviceHost& host, const Openers& openers,
     DiskOptions options;
     options.read_only = disk.read_only;
     options.format = disk.format;
+    options.backing = disk.backing;
     options.restored = openers.restored;
     std::unique_ptr<Disk> opened =
         TRY(openers.disk ? openers.disk(disk) : open_disk(disk.id, disk.path, std::move(options)));

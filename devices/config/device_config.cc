@@ -48,6 +48,17 @@ void decode_list(Decoder& in, std::vector<T>& list, DecodeOne decode_one) {
 
 }  // namespace
 
+std::string_view name_of(DiskFormat format) { return format == DiskFormat::qcow2 ? "qcow2" : "raw"; }
+
+std::optional<DiskFormat> disk_format(std::string_view word) {
+    for (const DiskFormat format : {DiskFormat::raw, DiskFormat::qcow2}) {
+        if (word == name_of(format)) {
+            return format;
+        }
+    }
+    return std::nullopt;
+}
+
 std::size_t DeviceConfig::virtio_devices() const {
     return disks.size() + nets.size() + (vsock ? 1 : 0) + (balloon ? 1 : 0) + (rng ? 1 : 0) + (console ? 1 : 0);
 }
@@ -61,6 +72,9 @@ Status DeviceConfig::validate() const {
     for (const DiskConfig& disk : disks) {
         TRY(check_id(disk.id, ids));
         TRY(check_text(disk.path, "the path of disk " + disk.id));
+        if (!disk.backing.empty() && disk.format != DiskFormat::qcow2) {
+            return fail(ErrorKind::usage, "disk " + disk.id + " has no format with backing files", "add format=qcow2");
+        }
     }
     for (const NetConfig& net : nets) {
         TRY(check_id(net.id, ids));
@@ -87,7 +101,8 @@ void DeviceConfig::encode(Encoder& out) const {
         out.text(disk.id);
         out.text(disk.path);
         out.boolean(disk.read_only);
-        out.u8(static_cast<std::uint8_t>(DiskFormat::raw));  // as which it is used by now
+        const bool unstated = disk.format == DiskFormat::unstated;  // it is used as raw by now
+        out.u8(static_cast<std::uint8_t>(unstated ? DiskFormat::raw : disk.format));
     }
     out.u32(static_cast<std::uint32_t>(nets.size()));
     for (const NetConfig& net : nets) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "devices/config/mac_address.h"
@@ -15,9 +16,15 @@
 namespace snapvm {
 
 /// How a disk's file is read. `unstated`: as raw, if it does not look like an image of another
-/// format. `raw`: its bytes as they are. A snapshot says `raw`, so that what a guest writes into
-/// its disk does not keep its machine from coming back.
-enum class DiskFormat : std::uint8_t { unstated = 0, raw = 1 };
+/// format. `raw`: its bytes as they are. `qcow2`: as an image, with the images behind it. A
+/// snapshot says `raw` for `unstated`, so that what a guest writes into its disk does not keep its
+/// machine from coming back.
+enum class DiskFormat : std::uint8_t { unstated = 0, raw = 1, qcow2 = 2 };
+
+/// Returns the word that users give for a format: "raw" (for `unstated`, too) or "qcow2".
+[[nodiscard]] std::string_view name_of(DiskFormat format);
+/// Returns the format of such a word, or none.
+[[nodiscard]] std::optional<DiskFormat> disk_format(std::string_view word);
 
 /// A virtio disk.
 struct DiskConfig {
@@ -25,6 +32,9 @@ struct DiskConfig {
     std::string path;  ///< a file or block device
     bool read_only = false;
     DiskFormat format = DiskFormat::raw;
+    /// Backing files that the user names himself, since an image may not (disk/image/chain.h). They
+    /// are the user's word, so no snapshot has them.
+    std::vector<std::string> backing = {};
     friend bool operator==(const DiskConfig&, const DiskConfig&) = default;
 };
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The contents behind a guest's disk: bytes by offset, many requests at a time. Implemented for raw
-// files and block devices; image formats would be further implementations.
+// files and block devices, and for qcow2 images.
 #pragma once
 
 #include <sys/uio.h>
@@ -49,6 +49,9 @@ public:
     [[nodiscard]] virtual std::uint32_t block_size() const = 0;
     [[nodiscard]] virtual bool read_only() const = 0;
     [[nodiscard]] virtual const std::string& name() const = 0;  ///< for messages
+    /// Whether the file has tables of its own, which are behind the data until a flush: a copy of
+    /// the file, or a power loss, would lack what was written since.
+    [[nodiscard]] virtual bool has_tables() const { return false; }
 
     /// Must be called before the first request.
     virtual Status start() = 0;
@@ -66,6 +69,9 @@ public:
 struct DiskOptions {
     bool read_only = false;
     DiskFormat format = DiskFormat::raw;
+    /// The backing files that the user names himself. A header may name them, too, whatever they
+    /// are.
+    std::vector<std::string> backing = {};
     /// A guest knows what is on the disk, so advice offers no new file, and none of a new machine's
     /// options.
     bool restored = false;

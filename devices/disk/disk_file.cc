@@ -141,7 +141,9 @@ Status check_raw(const DiskFile& file) {
         return fail(ErrorKind::invalid,
                     file.name + " looks like a " + std::string(format) +
                         ", and its first write as a raw disk would destroy that",
-                    "convert it (qemu-img convert -O raw), or add format=raw if it is a raw disk all the same");
+                    format == "qcow2" ? "add format=qcow2, or format=raw if it is a raw disk all the same"
+                                      : "convert it (qemu-img convert -O raw), or add format=raw if it is a raw disk "
+                                        "all the same");
     }
     if (const std::uint64_t tail = file.size % kSector; tail != 0) {
         return fail(ErrorKind::invalid,

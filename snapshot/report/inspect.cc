@@ -97,8 +97,9 @@ std::string devices_text(const AreaInfo& info) {
     std::string out;
     for (std::size_t i = 0; i < devices.disks.size(); ++i) {
         const DiskConfig& disk = devices.disks[i];
-        out += column("disk " + printable(disk.id), 14) + size_text(info.disk_bytes[i]) +
-               (disk.read_only ? ", read-only, " : ", written, ") + printable(disk.path) + "\n";
+        out += column("disk " + printable(disk.id), 14) + size_text(info.disk_bytes[i]) + ", " +
+               std::string(name_of(disk.format)) + (disk.read_only ? ", read-only, " : ", written, ") +
+               printable(disk.path) + "\n";
     }
     for (const NetConfig& net : devices.nets) {
         out += column("net " + printable(net.id), 14) + mac_text(net.mac) + ", tap " + printable(net.tap) + "\n";

@@ -74,6 +74,7 @@ Json devices_json(const DeviceConfig& devices, std::span<const std::uint64_t> di
                         {"id", disk.id},
                         {"bytes", disk_bytes[i]},
                         {"path", disk.path},
+                        {"format", name_of(disk.format)},
                         {"read_only", disk.read_only}});
     }
     for (const NetConfig& net : devices.nets) {

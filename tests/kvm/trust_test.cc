@@ -210,12 +210,16 @@ TEST_F(Trust, InspectShowsWhatARestoreWouldUse) {
                               {"id", "root"},
                               {"bytes", 1 << 20},
                               {"path", scratch_.file("disk")},
-                              {"read_only", false}},
+                              {"format", "raw"},
+                              {"read_only", false},
+                              {"werror", "report"}},
                              {{"kind", "disk"},
                               {"id", "seed"},
                               {"bytes", 1 << 20},
                               {"path", scratch_.file("seed")},
-                              {"read_only", true}},
+                              {"format", "raw"},
+                              {"read_only", true},
+                              {"werror", "report"}},
                              {{"kind", "vsock"}, {"cid", 3}, {"socket", scratch_.file("v")}}}));
 }
 

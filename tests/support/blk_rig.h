@@ -29,6 +29,7 @@ public:
     [[nodiscard]] std::uint32_t block_size() const override { return 512; }
     [[nodiscard]] bool read_only() const override { return only_read; }
     [[nodiscard]] const std::string& name() const override { return name_; }
+    [[nodiscard]] bool has_tables() const override { return tables; }
     Status start() override { return {}; }
     [[nodiscard]] int event() const override { return event_.get(); }
     void add(DiskRequest& request) override {
@@ -86,6 +87,7 @@ public:
 
     std::vector<std::byte> bytes;
     bool only_read;
+    bool tables = false;   ///< has_tables()
     bool at_once = false;  ///< requests complete when they are submitted
     int submits = 0;
     std::deque<DiskRequest*> waiting;  ///< the oldest first

@@ -43,6 +43,7 @@ json drives(const MachineConfig& config, std::span<const std::uint64_t> bytes) {
                         {"path_on_host", disk.path},
                         {"is_root_device", false},
                         {"is_read_only", disk.read_only},
+                        {"format", name_of(disk.format)},
                         {"size_bytes", list.size() < bytes.size() ? bytes[list.size()] : 0}});
     }
     return list;

@@ -47,6 +47,8 @@ void add_area(Command program, Globals& globals);
 void add_size(Command program, Globals& globals);
 void add_inspect(Command program, Globals& globals);
 void add_verify(Command program, Globals& globals);
+// disk.cc: commands on disk images
+void add_disk(Command program, Globals& globals);
 // doctor.cc, demo.cc
 void add_doctor(Command program, Globals& globals);
 void add_demo(Command program, Globals& globals);

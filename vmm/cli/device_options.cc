@@ -73,7 +73,8 @@ constexpr std::string_view kNet = "net.";
 // a clone's own.
 std::pair<std::string, std::string> names_of(const HostResource& resource) {
     switch (resource.kind) {
-        case HostResource::Kind::disk: return {"disk " + resource.id + ", which they write", "COPY{i}"};
+        case HostResource::Kind::disk:
+        case HostResource::Kind::image: return {"disk " + resource.id + ", which they write", "COPY{i}"};
         case HostResource::Kind::tap: return {"a tap", "TAP{i}"};
         case HostResource::Kind::vsock: break;
     }
@@ -89,6 +90,8 @@ Status parse_setting(const std::string& text, unsigned clone, DeviceOverrides& o
     const std::string what = key.substr(std::min(dot + 1, key.size()));
     if (!value.empty() && device.starts_with(kDisk) && what == "path") {
         overrides.disks[device.substr(kDisk.size())] = std::move(value);
+    } else if (!value.empty() && device.starts_with(kDisk) && what == "backing") {
+        overrides.backing[device.substr(kDisk.size())] = std::move(value);
     } else if (!value.empty() && device.starts_with(kNet) && what == "tap") {
         overrides.taps[device.substr(kNet.size())] = std::move(value);
     } else if (!value.empty() && key == "vsock.socket") {
@@ -97,7 +100,7 @@ Status parse_setting(const std::string& text, unsigned clone, DeviceOverrides& o
         overrides.vsock_cid = TRY(parse_cid(value));
     } else {
         return fail(ErrorKind::usage, "--set " + text + " is not a setting of a device",
-                    "write disk.ID.path=FILE, net.ID.tap=TAP, vsock.socket=PATH or vsock.cid=N");
+                    "write disk.ID.path=FILE, disk.ID.backing=FILE, net.ID.tap=TAP, vsock.socket=PATH or vsock.cid=N");
     }
     return {};
 }
@@ -105,8 +108,8 @@ Status parse_setting(const std::string& text, unsigned clone, DeviceOverrides& o
 }  // namespace
 
 Result<DiskConfig> parse_disk(const std::string& text) {
-    const std::string advice = "write --disk id=ID,path=FILE[,format=raw][,readonly=on]";
-    Fields fields = TRY(parse_fields("--disk", text, {"id", "path", "format", "readonly"}, advice));
+    const std::string advice = "write --disk id=ID,path=FILE[,format=raw|qcow2][,readonly=on][,backing=FILE]";
+    Fields fields = TRY(parse_fields("--disk", text, {"id", "path", "format", "readonly", "backing"}, advice));
     if (!fields.contains("id") || !fields.contains("path")) {
         return fail(ErrorKind::usage, "--disk " + text + " lacks " + (fields.contains("id") ? "a path" : "an id"),
                     advice);
@@ -115,15 +118,22 @@ Result<DiskConfig> parse_disk(const std::string& text) {
     if (read_only != "on" && read_only != "off") {
         return fail(ErrorKind::usage, "--disk " + text + ": readonly is neither on nor off", advice);
     }
-    const bool stated = fields.contains("format");
-    if (stated && fields["format"] != "raw") {
-        return fail(ErrorKind::usage, "--disk " + text + ": snapvm has no disks of format " + fields["format"],
-                    "convert it (qemu-img convert -O raw), and give the raw file");
+    DiskConfig disk{.id = fields["id"],
+                    .path = TRY(absolute_path(fields["path"])),
+                    .read_only = read_only == "on",
+                    .format = DiskFormat::unstated};
+    if (fields.contains("format")) {
+        const auto format = disk_format(fields["format"]);
+        if (!format) {
+            return fail(ErrorKind::usage, "--disk " + text + ": snapvm has no disks of format " + fields["format"],
+                        "convert it (qemu-img convert -O qcow2), and give the result with format=qcow2");
+        }
+        disk.format = *format;
     }
-    return DiskConfig{.id = fields["id"],
-                      .path = TRY(absolute_path(fields["path"])),
-                      .read_only = read_only == "on",
-                      .format = stated ? DiskFormat::raw : DiskFormat::unstated};
+    if (fields.contains("backing")) {
+        disk.backing = {TRY(absolute_path(fields["backing"]))};
+    }
+    return disk;
 }
 
 Result<VsockConfig> parse_vsock(const std::string& text) {

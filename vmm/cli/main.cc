@@ -43,6 +43,7 @@ constexpr Entry kCommands[] = {
     {"Snapshots", "size", add_size},
     {"Snapshots", "inspect", add_inspect},
     {"Snapshots", "verify", add_verify},
+    {"Disks", "disk", add_disk},
     {"This host", "doctor", add_doctor},
     {"This host", "demo", add_demo},
 };

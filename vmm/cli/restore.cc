@@ -83,7 +83,7 @@ void add_restore(Command program, Globals& globals) {
         "resume: the guest's clock goes on from where it was; continue: it shows the time since the snapshot "
         "(default: resume)");
     command.list("--set DEVICE.KEY=VALUE", options->settings,
-                 "give a device another place on this host: disk.ID.path=FILE, net.ID.tap=TAP, "
+                 "give a device another place on this host: disk.ID.path=FILE, disk.ID.backing=FILE, net.ID.tap=TAP, "
                  "vsock.socket=PATH, vsock.cid=N; {i} in VALUE is the number of the clone");
     command.option("--max-mem SIZE", options->max_memory,
                    "refuse a machine with more memory than this (default: the host's memory)");

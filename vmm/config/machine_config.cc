@@ -142,7 +142,7 @@ Result<MachineConfig> MachineConfig::decode(std::span<const std::byte> bytes) {
         return fail(ErrorKind::invalid, "machine configuration has an unknown page policy or boot protocol");
     }
     for (const DiskConfig& disk : config.devices.disks) {
-        if (disk.format != DiskFormat::raw) {
+        if (disk.format != DiskFormat::raw && disk.format != DiskFormat::qcow2) {
             return fail(ErrorKind::invalid, "machine configuration has a disk of unknown format");
         }
     }

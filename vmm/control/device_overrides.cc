@@ -28,6 +28,9 @@ Status DeviceOverrides::apply(DeviceConfig& devices) const {
     for (const auto& [id, path] : disks) {
         TRY(find_device(devices.disks, id, "disk"))->path = TRY(absolute_path(path));
     }
+    for (const auto& [id, path] : backing) {
+        TRY(find_device(devices.disks, id, "disk"))->backing = {TRY(absolute_path(path))};
+    }
     for (const auto& [id, tap] : taps) {
         TRY(find_device(devices.nets, id, "network interface"))->tap = tap;
     }

@@ -16,6 +16,7 @@ namespace snapvm {
 /// from `--set`, the API from the overrides of a request, embedders from RestoreOptions.
 struct DeviceOverrides {
     std::map<std::string, std::string> disks = {};  ///< a disk's id, and the path of its file
+    std::map<std::string, std::string> backing = {};  ///< a disk's id, and a backing file that its image may name
     std::map<std::string, std::string> taps = {};   ///< a network interface's id, and its tap
     std::optional<std::string> vsock_socket = {};
     std::optional<std::uint32_t> vsock_cid = {};

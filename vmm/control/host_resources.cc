@@ -14,6 +14,7 @@ using Kind = HostResource::Kind;
 std::string text_of(const HostResource& resource) {
     switch (resource.kind) {
         case Kind::disk:
+        case Kind::image:
             return resource.place + " for disk " + resource.id + (resource.read_only ? " (read-only)" : " (written)");
         case Kind::tap: return "tap " + resource.place + " for network interface " + resource.id;
         case Kind::vsock: break;
@@ -23,7 +24,8 @@ std::string text_of(const HostResource& resource) {
 
 bool names(const DeviceOverrides& overrides, const HostResource& resource) {
     switch (resource.kind) {
-        case Kind::disk: return overrides.disks.contains(resource.id);
+        case Kind::disk:
+        case Kind::image: return overrides.disks.contains(resource.id);
         case Kind::tap: return overrides.taps.contains(resource.id);
         case Kind::vsock: break;
     }
@@ -50,7 +52,8 @@ std::string shell_word(const std::string& text) {
 
 std::string setting_of(const HostResource& resource) {
     switch (resource.kind) {
-        case Kind::disk: return "disk." + resource.id + ".path";
+        case Kind::disk:
+        case Kind::image: return "disk." + resource.id + ".path";
         case Kind::tap: return "net." + resource.id + ".tap";
         case Kind::vsock: break;
     }
@@ -61,7 +64,8 @@ std::vector<HostResource> host_resources(const DeviceConfig& devices) {
     std::vector<HostResource> resources;
     resources.reserve(devices.disks.size() + devices.nets.size() + 1);
     for (const DiskConfig& disk : devices.disks) {
-        resources.push_back({Kind::disk, disk.id, disk.path, disk.read_only});
+        const Kind kind = disk.format == DiskFormat::qcow2 ? Kind::image : Kind::disk;
+        resources.push_back({kind, disk.id, disk.path, disk.read_only});
     }
     for (const NetConfig& net : devices.nets) {
         resources.push_back({Kind::tap, net.id, net.tap});
@@ -81,9 +85,8 @@ Status check_resources(std::span<const HostResource> wanted, const ResourceTrust
     std::string list;
     std::string words;
     for (const HostResource& resource : wanted) {
-        const bool was_read_only = std::ranges::any_of(own, [&](const HostResource& one) {
-            return one.kind == resource.kind && one.id == resource.id && one.read_only;
-        });
+        const bool was_read_only = std::ranges::any_of(
+            own, [&](const HostResource& one) { return setting_of(one) == setting_of(resource) && one.read_only; });
         if (was_read_only && !resource.read_only) {
             return fail(ErrorKind::invalid,
                         place.path + " says that disk " + resource.id + " is written, but it was read-only",

@@ -17,7 +17,9 @@ namespace snapvm {
 
 /// Something of the host's that a device uses.
 struct HostResource {
-    enum class Kind : std::uint8_t { disk = 0, tap = 1, vsock = 2 };  ///< the numbers are on disk
+    /// The numbers are on disk. An image is a disk of a format with a header, which names further
+    /// files; so a record of a raw disk does not stand for one.
+    enum class Kind : std::uint8_t { disk = 0, tap = 1, vsock = 2, image = 3 };
     Kind kind{};
     std::string id;     ///< the device's; empty for the vsock
     std::string place;  ///< the path of a disk or a socket, or the name of a tap

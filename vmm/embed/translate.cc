@@ -23,6 +23,15 @@ snapvm::BootProtocol to_internal(BootProtocol boot) {
     return snapvm::BootProtocol::automatic;
 }
 
+snapvm::DiskFormat to_internal(DiskFormat format) {
+    switch (format) {
+        case DiskFormat::unstated: break;
+        case DiskFormat::raw: return snapvm::DiskFormat::raw;
+        case DiskFormat::qcow2: return snapvm::DiskFormat::qcow2;
+    }
+    return snapvm::DiskFormat::unstated;
+}
+
 snapvm::SnapshotMode to_internal(SnapshotMode mode) {
     switch (mode) {
         case SnapshotMode::live: break;
@@ -92,8 +101,10 @@ Result<snapvm::MachineConfig> to_internal(const MachineConfig& config) {
     result.cmdline = config.command_line;
     DeviceConfig& devices = result.devices;
     for (const Disk& disk : config.disks) {
-        devices.disks.push_back({disk.id, TRY(absolute_path(disk.path)), disk.read_only,
-                                 disk.raw ? DiskFormat::raw : DiskFormat::unstated});
+        devices.disks.push_back({disk.id, TRY(absolute_path(disk.path)), disk.read_only, to_internal(disk.format)});
+        for (const std::string& path : disk.backing) {
+            devices.disks.back().backing.push_back(TRY(absolute_path(path)));
+        }
     }
     for (const Network& network : config.networks) {
         devices.nets.push_back(

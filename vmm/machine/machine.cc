@@ -156,15 +156,24 @@ Status Machine::pause() {
     return {};
 }
 
-// Waits without a lock, since a disk may take long or never answer.
 Status Machine::quiesce(const std::function<Status()>& check_cancelled) {
-    using Clock = std::chrono::steady_clock;
-    constexpr auto kSlice = std::chrono::milliseconds(10);
-    const auto deadline = Clock::now() + drain_limit_;
+    const auto deadline = std::chrono::steady_clock::now() + drain_limit_;
     {
         const std::lock_guard control(control_);
         ++quiesced_;
     }
+    TRY(wait_for_disks(check_cancelled, deadline));
+    for (const VirtioHandle<virtio::Blk>& disk : devices_.disks()) {
+        disk.locked([](virtio::Blk& blk) { blk.settle(); });
+    }
+    return wait_for_disks(check_cancelled, deadline);
+}
+
+// Waits without a lock, since a disk may take long or never answer.
+Status Machine::wait_for_disks(const std::function<Status()>& check_cancelled,
+                               std::chrono::steady_clock::time_point deadline) {
+    using Clock = std::chrono::steady_clock;
+    constexpr auto kSlice = std::chrono::milliseconds(10);
     while (loop_ && !loop_->quiesce(Clock::now() + kSlice) && !wait_ended(Clock::now())) {
         Status wish = check_cancelled();
         if (wish && Clock::now() >= deadline) {

@@ -108,8 +108,8 @@ public:
     [[nodiscard]] State state() const;
 
     /// For snapshots; independent of pause and resume. Keeps the devices from beginning new
-    /// requests, and returns when those in flight have ended, or the run has. The vCPUs keep
-    /// running. Calls `check_cancelled` every 10 ms and fails with its error. Fails with busy if a
+    /// requests, and returns when those in flight have ended and the tables of disk images are
+    /// durable, or the run has ended. The vCPUs keep running. Calls `check_cancelled` every 10 ms and fails with its error. Fails with busy if a
     /// disk takes longer than HostSetup::drain_limit. After a failure nothing is held. No other
     /// call waits meanwhile. Calls nest: devices begin again after the same number of `unquiesce`.
     Status quiesce(const std::function<Status()>& check_cancelled);
@@ -189,6 +189,8 @@ private:
     Status load_vcpus(RecordReader& records);
     Status check_features(const CpuidTable& saved);
     Status start_first_time();
+    Status wait_for_disks(const std::function<Status()>& check_cancelled,
+                          std::chrono::steady_clock::time_point deadline);
     void thaw_devices();  // control_ is held
     Status set_guest_time();
     Status finish_lost_eois();

@@ -186,7 +186,21 @@ void Blk::send(Slot& slot) {
     if (in_flight_++ == 0) {
         transport_->loop().begin_work();
     }
+    unsettled_ = unsettled_ || (slot.kind != DiskRequest::Kind::read && slot.kind != DiskRequest::Kind::flush);
     disk_->add(slot);
+}
+
+void Blk::settle() {
+    if (!unsettled_ || !disk_->has_tables() || settling_ != nullptr || free_.empty()) {
+        return;
+    }
+    unsettled_ = false;
+    settling_ = free_.back();
+    free_.pop_back();
+    settling_->kind = DiskRequest::Kind::flush;
+    settling_->buffers.clear();
+    send(*settling_);
+    disk_->submit();
 }
 
 void Blk::completions() {
@@ -205,6 +219,13 @@ void Blk::completions() {
 }
 
 void Blk::ended(Slot& slot, int error) {
+    if (&slot == settling_) {
+        settling_ = nullptr;
+        unsettled_ = unsettled_ || error != 0;
+        free_.push_back(&slot);
+        --in_flight_;
+        return;
+    }
     if (error == 0 && slot.ranges_left > 0) {
         set_range(slot);
         disk_->add(slot);

@@ -47,6 +47,10 @@ public:
     Status attach(Transport& transport) override;
     Status notified(std::size_t queue) override;
     void drain() override;
+    /// Begins to make durable what was written, if the disk's file has tables of its own
+    /// (Disk::has_tables). The event loop is quiesced, and counts the work. If it fails, the next
+    /// call tries again, and the guest hears of it with its own flush.
+    void settle();
 
 private:
     /// Fails if the disk does not have the size that it had.
@@ -74,6 +78,8 @@ private:
     std::vector<Slot*> free_;
     bool full_ = false;  ///< chains stay in the queue because no slot is free
     std::atomic<unsigned> in_flight_ = 0;  ///< requests at the disk; changed under the lock, drain() reads it without
+    bool unsettled_ = false;  ///< the guest has written since settle()
+    Slot* settling_ = nullptr;  ///< the flush of settle(), which is no request of the guest's
     std::unique_ptr<Disk> disk_;  ///< destroyed before slots_, which it writes to
     std::unique_ptr<Transport::Watch> watch_;
 };

@@ -65,21 +65,18 @@ Bytes noise(std::size_t size, unsigned seed) {
     return bytes;
 }
 
-DiskRequest transfer(Kind kind, std::uint64_t offset, std::span<std::byte> data) {
-    DiskRequest request;
-    request.kind = kind;
-    request.offset = offset;
-    request.size = data.size();
-    request.buffers = {{data.data(), data.size()}};
-    return request;
-}
-
 DiskRequest ranged(Kind kind, std::uint64_t offset, std::uint64_t size, bool unmap = false) {
     DiskRequest request;
     request.kind = kind;
     request.offset = offset;
     request.size = size;
     request.unmap = unmap;
+    return request;
+}
+
+DiskRequest transfer(Kind kind, std::uint64_t offset, std::span<std::byte> data) {
+    DiskRequest request = ranged(kind, offset, data.size());
+    request.buffers = {{data.data(), data.size()}};
     return request;
 }
 
@@ -353,6 +350,9 @@ TEST_F(DiskFormats, AnImageOfAnotherFormatIsNotRaw) {
         write(file, magic, 0);
         expect_refused(file, "looks like " + name + ", and its first write as a raw disk would destroy that");
     }
+    const TempFile qcow2("/dev/shm", 1 << 20);
+    write(qcow2, "QFI\xfb", 0);
+    expect_refused(qcow2, "add format=qcow2");
     const TempFile vdi("/dev/shm", 1 << 20);
     write(vdi, "\x7f\x10\xda\xbe", 64);
     expect_refused(vdi, "looks like a VDI");

@@ -18,14 +18,20 @@
 
 namespace snapvm::embed {
 
-/// A virtio disk on a raw image or a block device.
+/// How a disk's file is read. unstated: as raw; a file that looks like an image of another format
+/// (qcow2, VMDK, VHD…), or that ends within a sector of 512 bytes, is refused. raw: its bytes as
+/// they are. qcow2: as an image, with the images behind it.
+enum class DiskFormat : std::uint8_t { unstated, raw, qcow2 };
+
+/// A virtio disk on an image or a block device.
 struct Disk {
     std::string id = {};    ///< 1 to 20 characters, unique among disks and networks; the guest's serial number of it
     std::string path = {};  ///< a relative path counts from the current folder of the call
     bool read_only = false;
-    /// Take the file's bytes as they are. Without it a file that looks like an image of another
-    /// format (qcow2, VMDK, VHD…), or that ends within a sector of 512 bytes, is refused.
-    bool raw = false;
+    DiskFormat format = DiskFormat::unstated;
+    /// Backing files of a qcow2 image that may be devices or other users' files. The image may name
+    /// those of this user by itself.
+    std::vector<std::string> backing = {};
 };
 
 /// A virtio network interface on a tap.

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <random>
 #include <thread>
@@ -276,6 +277,42 @@ TEST(VirtioBlk, AHoldWaitsForWhatIsInFlightAndTakesNothingNew) {
     rig.host.loop->thaw();
     EXPECT_EQ(rig.status(1), kOk);
     rig.host.loop->stop();
+}
+
+// A pause makes tables durable (Machine::quiesce), once for all that was written.
+TEST(VirtioBlk, SettlingFlushesWhatWasWrittenToADiskWithTables) {
+    for (const bool tables : {false, true}) {
+        SCOPED_TRACE(tables);
+        WithFake fake;
+        fake.disk->tables = tables;
+        BlkRig& rig = *fake.rig;
+        auto& blk = static_cast<virtio::Blk&>(rig.blk->device());
+        const auto settle = [&] { rig.blk->locked([&] { blk.settle(); }); };
+        settle();
+        EXPECT_EQ(fake.disk->in_flight(), 0U) << "nothing was written";
+        fake.disk->at_once = true;
+        EXPECT_EQ(rig.request(kOut, 0, {{kData, 512, false}}), kOk);
+        fake.disk->at_once = false;
+        rig.host.loop->quiesce();
+        settle();
+        ASSERT_EQ(fake.disk->in_flight(), tables ? 1U : 0U);
+        if (tables) {
+            EXPECT_EQ(fake.disk->waiting.front()->kind, DiskRequest::Kind::flush);
+            EXPECT_FALSE(rig.host.loop->quiesce(std::chrono::steady_clock::now())) << "it is work";
+            fake.disk->finish_one(EIO);
+            EXPECT_TRUE(rig.host.loop->quiesce());
+            settle();
+            ASSERT_EQ(fake.disk->in_flight(), 1U) << "it has failed, so it is tried again";
+            fake.disk->finish_one();
+            EXPECT_TRUE(rig.host.loop->quiesce());
+        }
+        settle();
+        EXPECT_EQ(fake.disk->in_flight(), 0U);
+        rig.host.loop->thaw();
+        EXPECT_EQ(rig.queue.used_index(), 1U) << "it is no request of the driver's";
+        fake.disk->at_once = true;
+        EXPECT_EQ(rig.request(kFlush, 0), kOk) << "the device works on";
+    }
 }
 
 TEST(VirtioBlk, ASavedRequestIsDoneByTheRestoredMachine) {

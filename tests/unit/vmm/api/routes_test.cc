@@ -255,6 +255,7 @@ TEST_F(ApiContract, DrivesAreFirecrackers) {
                                {"path_on_host", "/vm/root.ext4"},
                                {"is_root_device", false},
                                {"is_read_only", true},
+                               {"format", "raw"},
                                {"size_bytes", FakeService::kDiskBytes}}}));
 }
 

@@ -30,10 +30,12 @@ TEST(DeviceOptions, TwoCommasAreOneInAValue) {
     }
 }
 
-TEST(DeviceOptions, AFormatIsRawOrNotStated) {
+TEST(DeviceOptions, AFormatIsRawOrQcow2OrNotStated) {
     EXPECT_EQ(parse_disk("id=a,path=/x")->format, DiskFormat::unstated);
     EXPECT_EQ(parse_disk("id=a,path=/x,format=raw")->format, DiskFormat::raw);
-    EXPECT_TRUE(fails(parse_disk("id=a,path=/x,format=qcow2"), ErrorKind::usage, "no disks of format qcow2"));
+    EXPECT_EQ(parse_disk("id=a,path=/x,format=qcow2")->format, DiskFormat::qcow2);
+    EXPECT_TRUE(fails(parse_disk("id=a,path=/x,format=vmdk"), ErrorKind::usage, "no disks of format vmdk"));
+    EXPECT_EQ(parse_disk("id=a,path=/x,format=qcow2,backing=/dev/x")->backing, std::vector<std::string>{"/dev/x"});
 }
 
 /// Applies one setting of `--set`.
@@ -49,6 +51,10 @@ TEST(SetDevice, ChangesTheHostsSide) {
     EXPECT_TRUE(config.disks[1].path.starts_with('/') && config.disks[1].path.ends_with("/here"))
         << config.disks[1].path;
     EXPECT_TRUE(config.disks[1].read_only);
+    EXPECT_TRUE(fails(set_device(config, "disk.root.backing=/dev/x", 0), ErrorKind::usage, "format=qcow2"));
+    config.disks[0].format = DiskFormat::qcow2;
+    EXPECT_TRUE(ok(set_device(config, "disk.root.backing=/dev/x", 0)));
+    EXPECT_EQ(config.disks[0].backing, std::vector<std::string>{"/dev/x"});
     EXPECT_TRUE(ok(set_device(config, "vsock.socket=/v{i}", 3)));
     EXPECT_TRUE(ok(set_device(config, "vsock.cid=1{i}", 3)));
     EXPECT_EQ(*config.vsock, (VsockConfig{.cid = 13, .socket = "/v3"}));

@@ -73,6 +73,22 @@ TEST(MachineConfig, ASavedDiskIsRaw) {
     EXPECT_EQ(MachineConfig::decode(config.encode())->devices.disks[0].format, DiskFormat::raw);
 }
 
+// Its bytes are those of an image, whatever the guest has written.
+TEST(MachineConfig, ASavedQcow2DiskStaysOne) {
+    MachineConfig config;
+    config.devices.disks = {{.id = "root", .path = "/disk", .format = DiskFormat::qcow2}};
+    EXPECT_EQ(MachineConfig::decode(config.encode())->devices.disks[0].format, DiskFormat::qcow2);
+}
+
+TEST(MachineConfig, BackingFilesAreOfQcow2AndAreNotSaved) {
+    MachineConfig config;
+    config.devices.disks = {{.id = "root", .path = "/disk", .format = DiskFormat::qcow2, .backing = {"/dev/x"}}};
+    EXPECT_TRUE(ok(config.validate()));
+    EXPECT_TRUE(MachineConfig::decode(config.encode())->devices.disks[0].backing.empty());
+    config.devices.disks[0].format = DiskFormat::raw;
+    EXPECT_TRUE(fails(config.validate(), ErrorKind::usage, "add format=qcow2"));
+}
+
 TEST(MachineConfig, EveryTruncationAndExtensionIsRefused) {
     auto bytes = full_config().encode();
     for (std::size_t size = 0; size < bytes.size(); ++size) {

@@ -41,10 +41,11 @@ TEST(EmbedTranslate, AConfigurationReachesTheInside) {
     EXPECT_NE(inside.machine_id, Uuid{});
     const DeviceConfig& devices = inside.devices;
     EXPECT_EQ(devices.disks, (std::vector<DiskConfig>{{"root", (std::filesystem::current_path() / "disk").string(),
-                                                       true, DiskFormat::unstated}}));
-    EXPECT_EQ(
-        need(to_internal(MachineConfig{.disks = {{.id = "r", .path = "/d", .raw = true}}})).devices.disks[0].format,
-        DiskFormat::raw);
+                                                       true, snapvm::DiskFormat::unstated}}));
+    EXPECT_EQ(need(to_internal(MachineConfig{.disks = {{.id = "r", .path = "/d", .format = DiskFormat::qcow2}}}))
+                  .devices.disks[0]
+                  .format,
+              snapvm::DiskFormat::qcow2);
     ASSERT_EQ(devices.nets.size(), 2U);
     EXPECT_EQ(devices.nets[0], (NetConfig{"eth0", "t0", {2, 0, 0, 0, 0, 10}}));
     EXPECT_NE(devices.nets[1].mac, MacAddress{}) << "a random one";

@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <cerrno>
 
-#include "devices/disk/raw.h"
+#include "devices/disk/io/file_calls.h"
 
-namespace snapvm {
+namespace snapvm::disk {
 namespace {
 
 constexpr std::uint64_t kZerosAtOnce = 1ULL << 20;
@@ -23,7 +23,7 @@ bool is_lacking(std::int64_t result) {
 // A discard and write_zeroes with unmap punch a hole, so that the range reads as zeros and old
 // bytes never come back. BLKDISCARD is the fallback for devices that do not support that.
 // ZERO_RANGE keeps the space allocated; a device writes zeros if it has no better way.
-RawDisk::Way RawDisk::next_way(const DiskRequest& request, Way after) const {
+FileCalls::Way FileCalls::next_way(const DiskRequest& request, Way after) const {
     static constexpr std::array kDiscard = {Way::punch, Way::discard};
     static constexpr std::array kUnmap = {Way::punch, Way::zero_range, Way::write_zeros};
     static constexpr std::array kZero = {Way::zero_range, Way::write_zeros};
@@ -39,53 +39,54 @@ RawDisk::Way RawDisk::next_way(const DiskRequest& request, Way after) const {
     return Way::nothing;
 }
 
-void RawDisk::begin_clearing(Op& op) {
-    const DiskRequest& request = *op.request;
-    op.offset = request.offset + op.done;
-    op.size = request.size - op.done;
-    op.fd = file_.fd.get();
-    switch (op.way) {
+void FileCalls::begin_clearing(Call& call) {
+    const DiskRequest& request = *call.request_;
+    call.offset = request.offset + call.done_;
+    call.size = request.size - call.done_;
+    call.fd = file_.fd.get();
+    switch (call.way_) {
         case Way::punch:
         case Way::zero_range:
-            op.kind = io::Request::Kind::allocate;
-            op.flags = FALLOC_FL_KEEP_SIZE | (op.way == Way::punch ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE);
+            call.kind = io::Request::Kind::allocate;
+            call.flags = FALLOC_FL_KEEP_SIZE | (call.way_ == Way::punch ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE);
             break;
-        case Way::discard: op.kind = io::Request::Kind::discard; break;
+        case Way::discard: call.kind = io::Request::Kind::discard; break;
         case Way::write_zeros:
-            op.kind = io::Request::Kind::write;
-            op.flags = 0;
-            op.size = std::min(op.size, kZerosAtOnce);
-            op.buffers.clear();
-            for (std::uint64_t at = 0; at < op.size; at += zeros.size()) {
-                op.buffers.push_back({zeros.data(), std::min<std::uint64_t>(zeros.size(), op.size - at)});
+            call.kind = io::Request::Kind::write;
+            call.flags = 0;
+            call.size = std::min(call.size, kZerosAtOnce);
+            call.buffers.clear();
+            for (std::uint64_t at = 0; at < call.size; at += zeros.size()) {
+                call.buffers.push_back({zeros.data(), std::min<std::uint64_t>(zeros.size(), call.size - at)});
             }
-            if (file_.direct_fd.valid() && !op.buffered && offset_aligned(op) && buffers_aligned(op)) {
-                op.fd = file_.direct_fd.get();
+            if (file_.direct_fd.valid() && !call.buffered_ && offset_aligned(call) && buffers_aligned(call)) {
+                call.fd = file_.direct_fd.get();
             }
             break;
-        case Way::nothing: end(op, 0); return;  // a discard is only advice
+        case Way::nothing: end(call, 0); return;  // a discard is only advice
     }
-    send(op);
+    send(call);
 }
 
-void RawDisk::advance_clearing(Op& op, std::int64_t result) {
+void FileCalls::advance_clearing(Call& call, std::int64_t result) {
     // A device also refuses ranges that are no multiple of its sectors with EINVAL. That says
     // nothing about other ranges, so the way is not marked as lacking.
     if (is_lacking(result) || result == -EINVAL) {
-        lacking_[static_cast<std::size_t>(op.way)] = lacking_[static_cast<std::size_t>(op.way)] || is_lacking(result);
-        op.way = next_way(*op.request, op.way);
-        begin(op);
+        lacking_[static_cast<std::size_t>(call.way_)] =
+            lacking_[static_cast<std::size_t>(call.way_)] || is_lacking(result);
+        call.way_ = next_way(*call.request_, call.way_);
+        begin(call);
         return;
     }
-    if (result == 0 && op.request->durable) {
-        op.flushing = true;
-        op.kind = io::Request::Kind::flush;
-        op.fd = file_.fd.get();
-        op.buffers.clear();
-        send(op);
+    if (result == 0 && call.request_->durable) {
+        call.flushing_ = true;
+        call.kind = io::Request::Kind::flush;
+        call.fd = file_.fd.get();
+        call.buffers.clear();
+        send(call);
         return;
     }
-    end(op, static_cast<int>(-result));
+    end(call, static_cast<int>(-result));
 }
 
-}  // namespace snapvm
+}  // namespace snapvm::disk

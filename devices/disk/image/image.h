@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// One image in a chain of disk images. An image knows which bytes it has itself; the others are
+// those of the image behind it, its backing image, or zeros if there is none.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "devices/disk/io/task.h"
+#include "vmm/base/error.h"
+
+namespace snapvm::disk {
+
+/// A part of another buffer list: where bytes go, or come from.
+using Parts = std::vector<iovec>;
+
+/// Who has a range's bytes.
+enum class Extent : std::uint8_t {
+    data,     ///< this image
+    zero,     ///< they read as zeros, whatever is behind
+    backing,  ///< the image behind this one, or zeros
+};
+struct ExtentRange {
+    Extent extent = Extent::backing;
+    std::uint64_t size = 0;  ///< in bytes, at least 1 and at most what was asked for
+    bool compressed = false;
+    /// Where the data is in the file, or kNowhere if it is compressed or there is none.
+    std::uint64_t host_offset = kNowhere;
+    static constexpr std::uint64_t kNowhere = ~0ULL;
+};
+
+/// An image. One thread at a time; any number of calls may be under way. Ranges are in bytes of the
+/// guest's disk, in multiples of 512, within size(). Memory of the caller stays until a call ends.
+///
+/// A write that has ended is seen by reads that begin later. flush() covers the writes that have
+/// ended before it began. Overlapping calls that are under way together have no order.
+class Image {
+public:
+    Image() = default;
+    Image(const Image&) = delete;
+    Image& operator=(const Image&) = delete;
+    /// No call may be under way. What was not flushed may be lost: close() first.
+    virtual ~Image() = default;
+
+    [[nodiscard]] virtual const std::string& name() const = 0;  ///< for messages: "disk root (/path)"
+    [[nodiscard]] virtual std::uint64_t size() const = 0;
+    [[nodiscard]] virtual bool read_only() const = 0;
+    /// Returns the image behind this one, or null.
+    [[nodiscard]] virtual Image* backing() const = 0;
+
+    /// Tells who has the bytes from `offset` on, for at most `size` of them.
+    virtual Task<Result<ExtentRange>> look(std::uint64_t offset, std::uint64_t size) = 0;
+    /// Reads through the whole chain. Beyond the end of a backing image there are zeros.
+    virtual Task<Status> read(std::uint64_t offset, std::uint64_t size, std::span<const iovec> parts) = 0;
+    virtual Task<Status> write(std::uint64_t offset, std::uint64_t size, std::span<const iovec> parts) = 0;
+    /// The range reads as zeros from now on, whatever is behind. With `unmap` its space may be
+    /// freed.
+    virtual Task<Status> write_zeroes(std::uint64_t offset, std::uint64_t size, bool unmap) = 0;
+    /// Frees the range's space where that is possible. The range reads as zeros or as before.
+    virtual Task<Status> discard(std::uint64_t offset, std::uint64_t size) = 0;
+    /// Makes data and mapping durable.
+    virtual Task<Status> flush() = 0;
+    /// Does so, and leaves the file as other programs expect a closed image. Must be the last call.
+    virtual Task<Status> close() = 0;
+};
+
+}  // namespace snapvm::disk

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/disk/image/image_disk.h"
+
+#include <cerrno>
+#include <cstdlib>
+
+namespace snapvm::disk {
+namespace {
+
+Task<Status> change(Image& image, const DiskRequest& request) {
+    if (request.kind == DiskRequest::Kind::write) {
+        return image.write(request.offset, request.size, request.buffers);
+    }
+    return image.write_zeroes(request.offset, request.size, request.unmap);
+}
+
+Task<Status> change_durably(Image& image, const DiskRequest& request) {
+    Status changed = co_await change(image, request);
+    CO_TRY(changed);
+    co_return co_await image.flush();
+}
+
+Task<Status> perform(Image& image, const DiskRequest& request) {
+    switch (request.kind) {
+        case DiskRequest::Kind::read: return image.read(request.offset, request.size, request.buffers);
+        case DiskRequest::Kind::write:
+        case DiskRequest::Kind::write_zeroes:
+            return request.durable ? change_durably(image, request) : change(image, request);
+        case DiskRequest::Kind::flush: return image.flush();
+        case DiskRequest::Kind::discard: return image.discard(request.offset, request.size);
+    }
+    std::abort();
+}
+
+int errno_of(const Status& status) {
+    if (status) {
+        return 0;
+    }
+    return status.error().code() != 0 ? status.error().code() : EIO;
+}
+
+}  // namespace
+
+ImageDisk::ImageDisk(std::unique_ptr<IoLoop> loop, std::unique_ptr<Image> image, std::uint32_t block_size)
+    : loop_(std::move(loop)), image_(std::move(image)), block_size_(block_size) {}
+
+ImageDisk::~ImageDisk() {
+    while (in_flight_ > 0) {
+        if (!loop_->wait()) {
+            // The kernel does not tell what has ended, so it may still use the image's memory.
+            image_.release();  // NOLINT(bugprone-unused-return-value): it is given up
+            return;
+        }
+    }
+    (void)loop_->run(image_->close());
+}
+
+void ImageDisk::add(DiskRequest& request) {
+    ++in_flight_;
+    disk::start(perform(*image_, request), [this, &request](const Status& status) { end(request, status); });
+}
+
+void ImageDisk::reap(const Ended& ended) {
+    reaping_ = true;
+    loop_->reap();
+    std::vector<std::pair<DiskRequest*, int>> over;
+    over.swap(ended_);
+    reaping_ = false;
+    for (const auto& [request, error] : over) {
+        ended(*request, error);
+    }
+}
+
+void ImageDisk::end(DiskRequest& request, const Status& status) {
+    --in_flight_;
+    ended_.emplace_back(&request, errno_of(status));
+    if (!reaping_) {
+        loop_->wake();
+    }
+}
+
+}  // namespace snapvm::disk

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/disk/image/raw_image.h"
+
+#include <utility>
+
+namespace snapvm::disk {
+
+RawImage::RawImage(DiskFile file, IoLoop& loop, bool read_only)
+    : file_(std::move(file), loop), size_(file_.size() / 512 * 512), read_only_(read_only) {}
+
+Task<Result<ExtentRange>> RawImage::look(std::uint64_t offset, std::uint64_t size) {
+    const DiskIo::Range range = file_.hole_or_data(offset, size);
+    ExtentRange found;
+    found.extent = range.hole ? Extent::zero : Extent::data;
+    found.size = range.size;
+    found.host_offset = range.hole ? ExtentRange::kNowhere : offset;
+    co_return found;
+}
+
+Task<Status> RawImage::read(std::uint64_t offset, std::uint64_t /*size*/, std::span<const iovec> parts) {
+    return file_.read(offset, parts);
+}
+
+Task<Status> RawImage::write(std::uint64_t offset, std::uint64_t /*size*/, std::span<const iovec> parts) {
+    return file_.write(offset, parts);
+}
+
+Task<Status> RawImage::write_zeroes(std::uint64_t offset, std::uint64_t size, bool unmap) {
+    return file_.zero(offset, size, unmap);
+}
+
+Task<Status> RawImage::discard(std::uint64_t offset, std::uint64_t size) { return file_.discard(offset, size); }
+
+Task<Status> RawImage::flush() { return file_.flush(); }
+
+Task<Status> RawImage::close() {
+    if (read_only_) {
+        co_return Status{};
+    }
+    co_return co_await file_.flush();
+}
+
+}  // namespace snapvm::disk

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where the guest's clusters are in the file: the L1 table in memory, L2 tables through a cache.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <set>
+#include <span>
+#include <string>
+#include <unordered_set>
+#include <vector>
+
+#include "devices/disk/qcow2/entries.h"
+#include "devices/disk/qcow2/refcounts.h"
+#include "devices/disk/qcow2/table_cache.h"
+
+namespace snapvm::disk::qcow2 {
+
+/// A range of the guest's disk that is of one kind.
+struct Run {
+    enum class Kind : std::uint8_t { backing, zero, data, compressed };
+    Kind kind = Kind::backing;
+    std::uint64_t size = 0;  ///< in bytes
+    /// Of data: where its first byte is in the file. The following ones are in a row.
+    std::uint64_t host = 0;
+    bool copied = false;  ///< of data: it may be written in place
+    L2Entry entry;        ///< of compressed: that of its one cluster
+};
+
+class Mapping {
+public:
+    /// Reads the L1 table. Without `refcounts` the mapping cannot be changed. Fails with invalid if
+    /// an entry is not possible.
+    static Task<Result<std::unique_ptr<Mapping>>> open(DiskIo& file, HeaderStore& header, Refcounts* refcounts,
+                                                       std::size_t max_pieces);
+
+    /// Tells what the guest's bytes from `offset` on are, for 1 to `size` bytes.
+    Task<Result<Run>> look(std::uint64_t offset, std::uint64_t size);
+    /// Returns the entries of 1 to `count` clusters from the guest's cluster number `cluster` on.
+    /// Fails with invalid for an entry that refers to what cannot be data; then damaged() is true.
+    Task<Result<std::vector<L2Entry>>> entries(std::uint64_t cluster, std::uint64_t count);
+
+    /// Returns the piece with a cluster's entry, for set(). Makes or copies the L2 table if the
+    /// image has none of its own for it.
+    Task<Result<TableCache::Ref>> writable(std::uint64_t cluster);
+    /// Changes entries within the piece. Waits while the gate is closed.
+    Task<> set(TableCache::Ref& piece, std::uint64_t cluster, std::span<const L2Entry> entries);
+
+    /// Returns whether an entry was found that a sound image cannot have.
+    [[nodiscard]] bool damaged() const { return damaged_; }
+
+    // For a commit. While the gate is closed no table changes.
+    void close_gate() { closed_ = true; }
+    void open_gate();
+    [[nodiscard]] bool dirty() const { return pieces_.dirty() > 0 || !changed_sectors_.empty(); }
+    [[nodiscard]] bool crowded() const { return pieces_.crowded(); }
+    Task<Status> write_l2() { return pieces_.write_dirty(); }
+    /// Sectors of the L1 table with their bytes.
+    struct L1Change {
+        std::uint64_t offset = 0;  ///< in the file
+        std::vector<std::byte> bytes;
+    };
+    /// Returns the changed sectors of the L1 table as they are now. Those whose write fails must
+    /// be given to put_back().
+    std::vector<L1Change> take_l1_changes();
+    void put_back(const std::vector<L1Change>& changes);
+    /// Forgets tables that were replaced.
+    void forget_table(std::uint64_t offset) { pieces_.forget(offset, header_.get().cluster_size()); }
+    [[nodiscard]] std::vector<std::uint64_t> take_replaced_tables() { return std::exchange(replaced_, {}); }
+
+private:
+    struct Place {
+        std::uint64_t table = 0;   ///< the L2 table's offset, or 0
+        std::uint64_t offset = 0;  ///< of the entry in the table
+    };
+    Mapping(DiskIo& file, HeaderStore& header, Refcounts* refcounts, std::size_t max_pieces);
+    Task<Status> load();
+    [[nodiscard]] std::uint64_t l1_index(std::uint64_t cluster) const { return cluster / header_.get().l2_entries(); }
+    [[nodiscard]] Place place(std::uint64_t cluster) const;
+    [[nodiscard]] std::uint64_t in_piece(std::uint64_t cluster) const;
+    Status check(const L2Entry& entry);
+    void protect(std::uint64_t offset, std::uint64_t bytes);
+    [[nodiscard]] bool is_metadata(std::uint64_t offset, std::uint64_t size) const;
+    std::unexpected<Error> damage(const std::string& what);
+    Task<Status> make_table(std::uint64_t index);
+    Task<Status> copy_table(std::uint64_t from, std::uint64_t to);
+    Task<> gate();
+
+    DiskIo& file_;
+    HeaderStore& header_;
+    Refcounts* refcounts_;
+    TableCache pieces_;
+    std::vector<std::uint64_t> l1_;  ///< words as the file has them
+    std::set<std::uint64_t> changed_sectors_;
+    std::unordered_set<std::uint64_t> tables_;   ///< offsets of the L2 tables
+    std::vector<std::uint64_t> replaced_;
+    Mutex making_;
+    bool closed_ = false;
+    WaitList opened_;
+    bool damaged_ = false;
+};
+
+}  // namespace snapvm::disk::qcow2

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reads through a qcow2 image.
+#include <algorithm>
+
+#include "devices/disk/qcow2/compressed.h"
+#include "devices/disk/qcow2/layer.h"
+
+namespace snapvm::disk::qcow2 {
+namespace {
+
+constexpr std::size_t kTogether = 32;  // parts of one request
+
+}  // namespace
+
+Task<Status> Layer::read(std::uint64_t offset, std::uint64_t size, std::span<const iovec> parts) {
+    Status within = check_range(offset, size);
+    CO_TRY(within);
+    const CallTickets::Ticket ticket(calls_);
+    Status status = co_await read_range(offset, size, parts);
+    co_await note_damage();
+    co_return status;
+}
+
+Task<Status> Layer::read_range(std::uint64_t offset, std::uint64_t size, std::span<const iovec> parts) {
+    TaskGroup group(kTogether);
+    Status looked;
+    for (std::uint64_t done = 0; done < size && looked && !group.failed();) {
+        Result<Run> run = co_await mapping_->look(offset + done, size - done);
+        if (!run) {
+            looked = fail(std::move(run).error());
+            break;
+        }
+        Parts target = slice(parts, done, run->size);
+        if (run->kind == Run::Kind::zero) {
+            fill_zero(target);
+        } else {
+            co_await group.add(read_run(*run, offset + done, std::move(target)));
+        }
+        done += run->size;
+    }
+    Status ended = co_await group.wait();
+    CO_TRY(looked);
+    co_return ended;
+}
+
+Task<Status> Layer::read_run(Run run, std::uint64_t offset, Parts parts) {
+    if (run.kind == Run::Kind::data) {
+        co_return co_await file_->read(run.host, std::span<const iovec>(parts));
+    }
+    if (run.kind == Run::Kind::compressed) {
+        co_return co_await read_compressed(run, offset, std::move(parts));
+    }
+    co_return co_await read_backing(offset, run.size, std::move(parts));
+}
+
+Task<Status> Layer::read_backing(std::uint64_t offset, std::uint64_t size, Parts parts) {
+    const std::uint64_t behind = backing_ ? backing_->size() : 0;
+    const std::uint64_t there = offset < behind ? std::min(size, behind - offset) : 0;
+    fill_zero(slice(parts, there, size - there));
+    if (there == 0) {
+        co_return {};
+    }
+    const Parts first = slice(parts, 0, there);
+    co_return co_await backing_->read(offset, there, std::span<const iovec>(first));
+}
+
+Task<Status> Layer::read_compressed(Run run, std::uint64_t offset, Parts parts) {
+    const std::uint64_t cluster = offset >> header().cluster_bits;
+    // Others that want the same cluster wait here, and then find it expanded.
+    auto alone = co_await expanding_.lock(cluster, 1);
+    Result<std::span<const std::byte>> bytes = co_await expanded(cluster, run.entry);
+    CO_TRY(bytes);
+    copy_to(parts, bytes->subspan(offset % cluster_size(), run.size));
+    co_return {};
+}
+
+// The result is valid until the caller waits.
+Task<Result<std::span<const std::byte>>> Layer::expanded(std::uint64_t cluster, L2Entry entry) {
+    for (const Expanded& one : expanded_) {
+        if (one.cluster == cluster && one.offset == entry.offset) {
+            co_return std::span<const std::byte>(one.bytes);
+        }
+    }
+    std::vector<std::byte> compressed(std::min(entry.compressed_size, file_->size() - entry.offset));
+    Status read = co_await file_->read(entry.offset, std::span<std::byte>(compressed));
+    CO_TRY(read);
+    std::vector<std::byte> bytes(cluster_size());
+    Status status = expand(header().compression, compressed, bytes, name());
+    CO_TRY(status);
+    Expanded& place = expanded_[next_expanded_];
+    next_expanded_ = (next_expanded_ + 1) % expanded_.size();
+    place.cluster = cluster;
+    place.offset = entry.offset;
+    place.bytes = std::move(bytes);
+    co_return std::span<const std::byte>(place.bytes);
+}
+
+}  // namespace snapvm::disk::qcow2
