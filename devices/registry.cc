@@ -106,8 +106,12 @@ Result<AttachedDevice> build_blk(const DeviceHost& host, const Openers& openers,
     options.restored = openers.restored;
     std::unique_ptr<Disk> opened =
         TRY(openers.disk ? openers.disk(disk) : open_disk(disk.id, disk.path, std::move(options)));
+    virtio::Blk::Stopped stopped;
+    if (disk.write_errors == WriteErrors::stop) {
+        stopped = [&pauses = host.pauses](const Error& why) { pauses.request_pause(why); };
+    }
     return attach_virtio(host, place_of(RecordKind::virtio_blk, config, instance),
-                         std::make_unique<virtio::Blk>(disk.id, std::move(opened)));
+                         std::make_unique<virtio::Blk>(disk.id, std::move(opened), std::move(stopped)));
 }
 
 Result<AttachedDevice> build_net(const DeviceHost& host, const Openers& openers, const DeviceConfig& config,

@@ -41,6 +41,15 @@ public:
     virtual void mark(std::uint32_t value) = 0;
 };
 
+/// Takes a device's wish that the machine is paused, since the host has to do something before the
+/// guest can go on. Any thread; waits for nothing and takes no device's lock.
+class PauseRequests {
+public:
+    virtual ~PauseRequests() = default;
+    /// `why` says what is wrong, and advises what to do. Machine::resume tells the device to go on.
+    virtual void request_pause(const Error& why) = 0;
+};
+
 class EventLoop;
 
 /// The parts of the machine that devices may use. What it refers to outlives every device.
@@ -50,6 +59,7 @@ struct DeviceHost {
     OutputSink& serial_output;
     OutputSink& console_output;  ///< output of the virtio console
     GuestEvents& events;
+    PauseRequests& pauses;
     GuestMemory& memory;
     EventLoop* loop = nullptr;  ///< null if no device needs one (DeviceConfig::virtio_devices)
 };

@@ -11,6 +11,7 @@ namespace {
 constexpr std::size_t kMaxText = 4096;
 constexpr std::size_t kMaxId = 20;  // length of a virtio block serial number (virtio 1.2, 5.2.6.1)
 constexpr std::size_t kMaxVirtioDevices = 16;
+constexpr std::uint8_t kStops = 0x80;  // in the byte of a disk's format: WriteErrors::stop
 
 void put(Encoder& out, std::span<const std::uint8_t> bytes) { out.raw(std::as_bytes(bytes)); }
 
@@ -59,6 +60,8 @@ std::optional<DiskFormat> disk_format(std::string_view word) {
     return std::nullopt;
 }
 
+std::string_view name_of(WriteErrors write_errors) { return write_errors == WriteErrors::stop ? "stop" : "report"; }
+
 std::size_t DeviceConfig::virtio_devices() const {
     return disks.size() + nets.size() + (vsock ? 1 : 0) + (balloon ? 1 : 0) + (rng ? 1 : 0) + (console ? 1 : 0);
 }
@@ -102,7 +105,8 @@ void DeviceConfig::encode(Encoder& out) const {
         out.text(disk.path);
         out.boolean(disk.read_only);
         const bool unstated = disk.format == DiskFormat::unstated;  // it is used as raw by now
-        out.u8(static_cast<std::uint8_t>(unstated ? DiskFormat::raw : disk.format));
+        const auto format = static_cast<std::uint8_t>(unstated ? DiskFormat::raw : disk.format);
+        out.u8(disk.write_errors == WriteErrors::stop ? format | kStops : format);
     }
     out.u32(static_cast<std::uint32_t>(nets.size()));
     for (const NetConfig& net : nets) {
@@ -130,7 +134,11 @@ DeviceConfig DeviceConfig::decode(Decoder& in, bool formats) {
         disk.id = in.text(kMaxId);
         disk.path = in.text(kMaxText);
         disk.read_only = in.boolean();
-        disk.format = formats ? static_cast<DiskFormat>(in.u8()) : DiskFormat::raw;
+        if (formats) {
+            const std::uint8_t byte = in.u8();
+            disk.format = static_cast<DiskFormat>(byte & ~kStops);
+            disk.write_errors = (byte & kStops) != 0 ? WriteErrors::stop : WriteErrors::report;
+        }
         return disk;
     });
     decode_list(in, config.nets, [&] {

@@ -26,6 +26,14 @@ enum class DiskFormat : std::uint8_t { unstated = 0, raw = 1, qcow2 = 2 };
 /// Returns the format of such a word, or none.
 [[nodiscard]] std::optional<DiskFormat> disk_format(std::string_view word);
 
+/// What happens to a guest's write, discard or flush that fails on the host. `report`: the guest
+/// gets the error. `stop`: the guest does not see it; the request is kept, the machine is paused,
+/// and its resume tries the request again.
+enum class WriteErrors : std::uint8_t { report = 0, stop = 1 };
+
+/// Returns the word that users give: "report" or "stop".
+[[nodiscard]] std::string_view name_of(WriteErrors write_errors);
+
 /// A virtio disk.
 struct DiskConfig {
     std::string id;  ///< names the disk in messages, and is its serial number in the guest; unique among all devices
@@ -35,6 +43,7 @@ struct DiskConfig {
     /// Backing files that the user names himself, since an image may not (disk/image/chain.h). They
     /// are the user's word, so no snapshot has them.
     std::vector<std::string> backing = {};
+    WriteErrors write_errors = WriteErrors::report;
     friend bool operator==(const DiskConfig&, const DiskConfig&) = default;
 };
 
@@ -79,8 +88,9 @@ struct DeviceConfig {
 
     /// Writes the configuration in the format of the start section (FORMAT.md).
     void encode(Encoder& out) const;
-    /// Decodes untrusted bytes. `formats` says whether they have the disks' formats (FORMAT.md).
-    /// The caller checks in.bad() and the formats, and calls validate().
+    /// Decodes untrusted bytes. `formats` says whether they have the disks' formats and what is
+    /// done on their write errors (FORMAT.md). The caller checks in.bad() and the formats, and
+    /// calls validate().
     static DeviceConfig decode(Decoder& in, bool formats);
 };
 

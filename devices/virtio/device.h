@@ -89,6 +89,8 @@ public:
     /// Resets the device for a driver that starts over. Called after drain(). Must end the watches
     /// that were set up for the driver: a source that nothing empties is reported without end.
     virtual void reset() {}
+    /// Forgets the chains of a queue that the driver has stopped. Called after drain().
+    virtual void queue_stopped(std::size_t queue) { (void)queue; }
     /// Called after a state was adopted, before the vCPUs run on from it, and before activate().
     virtual Status restored() { return {}; }
 

@@ -99,7 +99,7 @@ std::string devices_text(const AreaInfo& info) {
         const DiskConfig& disk = devices.disks[i];
         out += column("disk " + printable(disk.id), 14) + size_text(info.disk_bytes[i]) + ", " +
                std::string(name_of(disk.format)) + (disk.read_only ? ", read-only, " : ", written, ") +
-               printable(disk.path) + "\n";
+               (disk.write_errors == WriteErrors::stop ? "stops on write errors, " : "") + printable(disk.path) + "\n";
     }
     for (const NetConfig& net : devices.nets) {
         out += column("net " + printable(net.id), 14) + mac_text(net.mac) + ", tap " + printable(net.tap) + "\n";

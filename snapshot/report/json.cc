@@ -75,6 +75,7 @@ Json devices_json(const DeviceConfig& devices, std::span<const std::uint64_t> di
                         {"bytes", disk_bytes[i]},
                         {"path", disk.path},
                         {"format", name_of(disk.format)},
+                        {"werror", name_of(disk.write_errors)},
                         {"read_only", disk.read_only}});
     }
     for (const NetConfig& net : devices.nets) {

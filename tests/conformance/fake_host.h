@@ -24,7 +24,11 @@
 namespace snapvm::test {
 
 /// Takes interrupts, messages, output and events of one machine's devices, and logs them in order.
-class FakeHost final : public InterruptSink, public MsiSink, public OutputSink, public GuestEvents {
+class FakeHost final : public InterruptSink,
+                       public MsiSink,
+                       public OutputSink,
+                       public GuestEvents,
+                       public PauseRequests {
 public:
     FakeHost() {
         std::vector<MemoryBlock> blocks;
@@ -41,6 +45,7 @@ public:
                 .serial_output = *this,
                 .console_output = console_sink_,
                 .events = *this,
+                .pauses = *this,
                 .memory = memory,
                 .loop = loop.get()};
     }
@@ -82,6 +87,10 @@ public:
         log.push_back("mark " + std::to_string(value));
         marks.push_back(value);
     }
+    void request_pause(const Error& why) override {
+        log.push_back("pause " + why.message());
+        pauses.push_back(why.message());
+    }
     [[nodiscard]] bool high(std::uint32_t gsi) const { return gsi < levels.size() && levels[gsi]; }
 
     OpenTap open_tap = FakeTap::open;
@@ -100,6 +109,7 @@ public:
     std::vector<std::pair<GuestRequest, std::uint8_t>> requests;
     std::vector<std::uint32_t> ready_values;
     std::vector<std::uint32_t> marks;
+    std::vector<std::string> pauses;  ///< what devices want the machine paused for
 
 private:
     struct ConsoleSink final : OutputSink {

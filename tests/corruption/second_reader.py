@@ -172,7 +172,7 @@ def read_config(data):
         ids.append(fields.text())
         places.append(fields.text())
         fields.flag()
-        must(version == 2 or fields.number(1) in (1, 2), "format of a disk")
+        must(version == 2 or fields.number(1) & 0x7F in (1, 2), "format of a disk")
         owners.add((64, i))
     nets = fields.number(4)
     for i in range(nets):

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Pauses and snapshots of a machine whose disk answers late or never.
+#include <cerrno>
 #include <future>
 #include <thread>
 
@@ -45,13 +46,13 @@ enum Word : std::uint64_t { kAnswered, kAllowed, kAlive, kWrite, kWrites };
 
 class QuiesceMachine : public KvmTest {
 protected:
-    void boot(std::chrono::milliseconds limit = 1h) {
+    void boot(std::chrono::milliseconds limit = 1h, WriteErrors write_errors = WriteErrors::report) {
         MachineConfig config;
         config.memory_bytes = 8ULL << 20;
         config.kernel = "tiny";
         config.pages = PagePolicy::small_pages;
         config.machine_id = need(Uuid::random());
-        config.devices.disks = {{.id = "slow", .path = "fake"}};
+        config.devices.disks = {{.id = "slow", .path = "fake", .write_errors = write_errors}};
         HostSetup host;
         host.drain_limit = limit;
         host.openers.disk = [this](const DiskConfig&) -> Result<std::unique_ptr<Disk>> {
@@ -63,8 +64,13 @@ protected:
         GuestMemory& memory = machine_->memory();
         DriverQueue queue(memory, Gpa{0x90000}, 8);
         // A read of sector 0: header, a page of data, the status.
+        if (write_errors == WriteErrors::stop) {  // a write of sector 0
+            need(memory.store(Gpa{0xA0000}, std::uint32_t{1}));
+        }
+        const std::uint16_t direction = write_errors == WriteErrors::stop ? 0 : DriverQueue::kWrite;
         queue.write_descriptor(0, Gpa{0xA0000}, 16, DriverQueue::kNext, 1);
-        queue.write_descriptor(1, Gpa{0xA1000}, kPageSize, DriverQueue::kNext | DriverQueue::kWrite, 2);
+        queue.write_descriptor(1, Gpa{0xA1000}, kPageSize, static_cast<std::uint16_t>(DriverQueue::kNext | direction),
+                               2);
         queue.write_descriptor(2, Gpa{0xA2000}, 1, DriverQueue::kWrite, 0);
         tiny::write_registers(memory, platform::kVirtioBase, 0, {queue});
         service_ = std::make_unique<MachineService>(*machine_, "slow");
@@ -102,6 +108,12 @@ protected:
             }
         }
         ASSERT_NO_FATAL_FAILURE(wait_for(kAlive, 10));
+    }
+    void wait_for_own_pause() {
+        for (const auto until = soon(); !machine_->pause_reason() || machine_->state() != Machine::State::paused;) {
+            ASSERT_LT(SteadyClock::now(), until) << "the machine does not pause";
+            std::this_thread::sleep_for(1ms);
+        }
     }
     void wait_for_phase(SnapshotPhase phase) {
         for (const auto until = soon(); service_->snapshot_status().phase != phase;) {
@@ -222,6 +234,84 @@ TEST_F(QuiesceMachine, TheEndEndsAPauseThatWaits) {
     need(pausing.get());
     EXPECT_EQ(need_error(machine_->freeze()).kind(), ErrorKind::usage);
     answer();
+}
+
+class FullDiskMachine : public QuiesceMachine {
+protected:
+    /// Makes the guest's next write fail, and waits until the machine has paused itself.
+    void fill() {
+        ASSERT_NO_FATAL_FAILURE(begin_request());
+        disk_->finish_one(ENOSPC);
+        ASSERT_NO_FATAL_FAILURE(wait_for_own_pause());
+    }
+    void expect_answered() {
+        for (const auto until = soon(); disk_->in_flight() == 0;) {
+            ASSERT_LT(SteadyClock::now(), until) << "the write is not tried again";
+            std::this_thread::sleep_for(1ms);
+        }
+        answer();
+        for (const auto until = soon(); get(kAnswered) != requests_;) {
+            ASSERT_LT(SteadyClock::now(), until);
+            std::this_thread::sleep_for(1ms);
+        }
+        EXPECT_EQ(need(machine_->memory().load<std::uint8_t>(Gpa{0xA2000})), 0U) << "the guest has seen an error";
+    }
+};
+
+TEST_F(FullDiskMachine, PausesItselfAndTriesAgainAtItsResume) {
+    boot(1h, WriteErrors::stop);
+    std::promise<std::string> told;
+    machine_->on_own_pause([&](const Error& why) { told.set_value(why.message()); });
+    ASSERT_NO_FATAL_FAILURE(fill());
+    EXPECT_NE(told.get_future().get().find("no space is left"), std::string::npos);
+    EXPECT_EQ(service_->state(), ServiceState::paused);
+    EXPECT_NE(service_->stats().pause_reason.find("no space is left"), std::string::npos);
+    machine_->on_own_pause({});
+    const std::uint64_t alive = get(kAlive);
+    std::this_thread::sleep_for(2ms);
+    EXPECT_EQ(get(kAlive), alive) << "it runs";
+    need(machine_->resume());
+    EXPECT_FALSE(machine_->pause_reason().has_value());
+    // There is still no room.
+    for (const auto until = soon(); disk_->in_flight() == 0;) {
+        ASSERT_LT(SteadyClock::now(), until);
+        std::this_thread::sleep_for(1ms);
+    }
+    disk_->finish_one(ENOSPC);
+    ASSERT_NO_FATAL_FAILURE(wait_for_own_pause());
+    need(machine_->resume());
+    ASSERT_NO_FATAL_FAILURE(expect_answered());
+    ASSERT_NO_FATAL_FAILURE(expect_goes_on());
+}
+
+TEST_F(FullDiskMachine, AStopEndsItAtOnce) {
+    boot(1h, WriteErrors::stop);
+    ASSERT_NO_FATAL_FAILURE(fill());
+    const auto before = SteadyClock::now();
+    need(service_->stop({.force = false, .timeout = 1h}));
+    EXPECT_LT(SteadyClock::now() - before, 1min);
+    EXPECT_EQ(get(kAnswered), requests_ - 1);
+}
+
+TEST_F(FullDiskMachine, ItsSnapshotHasTheWrite) {
+    boot(1h, WriteErrors::stop);
+    ASSERT_NO_FATAL_FAILURE(fill());
+    need(service_->snapshot(request(SnapshotMode::stop)));
+    EXPECT_TRUE(machine_->pause_reason().has_value()) << "it stays paused";
+    service_.reset();
+    machine_.reset();
+    HostSetup host;
+    host.openers.disk = [this](const DiskConfig&) -> Result<std::unique_ptr<Disk>> {
+        auto disk = std::make_unique<FakeDisk>(1 << 20);
+        disk_ = disk.get();
+        return disk;
+    };
+    machine_ = restore(area(), host);
+    EXPECT_EQ(machine_->config().devices.disks[0].write_errors, WriteErrors::stop);
+    need(machine_->resume());
+    ASSERT_NO_FATAL_FAILURE(expect_answered());
+    ASSERT_NO_FATAL_FAILURE(expect_goes_on());
+    ASSERT_NO_FATAL_FAILURE(fill());
 }
 
 // Each holder keeps the devices quiesced until it releases them, whatever the others do meanwhile.

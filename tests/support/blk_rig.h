@@ -111,9 +111,14 @@ struct BlkRig {
 
     static virtio::Place place() { return {RecordKind::virtio_blk, 0, Gpa{0xD0000000}, 5}; }
     explicit BlkRig(std::unique_ptr<Disk> disk, std::uint64_t features = kAllFeatures & ~kEventIndex,
-                    std::uint16_t queue_size = 256)
+                    std::uint16_t queue_size = 256, WriteErrors write_errors = WriteErrors::report)
         : queue(host.memory, kQueue, queue_size) {
-        blk = *virtio::Mmio::build(host.host(), place(), std::make_unique<virtio::Blk>("root", std::move(disk)));
+        virtio::Blk::Stopped stopped;
+        if (write_errors == WriteErrors::stop) {
+            stopped = [this](const Error& why) { host.request_pause(why); };
+        }
+        blk = *virtio::Mmio::build(host.host(), place(),
+                                   std::make_unique<virtio::Blk>("root", std::move(disk), std::move(stopped)));
         connect(features);
     }
     void connect(std::uint64_t features) {
@@ -146,6 +151,11 @@ struct BlkRig {
         chain.insert(chain.end(), data.begin(), data.end());
         chain.push_back({kStatus + index, 1, true});
         queue.add(chain);
+    }
+    /// Does what the machine's resume does.
+    void go_on() {
+        blk->locked([this] { static_cast<virtio::Blk&>(blk->device()).go_on(); });
+        run();
     }
     void notify() {
         driver->notify(0);

@@ -44,6 +44,7 @@ json drives(const MachineConfig& config, std::span<const std::uint64_t> bytes) {
                         {"is_root_device", false},
                         {"is_read_only", disk.read_only},
                         {"format", name_of(disk.format)},
+                        {"werror", name_of(disk.write_errors)},
                         {"size_bytes", list.size() < bytes.size() ? bytes[list.size()] : 0}});
     }
     return list;
@@ -96,10 +97,14 @@ json outcome_fields(const Outcome& outcome) {
 std::string_view snapvm_version() { return SNAPVM_VERSION; }
 
 std::string instance_json(const Service& service) {
-    return text_of({{"id", service.id()},
-                    {"state", name_of(service.state())},
-                    {"app_name", "snapvm"},
-                    {"vmm_version", snapvm_version()}});
+    json fields = {{"id", service.id()},
+                   {"state", name_of(service.state())},
+                   {"app_name", "snapvm"},
+                   {"vmm_version", snapvm_version()}};
+    if (const std::string reason = service.pause_reason(); !reason.empty()) {
+        fields["pause_reason"] = reason;
+    }
+    return text_of(fields);
 }
 
 std::string version_json() { return text_of({{"firecracker_version", snapvm_version()}}); }
@@ -166,6 +171,9 @@ std::string stats_json(const ServiceStats& stats) {
                    {"serial_bytes", stats.serial_bytes},
                    {"network_interfaces", network_stats(stats.networks)},
                    {"counters", counters_of_parts(stats.counters)}};
+    if (!stats.pause_reason.empty()) {
+        fields["pause_reason"] = stats.pause_reason;
+    }
     if (stats.snapshot) {
         fields["snapshot"] = json::parse(to_json(*stats.snapshot));
     }

@@ -42,6 +42,7 @@ std::string_view name_of(ThreadRole role) {
         case ThreadRole::io: return "io";
         case ThreadRole::snapshot: return "snapshot";
         case ThreadRole::faults: return "faults";
+        case ThreadRole::pause: return "pause";
         case ThreadRole::throttle: return "throttle";
         case ThreadRole::quiet: return "quiet";
         case ThreadRole::api: return "api";

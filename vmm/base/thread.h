@@ -18,6 +18,7 @@ enum class ThreadRole : std::uint8_t {
     io,        ///< makes system calls on files if io_uring is unavailable
     snapshot,  ///< makes a snapshot in the background
     faults,    ///< answers page faults of guest memory
+    pause,     ///< pauses a machine whose disk cannot write
     throttle,  ///< stops and resumes a machine whose guest writes faster than its pages are copied
     quiet,     ///< makes system calls that must not be interrupted
     api,       ///< accepts and serves API connections

@@ -87,9 +87,11 @@ Result<int> ps(const Globals& globals, bool all) {
             return number(key) != 0 ? text(number(key)) : std::string("-");
         };
         const auto plain = [](std::uint64_t value) { return std::to_string(value); };
-        print(stdout, "%-20s %8s %-11s %7s %4s %8s\n", name.c_str(), shown("pid", plain).c_str(),
+        const std::string reason = machine.value("pause_reason", "");
+        print(stdout, "%-20s %8s %-11s %7s %4s %8s%s\n", name.c_str(), shown("pid", plain).c_str(),
               machine.value("state", "").c_str(), shown("memory_bytes", size_text).c_str(),
-              shown("cpus", plain).c_str(), shown("uptime_us", uptime_text).c_str());
+              shown("cpus", plain).c_str(), shown("uptime_us", uptime_text).c_str(),
+              reason.empty() ? "" : ("  " + printable(reason)).c_str());
     }
     for (const std::string& name : all ? TRY(dir.ended()) : std::vector<std::string>()) {
         list_ended(globals, name, describe_ended(dir, name));

@@ -108,8 +108,10 @@ Status parse_setting(const std::string& text, unsigned clone, DeviceOverrides& o
 }  // namespace
 
 Result<DiskConfig> parse_disk(const std::string& text) {
-    const std::string advice = "write --disk id=ID,path=FILE[,format=raw|qcow2][,readonly=on][,backing=FILE]";
-    Fields fields = TRY(parse_fields("--disk", text, {"id", "path", "format", "readonly", "backing"}, advice));
+    const std::string advice =
+        "write --disk id=ID,path=FILE[,format=raw|qcow2][,readonly=on][,backing=FILE][,werror=stop]";
+    Fields fields =
+        TRY(parse_fields("--disk", text, {"id", "path", "format", "readonly", "backing", "werror"}, advice));
     if (!fields.contains("id") || !fields.contains("path")) {
         return fail(ErrorKind::usage, "--disk " + text + " lacks " + (fields.contains("id") ? "a path" : "an id"),
                     advice);
@@ -129,6 +131,11 @@ Result<DiskConfig> parse_disk(const std::string& text) {
                         "convert it (qemu-img convert -O qcow2), and give the result with format=qcow2");
         }
         disk.format = *format;
+    }
+    if (const std::string word = fields.contains("werror") ? fields["werror"] : "report"; word == "stop") {
+        disk.write_errors = WriteErrors::stop;
+    } else if (word != "report") {
+        return fail(ErrorKind::usage, "--disk " + text + ": werror is neither stop nor report", advice);
     }
     if (fields.contains("backing")) {
         disk.backing = {TRY(absolute_path(fields["backing"]))};

@@ -13,8 +13,8 @@
 
 namespace snapvm::cli {
 
-/// Parses "id=root,path=F[,format=raw|qcow2][,readonly=on|off][,backing=F]". Makes the path absolute, since the
-/// configuration is used from other working directories later.
+/// Parses "id=root,path=F[,format=raw|qcow2][,readonly=on|off][,backing=F][,werror=stop|report]".
+/// Makes the path absolute, since the configuration is used from other working directories later.
 Result<DiskConfig> parse_disk(const std::string& text);
 Result<VsockConfig> parse_vsock(const std::string& text);
 /// Parses "id=eth0,tap=T[,mac=M]". Without a MAC it takes a random one, which the machine and its
@@ -24,9 +24,9 @@ Result<NetConfig> parse_net(const std::string& text);
 /// Replaces each "{i}" in `text` by the number of the clone.
 [[nodiscard]] std::string for_clone(std::string text, unsigned clone);
 
-/// Parses the settings of one clone: "disk.ID.path=F", "disk.ID.backing=F", "net.ID.tap=T", "vsock.socket=P",
-/// "vsock.cid=N". "{i}" in a value stands for the number of the clone. The last one of a device
-/// counts.
+/// Parses the settings of one clone: "disk.ID.path=F", "disk.ID.backing=F", "net.ID.tap=T",
+/// "vsock.socket=P", "vsock.cid=N". "{i}" in a value stands for the number of the clone. The last
+/// one of a device counts.
 Result<DeviceOverrides> parse_settings(std::span<const std::string> settings, unsigned clone);
 
 /// Fails with usage if `count` clones with these settings would share a disk that they write, a

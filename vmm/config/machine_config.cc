@@ -16,7 +16,7 @@ namespace snapvm {
 namespace {
 
 constexpr std::uint16_t kVersion = 3;
-constexpr std::uint16_t kWithoutFormats = 2;  // version 2 has no formats of disks
+constexpr std::uint16_t kWithoutFormats = 2;  // version 2 has no formats and write errors of disks
 constexpr std::size_t kMaxText = 4096;
 constexpr std::uint32_t kMaxInitrds = 16;
 constexpr std::size_t kMaxEncoded = 92ULL << 10;  // bytes that a snapshot has for it, beside its list of blocks

@@ -137,6 +137,11 @@ ServiceState Instance::state() const {
     return outcome_ ? ServiceState::ended : ServiceState::not_started;
 }
 
+std::string Instance::pause_reason() const {
+    const MachineService* const ours = find();
+    return ours != nullptr ? ours->pause_reason() : std::string();
+}
+
 ServiceStats Instance::stats() const {
     if (const MachineService* const ours = find()) {
         return ours->stats();

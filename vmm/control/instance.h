@@ -69,6 +69,7 @@ public:
 
     [[nodiscard]] std::string id() const override { return options_.id; }
     [[nodiscard]] ServiceState state() const override;
+    [[nodiscard]] std::string pause_reason() const override;
     [[nodiscard]] ServiceStats stats() const override;
     [[nodiscard]] Result<MachineConfig> config() const override;
     [[nodiscard]] Result<std::vector<std::uint64_t>> disk_bytes() const override;

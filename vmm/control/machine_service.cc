@@ -43,6 +43,11 @@ ServiceState MachineService::state() const {
     return ServiceState::ended;
 }
 
+std::string MachineService::pause_reason() const {
+    const std::optional<Error> reason = machine_.pause_reason();
+    return reason ? reason->what() : std::string();
+}
+
 ServiceStats MachineService::stats() const {
     const MachineStats machine = machine_.stats();
     const auto last_snapshot = [this] {
@@ -51,6 +56,7 @@ ServiceStats MachineService::stats() const {
     };
     return {.id = id_,
             .state = state(),
+            .pause_reason = pause_reason(),
             .pid = static_cast<std::uint32_t>(::getpid()),
             .uptime_us = uptime_.us(),
             .memory_bytes = machine_.config().memory_bytes,
@@ -300,8 +306,11 @@ Result<Outcome> MachineService::stop(const StopRequest& request) {
             snapshot_over_.wait_until(lock, deadline, [this] { return !detaching_ && (!job_ || job_->result); });
         }
         // A guest that is paused, or does not listen to the button, would only use up the time.
+        // One that is paused meanwhile, by a full disk or by a user, does not power off either.
         if (machine_.state() == Machine::State::running && machine_.press_power_button(deadline)) {
-            (void)machine_.wait_ended(deadline);
+            while (Clock::now() < deadline && machine_.state() == Machine::State::running) {
+                (void)machine_.wait_ended(std::min(deadline, Clock::now() + kSlice));
+            }
         }
     }
     machine_.end({.kind = Outcome::Kind::stopped, .code = 0, .error = {}});

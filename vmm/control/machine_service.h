@@ -31,6 +31,7 @@ public:
 
     [[nodiscard]] std::string id() const override { return id_; }
     [[nodiscard]] ServiceState state() const override;
+    [[nodiscard]] std::string pause_reason() const override;
     [[nodiscard]] Result<MachineConfig> config() const override { return machine_.config(); }
     [[nodiscard]] Result<std::vector<std::uint64_t>> disk_bytes() const override { return machine_.disk_bytes(); }
     [[nodiscard]] ServiceStats stats() const override;

@@ -108,6 +108,7 @@ struct WaitResult {
 struct ServiceStats {
     std::string id;
     ServiceState state = ServiceState::not_started;
+    std::string pause_reason;  ///< Service::pause_reason
     std::uint32_t pid = 0;
     std::uint64_t uptime_us = 0;  ///< of the machine; of the instance if it has none
     std::uint64_t memory_bytes = 0;
@@ -148,6 +149,9 @@ public:
 
     [[nodiscard]] virtual std::string id() const = 0;
     [[nodiscard]] virtual ServiceState state() const = 0;
+    /// Returns why the machine has paused itself (Machine::pause_reason); an empty string if it has
+    /// not.
+    [[nodiscard]] virtual std::string pause_reason() const = 0;
     [[nodiscard]] virtual Result<MachineConfig> config() const = 0;
     /// Returns the sizes of the disks, in the configuration's order.
     [[nodiscard]] virtual Result<std::vector<std::uint64_t>> disk_bytes() const = 0;

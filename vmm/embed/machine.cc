@@ -99,6 +99,7 @@ Result<Machine> Machine::restore(const Host& host, const Area& area, const Resto
 }
 
 State Machine::state() const { return to_public(impl_->service.state()); }
+std::optional<Error> Machine::pause_reason() const { return impl_->machine->pause_reason(); }
 const std::string& Machine::lost_snapshot() const { return impl_->lost; }
 
 Status Machine::resume() {

@@ -102,6 +102,8 @@ Result<snapvm::MachineConfig> to_internal(const MachineConfig& config) {
     DeviceConfig& devices = result.devices;
     for (const Disk& disk : config.disks) {
         devices.disks.push_back({disk.id, TRY(absolute_path(disk.path)), disk.read_only, to_internal(disk.format)});
+        devices.disks.back().write_errors =
+            disk.write_errors == WriteErrors::stop ? snapvm::WriteErrors::stop : snapvm::WriteErrors::report;
         for (const std::string& path : disk.backing) {
             devices.disks.back().backing.push_back(TRY(absolute_path(path)));
         }

@@ -317,6 +317,11 @@ Outcome VmProcess::wait(const VmProcessEvents& events) {
         } else if (options_.boots && events.hint) {
             drivers_.emplace(*machine, [&](const std::string& hint) { events.hint(report_.name, hint); });
         }
+        if (events.hint) {
+            machine->on_own_pause([hint = events.hint, name = report_.name](const Error& why) {
+                hint(name, why.what() + ": the guest is paused; " + why.advice() + ", then: snapvm resume " + name);
+            });
+        }
         outcome = wait_in_place(deadline, events,
                                 [&](Clock::time_point slice) { return wait_machine_ended(*machine, slice); });
     } else {

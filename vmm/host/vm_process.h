@@ -48,13 +48,14 @@ struct VmProcessOptions {
     std::function<Result<BuiltMachine>(const kvm::System&)> build = {};
 };
 
-/// What the process tells while it runs, on the thread that calls run().
+/// What the process tells while it runs, on the thread that calls run(); a hint, on any thread.
 struct VmProcessEvents {
     /// The machine runs (it is complete, if it starts paused), or the instance waits for one. The
     /// API answers.
     std::function<void(const StartReport&)> started = {};
-    /// A line for the user: about a guest that uses none of its virtio devices (driver_hint.h), or
-    /// about a damaged older snapshot (BuiltMachine::lost) of a machine that the API has loaded.
+    /// A line for the user: about a guest that uses none of its virtio devices (driver_hint.h),
+    /// about a machine that has paused itself (Machine::pause_reason), or about a damaged older
+    /// snapshot (BuiltMachine::lost) of a machine that the API has loaded.
     std::function<void(const std::string& name, const std::string& hint)> hint = {};
     /// The run has ended. The name is still taken, so that a log is complete before it is free.
     std::function<void(const std::string& name, const Outcome&)> ended = {};

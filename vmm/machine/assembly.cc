@@ -145,6 +145,7 @@ Status Machine::build_devices(RecordReader* records, const Openers& openers) {
                           .serial_output = serial_.output(),
                           .console_output = virtio_console_.output(),
                           .events = *this,
+                          .pauses = *this,
                           .memory = memory_,
                           .loop = loop_.get()};
     Openers for_devices = openers;

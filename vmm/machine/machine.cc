@@ -52,6 +52,9 @@ Machine::~Machine() {
     serial_.output().close();
     virtio_console_.output().close();
     memory_.end_faults();  // a thread that waits in a page fault could not be joined
+    if (own_pause_.joinable()) {
+        own_pause_.join();
+    }
     if (vcpus_) {
         // Joined before the members that they use are destroyed, vcpus_ itself included.
         vcpus_->stop();
@@ -97,6 +100,7 @@ Status Machine::start_first_time() {
     if (loop_) {
         TRY(loop_->start());
     }
+    TRY(watch_for_own_pause());
     TRY(vcpus_->start());
     started_ = true;
     return {};
@@ -127,6 +131,12 @@ Status Machine::resume() {
         if (outcome_) {
             return fail(ErrorKind::usage, "the machine has ended (" + std::string(outcome_->name()) + ")");
         }
+        // Forgotten before the disks go on, since they may fail again at once.
+        pause_wish_.reset();
+        pause_reason_.reset();
+    }
+    for (const VirtioHandle<virtio::Blk>& disk : devices_.disks()) {
+        disk.locked([](virtio::Blk& blk) { blk.go_on(); });
     }
     if (frozen_) {
         paused_ = false;

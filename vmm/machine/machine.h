@@ -11,6 +11,7 @@
 #include <mutex>
 #include <optional>
 #include <span>
+#include <thread>
 #include <vector>
 
 #include "devices/event_loop/event_loop.h"
@@ -83,7 +84,7 @@ struct MachineStats {
 /// under another of these three; then Machine::events_ or VcpuSet::mutex_. The last two are never
 /// held together, and no other lock is taken under them. The interrupt controller's lock reaches
 /// them if KVM refuses routes, which ends the run (set_routes).
-class Machine final : private GuestEvents, private MsiSink, private VcpuEvents {
+class Machine final : private GuestEvents, private PauseRequests, private MsiSink, private VcpuEvents {
 public:
     enum class State : std::uint8_t { not_started, running, paused, ended };
 
@@ -106,12 +107,19 @@ public:
     /// Returns when no vCPU runs. May be called again. Fails like quiesce.
     Status pause();
     [[nodiscard]] State state() const;
+    /// Returns why the machine has paused itself, and what to do: a disk cannot write
+    /// (WriteErrors::stop). Returns nothing once it was resumed, which tries the writes again.
+    [[nodiscard]] std::optional<Error> pause_reason() const;
+    /// Has `tell` called whenever the machine has paused itself: on a thread of the machine, which
+    /// it must not destroy, or at once if the machine is paused so already. An empty one ends that.
+    void on_own_pause(const std::function<void(const Error& why)>& tell);
 
     /// For snapshots; independent of pause and resume. Keeps the devices from beginning new
     /// requests, and returns when those in flight have ended and the tables of disk images are
-    /// durable, or the run has ended. The vCPUs keep running. Calls `check_cancelled` every 10 ms and fails with its error. Fails with busy if a
-    /// disk takes longer than HostSetup::drain_limit. After a failure nothing is held. No other
-    /// call waits meanwhile. Calls nest: devices begin again after the same number of `unquiesce`.
+    /// durable, or the run has ended. The vCPUs keep running. Calls `check_cancelled` every 10 ms
+    /// and fails with its error. Fails with busy if a disk takes longer than
+    /// HostSetup::drain_limit. After a failure nothing is held. No other call waits meanwhile.
+    /// Calls nest: devices begin again after the same number of `unquiesce`.
     Status quiesce(const std::function<Status()>& check_cancelled);
     void unquiesce();
     /// Quiesces the devices, stops all vCPUs and holds host input until thaw(). Returns when the
@@ -192,6 +200,9 @@ private:
     Status wait_for_disks(const std::function<Status()>& check_cancelled,
                           std::chrono::steady_clock::time_point deadline);
     void thaw_devices();  // control_ is held
+    Status watch_for_own_pause();
+    void pause_on_request();
+    void pause_for_wish();
     Status set_guest_time();
     Status finish_lost_eois();
     void thaw_locked();
@@ -201,6 +212,8 @@ private:
     void request(GuestRequest what, std::uint8_t exit_code) override;
     void ready(std::uint32_t value) override;
     void mark(std::uint32_t value) override;
+    // PauseRequests
+    void request_pause(const Error& why) override;
     // MsiSink
     void deliver(const MsiMessage& message) override;
     void set_routes(std::span<const MsiMessage> routes) override;
@@ -240,12 +253,18 @@ private:
     bool frozen_ = false;
     unsigned quiesced_ = 0;  ///< how many quiesce() calls hold the devices
 
-    mutable std::mutex events_;  ///< guards outcome_ and ready_
+    mutable std::mutex events_;  ///< guards the five below
     mutable std::condition_variable event_;
     std::optional<Outcome> outcome_;
     bool ready_ = false;
+    std::optional<Error> pause_wish_;  ///< of a device; until the next resume
+    std::optional<Error> pause_reason_;  ///< the wish that the machine is paused for
+    std::function<void(const Error&)> tell_pause_;
 
     std::unique_ptr<VcpuSet> vcpus_;
+    /// Pauses the machine when a device wishes it. The event loop's thread cannot, since a pause
+    /// waits for that. Not there unless a disk has WriteErrors::stop.
+    std::thread own_pause_;
 
     kvm::RingTracker* ring_ = nullptr;
     std::unique_ptr<DirtyFeed> dirty_;

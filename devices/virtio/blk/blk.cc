@@ -6,8 +6,11 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cerrno>
 #include <cstring>
 #include <limits>
+#include <system_error>
+#include <utility>
 
 #include "devices/virtio/mmio/mmio.h"
 #include "vmm/base/try.h"
@@ -17,6 +20,14 @@ namespace {
 
 constexpr std::array<std::uint16_t, 1> kQueueSizes = {Disk::kMaxInFlight};
 constexpr std::size_t kIdSize = 20;
+
+Error stop_error(const std::string& disk, int error) {
+    const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG;
+    return {ErrorKind::system,
+            disk + ": " + (full ? "no space is left" : "a write failed") + " (" +
+                std::generic_category().message(error) + ")",
+            full ? "make room" : "remove the cause"};
+}
 
 }  // namespace
 
@@ -31,9 +42,10 @@ Result<std::uint64_t> disk_bytes_in(const StateRecord& record) {
     return state.sectors * kSectorSize;
 }
 
-Blk::Blk(std::string id, std::unique_ptr<Disk> disk)
-    : StatefulDevice(BlkStateV1{.sectors = disk->size() / kSectorSize, .block_size = disk->block_size()}),
+Blk::Blk(std::string id, std::unique_ptr<Disk> disk, Stopped stopped)
+    : StatefulDevice(BlkStateV1{.sectors = disk->size() / kSectorSize, .block_size = disk->block_size(), .kept = {}}),
       id_(std::move(id)),
+      on_stop_(std::move(stopped)),
       slots_(Disk::kMaxInFlight),
       disk_(std::move(disk)) {
     for (Slot& slot : slots_) {
@@ -52,6 +64,9 @@ Status Blk::check(const BlkStateV1& state) const {
     if (!std::has_single_bit(state.block_size) || state.block_size < kSectorSize || state.block_size > kPageSize) {
         return fail(ErrorKind::invalid,
                     "virtio-blk: the saved block size " + std::to_string(state.block_size) + " is not possible");
+    }
+    if (state.kept.size() > slots_.size()) {
+        return fail(ErrorKind::invalid, "virtio-blk: " + std::to_string(state.kept.size()) + " kept requests");
     }
     return {};
 }
@@ -74,6 +89,9 @@ Status Blk::attach(Transport& transport) {
 }
 
 Status Blk::notified(std::size_t queue_index) {
+    if (stopped_) {
+        return {};
+    }
     Queue& queue = transport_->queue(queue_index);
     queue.suppress_notifications();
     Status taken;
@@ -87,7 +105,7 @@ Status Blk::notified(std::size_t queue_index) {
             break;
         }
         Slot& slot = *free_.back();
-        const auto popped = queue.pop(slot.chain);
+        const auto popped = next(queue, slot.chain);
         if (popped && *popped) {
             free_.pop_back();
             taken = take(slot);
@@ -104,6 +122,17 @@ Status Blk::notified(std::size_t queue_index) {
     disk_->submit();
     transport_->signal_used(queue_index);
     return taken;
+}
+
+// Takes the next chain: one whose request is kept, before those of the queue.
+Result<bool> Blk::next(Queue& queue, Chain& chain) {
+    if (state_.kept.empty()) {
+        return queue.pop(chain);
+    }
+    const std::uint16_t head = state_.kept.front();
+    state_.kept.erase(state_.kept.begin());
+    TRY(queue.read_again(head, chain));
+    return true;
 }
 
 Status Blk::take(Slot& slot) {
@@ -231,8 +260,33 @@ void Blk::ended(Slot& slot, int error) {
         disk_->add(slot);
         return;
     }
-    answer(slot, error == 0 ? kBlkOk : kBlkIoError);
+    if (error != 0 && on_stop_ && slot.kind != DiskRequest::Kind::read) {
+        keep(slot, error);
+    } else {
+        answer(slot, error == 0 ? kBlkOk : kBlkIoError);
+    }
     --in_flight_;
+}
+
+// The driver has the chain's buffers set aside until it gets them back, so their contents need no
+// copy. A request is repeated as a whole: repeated ranges have the same effect.
+void Blk::keep(Slot& slot, int error) {
+    state_.kept.push_back(slot.chain.head);
+    free_.push_back(&slot);
+    if (!std::exchange(stopped_, true)) {
+        on_stop_(stop_error(disk_->name(), error));
+    }
+}
+
+void Blk::go_on() {
+    if (std::exchange(stopped_, false)) {
+        transport_->ring();
+    }
+}
+
+void Blk::forget_kept() {
+    state_.kept.clear();
+    stopped_ = false;
 }
 
 void Blk::answer(Slot& slot, std::uint8_t status) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -19,6 +20,9 @@ namespace snapvm::virtio {
 struct BlkStateV1 {
     std::uint64_t sectors = 0;
     std::uint32_t block_size = 0;
+    /// Heads of the chains whose requests have failed and are kept (WriteErrors::stop), the oldest
+    /// first. Their requests begin again from their chains, in a restored machine, too.
+    std::vector<std::uint16_t> kept;
 
     void encode(Encoder& out) const;
     static BlkStateV1 decode(Decoder& in);
@@ -32,10 +36,14 @@ Result<std::uint64_t> disk_bytes_in(const StateRecord& record);
 ///
 /// A saved state has no request in flight: EventLoop::quiesce waits for what was begun
 /// (EventLoop::begin_work). What the driver has put into the queue since then is in the queue
-/// still.
+/// still. A kept request is not in flight: its chain is in the state (BlkStateV1::kept).
 class Blk final : public StatefulDevice<BlkStateV1> {
 public:
-    Blk(std::string id, std::unique_ptr<Disk> disk);
+    /// Called when a request that has failed is kept. From then on the disk begins nothing, until
+    /// go_on(). `why` names the disk.
+    using Stopped = std::function<void(const Error& why)>;
+    /// Without `stopped` the driver gets the errors (WriteErrors).
+    Blk(std::string id, std::unique_ptr<Disk> disk, Stopped stopped = {});
     ~Blk() override;
 
     [[nodiscard]] DeviceType type() const override { return DeviceType::block; }
@@ -47,6 +55,11 @@ public:
     Status attach(Transport& transport) override;
     Status notified(std::size_t queue) override;
     void drain() override;
+    void reset() override { forget_kept(); }
+    void queue_stopped(std::size_t /*queue*/) override { forget_kept(); }
+    /// Begins the kept requests again, then what the driver has put into the queue since. Any
+    /// thread, with the lock held; the event loop does it.
+    void go_on();
     /// Begins to make durable what was written, if the disk's file has tables of its own
     /// (Disk::has_tables). The event loop is quiesced, and counts the work. If it fails, the next
     /// call tries again, and the guest hears of it with its own flush.
@@ -55,7 +68,7 @@ public:
 private:
     /// Fails if the disk does not have the size that it had.
     [[nodiscard]] Status check(const BlkStateV1& state) const override;
-    void adopted() noexcept override { full_ = false; }
+    void adopted() noexcept override { full_ = stopped_ = false; }
 
     /// A request between the pop and the push of its chain.
     struct Slot : DiskRequest {
@@ -64,19 +77,24 @@ private:
         std::size_t ranges_left = 0;  ///< ranges of `request.ranges` after the one in flight
     };
 
+    Result<bool> next(Queue& queue, Chain& chain);
     Status take(Slot& slot);
     void begin(Slot& slot);
     void set_range(Slot& slot);
     void send(Slot& slot);
     void ended(Slot& slot, int error);
+    void keep(Slot& slot, int error);
+    void forget_kept();
     void answer(Slot& slot, std::uint8_t status);
     void completions();
 
     const std::string id_;
+    const Stopped on_stop_;
     Transport* transport_ = nullptr;
     std::vector<Slot> slots_;
     std::vector<Slot*> free_;
     bool full_ = false;  ///< chains stay in the queue because no slot is free
+    bool stopped_ = false;  ///< a request has failed and is kept; nothing begins until go_on()
     std::atomic<unsigned> in_flight_ = 0;  ///< requests at the disk; changed under the lock, drain() reads it without
     bool unsettled_ = false;  ///< the guest has written since settle()
     Slot* settling_ = nullptr;  ///< the flush of settle(), which is no request of the guest's

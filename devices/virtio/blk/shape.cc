@@ -16,12 +16,28 @@ constexpr std::uint32_t kSegMax = Disk::kMaxInFlight - 2;
 void BlkStateV1::encode(Encoder& out) const {
     out.u64(sectors);
     out.u32(block_size);
+    if (!kept.empty()) {
+        out.u16(static_cast<std::uint16_t>(kept.size()));
+        for (const std::uint16_t head : kept) {
+            out.u16(head);
+        }
+    }
 }
 
 BlkStateV1 BlkStateV1::decode(Decoder& in) {
     BlkStateV1 state;
     state.sectors = in.u64();
     state.block_size = in.u32();
+    if (in.left() == 0) {
+        return state;  // no request is kept; records without this list are older, too
+    }
+    const std::uint16_t kept = in.u16();
+    for (unsigned i = 0; i < kept && !in.bad(); ++i) {
+        state.kept.push_back(in.u16());
+    }
+    if (kept == 0) {
+        (void)in.take(in.left() + 1);  // an empty list is not written, so the bytes are malformed
+    }
     return state;
 }
 

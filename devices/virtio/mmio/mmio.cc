@@ -293,6 +293,7 @@ void Mmio::start_over() {
 void Mmio::stop_queue() {
     stop_and([this] {
         if (state_.queue_select < queues_.size()) {
+            device_->queue_stopped(state_.queue_select);
             queues_[state_.queue_select].reset();
             tell_queues_what_was_agreed();  // the queue may be made ready again
         }

@@ -181,18 +181,26 @@ Status Queue::follow(std::span<const std::byte> table, std::uint16_t first, Chai
     }
 }
 
-Result<bool> Queue::pop(Chain& chain) {
+Status Queue::read_chain(std::uint16_t head, Chain& chain) const {
     chain.readable.clear();
     chain.writable.clear();
     chain.readable_bytes = chain.writable_bytes = 0;
+    chain.head = head;
+    unsigned budget = state_.size + 1U;  // an indirect descriptor, and a table as long as the queue
+    return follow(descriptors_, head, chain, budget, false);
+}
+
+Status Queue::read_again(std::uint16_t head, Chain& chain) const {
+    return state_.ready ? read_chain(head, chain) : fault("a chain was taken from a queue that is not ready");
+}
+
+Result<bool> Queue::pop(Chain& chain) {
     if (!state_.ready || TRY(waiting()) == 0) {
         return false;
     }
     // The entry is at least as new as the index, which was loaded with acquire.
     const std::uint64_t entry = kRing + kAvailableEntry * (state_.next_available % state_.size);
-    chain.head = load(available_, entry);
-    unsigned budget = state_.size + 1U;  // an indirect descriptor, and a table as long as the queue
-    TRY(follow(descriptors_, chain.head, chain, budget, false));
+    TRY(read_chain(load(available_, entry), chain));
     ++state_.next_available;
     return true;
 }

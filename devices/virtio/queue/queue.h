@@ -60,6 +60,9 @@ public:
     [[nodiscard]] Result<std::uint16_t> waiting() const;
     /// Takes the next chain. Returns false if there is none.
     Result<bool> pop(Chain& chain);
+    /// Reads the chain at `head` again, which was popped and not given back yet. Fails as pop()
+    /// does.
+    Status read_again(std::uint16_t head, Chain& chain) const;
     /// Undoes the last pop().
     void unpop() { --state_.next_available; }
     struct Done {
@@ -88,6 +91,7 @@ private:
     Status add(const Descriptor& descriptor, Chain& chain) const;
     Status follow(std::span<const std::byte> table, std::uint16_t first, Chain& chain, unsigned& budget,
                   bool indirect) const;
+    Status read_chain(std::uint16_t head, Chain& chain) const;
     Status follow_indirect(const Descriptor& descriptor, Chain& chain, unsigned& budget) const;
     void store_used(std::uint64_t offset, std::uint16_t value);
 

@@ -23,6 +23,11 @@ namespace snapvm::embed {
 /// they are. qcow2: as an image, with the images behind it.
 enum class DiskFormat : std::uint8_t { unstated, raw, qcow2 };
 
+/// What happens to a guest's write, discard or flush that fails on the host. report: the guest gets
+/// the error. stop: the guest does not see it, the machine is paused (Machine::pause_reason), and
+/// resume() tries the request again.
+enum class WriteErrors : std::uint8_t { report, stop };
+
 /// A virtio disk on an image or a block device.
 struct Disk {
     std::string id = {};    ///< 1 to 20 characters, unique among disks and networks; the guest's serial number of it
@@ -32,6 +37,7 @@ struct Disk {
     /// Backing files of a qcow2 image that may be devices or other users' files. The image may name
     /// those of this user by itself.
     std::vector<std::string> backing = {};
+    WriteErrors write_errors = WriteErrors::report;
 };
 
 /// A virtio network interface on a tap.
@@ -129,11 +135,11 @@ struct Balloon {
 ///
 /// Threads. Any thread may call any function, also several at once, but construction, destruction
 /// and moves need the object for themselves (a callback of the machine is excepted). The machine's
-/// own threads (one for each vCPU, one for virtio devices, one for a callback, and others while a
-/// snapshot is made) block all signals but those of their own faults (SIGSEGV, SIGBUS, SIGILL,
-/// SIGFPE, SIGTRAP, SIGSYS, SIGABRT). The threads of vCPUs take SIGURG too: the process' first
-/// machine installs a handler for it, in place of another one, which must stay while there are
-/// machines. A process that forks must exec: a machine does not survive in the child.
+/// own threads (one for each vCPU, one or two for virtio devices, one for a callback, and others
+/// while a snapshot is made) block all signals but those of their own faults (SIGSEGV, SIGBUS,
+/// SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGABRT). The threads of vCPUs take SIGURG too: the process'
+/// first machine installs a handler for it, in place of another one, which must stay while there
+/// are machines. A process that forks must exec: a machine does not survive in the child.
 ///
 /// Time limits. Functions that wait have a parameter for the longest wait. Negative counts as zero.
 ///
@@ -176,6 +182,9 @@ public:
     ~Machine();
 
     [[nodiscard]] State state() const;
+    /// Returns why the machine has paused itself, and what to do before resume(): a disk cannot
+    /// write (WriteErrors::stop). Returns nothing if it has not.
+    [[nodiscard]] std::optional<Error> pause_reason() const;
     /// Returns which older snapshot of the area is damaged, although this machine could be restored
     /// from it; an empty string if none is.
     [[nodiscard]] const std::string& lost_snapshot() const;

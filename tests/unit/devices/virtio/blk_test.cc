@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// A block device over a disk in memory, and over a file.
 #include "devices/virtio/blk/blk.h"
 
 #include <gtest/gtest.h>

@@ -36,6 +36,7 @@ public:
 
     [[nodiscard]] std::string id() const override { return "fake"; }
     [[nodiscard]] ServiceState state() const override { return state_; }
+    [[nodiscard]] std::string pause_reason() const override { return pause_reason_; }
     [[nodiscard]] Result<MachineConfig> config() const override { return config_; }
     [[nodiscard]] Result<std::vector<std::uint64_t>> disk_bytes() const override { return std::vector{kDiskBytes}; }
     Status load(const LoadRequest& request) override {
@@ -49,6 +50,7 @@ public:
         ServiceStats stats;
         stats.id = "fake";
         stats.state = state_;
+        stats.pause_reason = pause_reason_;
         stats.pid = 1;
         stats.cpus = 1;
         stats.networks = {{.id = "eth0", .link_up = true, .counters = {}}};
@@ -165,6 +167,7 @@ public:
     }
 
     void set_state(ServiceState state) { state_ = state; }
+    void set_pause_reason(std::string reason) { pause_reason_ = std::move(reason); }
     void print(std::string_view text) {
         for (const char c : text) {
             console_.put(static_cast<std::uint8_t>(c));
@@ -200,6 +203,7 @@ private:
         return {};
     }
     std::atomic<ServiceState> state_ = ServiceState::running;
+    std::string pause_reason_;  ///< set before the API serves
     std::mutex mutex_;
 };
 

@@ -256,7 +256,19 @@ TEST_F(ApiContract, DrivesAreFirecrackers) {
                                {"is_root_device", false},
                                {"is_read_only", true},
                                {"format", "raw"},
+                               {"werror", "report"},
                                {"size_bytes", FakeService::kDiskBytes}}}));
+}
+
+TEST_F(ApiContract, AMachineSaysWhyItHasPausedItself) {
+    service.set_pause_reason("disk root: no space is left");
+    service.set_state(ServiceState::paused);
+    start();
+    for (const char* path : {"/", "/stats"}) {
+        const auto answer = nlohmann::json::parse(ask("GET", path).body);
+        EXPECT_EQ(answer["state"], "Paused");
+        EXPECT_EQ(answer["pause_reason"], "disk root: no space is left");
+    }
 }
 
 TEST_F(ApiContract, TheConfigurationHasEveryDevice) {

@@ -38,6 +38,13 @@ TEST(DeviceOptions, AFormatIsRawOrQcow2OrNotStated) {
     EXPECT_EQ(parse_disk("id=a,path=/x,format=qcow2,backing=/dev/x")->backing, std::vector<std::string>{"/dev/x"});
 }
 
+TEST(DeviceOptions, ADiskReportsWriteErrorsOrStops) {
+    EXPECT_EQ(parse_disk("id=a,path=/x")->write_errors, WriteErrors::report);
+    EXPECT_EQ(parse_disk("id=a,path=/x,werror=report")->write_errors, WriteErrors::report);
+    EXPECT_EQ(parse_disk("id=a,path=/x,werror=stop")->write_errors, WriteErrors::stop);
+    EXPECT_TRUE(fails(parse_disk("id=a,path=/x,werror=enospc"), ErrorKind::usage, "neither stop nor report"));
+}
+
 /// Applies one setting of `--set`.
 Status set_device(DeviceConfig& config, const std::string& setting, unsigned clone) {
     return TRY(parse_settings(std::span(&setting, 1), clone)).apply(config);

@@ -53,7 +53,7 @@ TEST(MachineConfig, NewerVersionIsNamedWithOurs) {
     EXPECT_TRUE(fails(MachineConfig::decode(std::span(bytes).first(2)), ErrorKind::unsupported, "version 7"));
 }
 
-// Version 2 had no formats of disks.
+// Version 2 had no formats of disks, and nothing on their write errors.
 TEST(MachineConfig, AnOlderVersionsDisksAreRaw) {
     MachineConfig config;
     config.devices.disks = {{.id = "root", .path = "/disk", .read_only = true}};
@@ -64,6 +64,15 @@ TEST(MachineConfig, AnOlderVersionsDisksAreRaw) {
     const auto decoded = MachineConfig::decode(bytes);
     ASSERT_TRUE(ok(decoded));
     EXPECT_TRUE(*decoded == config);
+}
+
+TEST(MachineConfig, ASavedDiskStillStopsOnWriteErrors) {
+    MachineConfig config;
+    config.devices.disks = {{.id = "root", .path = "/disk", .write_errors = WriteErrors::stop},
+                            {.id = "data", .path = "/data"}};
+    const auto decoded = MachineConfig::decode(config.encode());
+    ASSERT_TRUE(ok(decoded));
+    EXPECT_EQ(decoded->devices, config.devices);
 }
 
 // By the time of a snapshot the guest may have written anything into its disk.

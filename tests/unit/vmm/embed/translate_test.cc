@@ -46,6 +46,8 @@ TEST(EmbedTranslate, AConfigurationReachesTheInside) {
                   .devices.disks[0]
                   .format,
               snapvm::DiskFormat::qcow2);
+    const MachineConfig stopping{.disks = {{.id = "r", .path = "/d", .write_errors = WriteErrors::stop}}};
+    EXPECT_EQ(need(to_internal(stopping)).devices.disks[0].write_errors, snapvm::WriteErrors::stop);
     ASSERT_EQ(devices.nets.size(), 2U);
     EXPECT_EQ(devices.nets[0], (NetConfig{"eth0", "t0", {2, 0, 0, 0, 0, 10}}));
     EXPECT_NE(devices.nets[1].mac, MacAddress{}) << "a random one";
