@@ -30,6 +30,7 @@ constexpr std::array kScenarios = {
     Scenario{"scan", "what a look at each page costs", bench_scan},
     Scenario{"trackers", "dirty log and dirty ring: harvests, and what a guest loses by being tracked", bench_trackers},
     Scenario{"blk", "a guest's disk: throughput, exits and processor time a request", bench_disk},
+    Scenario{"images", "disk images without a guest: beside raw files, and beside qemu-img", bench_images},
     Scenario{"balloon", "how fast memory goes back to the host, and what a snapshot of free memory takes",
              bench_balloon},
     Scenario{"net", "a guest's frames into a tap: throughput and exits a frame", bench_net},
@@ -125,6 +126,8 @@ int measure(int argc, char** argv) {
         "--area,--target", options.area,
         "file for the snapshots, which is overwritten; pause and write take a device, as PATH@OFFSET, and write also "
         "overwrites what is behind the area on it");
+    app.add_option("--images", options.images,
+                   "folder for the disk images of images; in memory (/dev/shm) only the processor counts");
     app.add_option("--snapvm", options.snapvm, "the program to measure");
     try {
         app.parse(argc, argv);

@@ -33,6 +33,7 @@ struct Options {
     std::string floor_rate = "1400M";  ///< limit of the floor's first round, in bytes a second
     std::string target_rate;  ///< limit of our writes to the target's disk, in bytes a second; "": none
     std::string area;  ///< a file, which every case creates anew, or a device
+    std::string images;  ///< folder for disk images; "": that of the programs
     std::string programs;  ///< folder of the raw programs and of this one
     std::string self;
     std::string snapvm;
@@ -55,9 +56,9 @@ struct Options {
 inline constexpr auto kSettle = std::chrono::milliseconds(20);
 
 /// Calls `one(side, run)` for floor and ours in turn. Which goes first changes from run to run, so
-/// that drift affects both. Warm-up runs have negative numbers.
+/// that drift affects both. Warm-up runs have negative numbers. `settle` is the pause after each.
 template <class One>
-Status interleaved(const Options& options, One one) {
+Status interleaved(const Options& options, One one, std::chrono::milliseconds settle = kSettle) {
     const int first = -static_cast<int>(options.warm_up);
     for (int run = first; run < static_cast<int>(options.runs); ++run) {
         const bool floor_first = run % 2 == 0;
@@ -65,7 +66,7 @@ Status interleaved(const Options& options, One one) {
             if (Status status = one(side, run); !status) {
                 return status;
             }
-            std::this_thread::sleep_for(kSettle);
+            std::this_thread::sleep_for(settle);
         }
     }
     return {};
@@ -90,6 +91,7 @@ Status bench_write(const Options& options, Report& report);
 Status bench_scan(const Options& options, Report& report);
 Status bench_trackers(const Options& options, Report& report);
 Status bench_disk(const Options& options, Report& report);
+Status bench_images(const Options& options, Report& report);
 Status bench_balloon(const Options& options, Report& report);
 Status bench_net(const Options& options, Report& report);
 Status bench_stream(const Options& options, Report& report);
