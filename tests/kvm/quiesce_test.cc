@@ -254,7 +254,9 @@ protected:
             ASSERT_LT(SteadyClock::now(), until);
             std::this_thread::sleep_for(1ms);
         }
+        need(machine_->pause());  // the devices' thread has written it
         EXPECT_EQ(need(machine_->memory().load<std::uint8_t>(Gpa{0xA2000})), 0U) << "the guest has seen an error";
+        need(machine_->resume());
     }
 };
 
