@@ -103,6 +103,10 @@ TEST_F(ChainTest, ARawBackingFileElsewhereMustBeNamed) {
     DiskOptions options;
     options.backing = {file("base")};
     EXPECT_TRUE(ok(open(top, options)));
+    // Nor is what is beside a link to the image.
+    std::filesystem::create_symlink("vm/beside", file("linked"));
+    (void)overlay("vm/beside", "base", "raw");
+    expect_refused(open(file("linked")), ErrorKind::usage, {"is a raw file in another folder"});
     std::filesystem::create_symlink("../base", file("vm/base"));
     expect_refused(open(overlay("vm/linked", "base", "raw")), ErrorKind::usage, {"is a raw file in another folder"});
 }

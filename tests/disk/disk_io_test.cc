@@ -278,10 +278,10 @@ TEST_P(DiskIos, ShortCallsAreContinued) {
 
 TEST_P(DiskIos, ErrorsAreTold) {
     int error = EIO;
-    open([&](const io::Request&) { return io::Fault{.error = error, .short_to = 0}; });
     Bytes bytes(4096);
     const std::span<const std::byte> constant(bytes);
     for (const int code : {EIO, ENOSPC, EDQUOT}) {
+        open([&](const io::Request&) { return io::Fault{.error = error, .short_to = 0}; });
         error = code;
         for (const Status& status :
              {run(file_->read(0, std::span(bytes))), run(file_->write(0, constant)), run(file_->zero(0, 4096, true)),
@@ -329,6 +329,24 @@ TEST_P(DiskIos, UsesThePageCacheIfToldTo) {
 }
 
 // Two files of one disk share its loop.
+// The kernel forgets what it could not write from its cache, and the next flush succeeds.
+TEST_P(DiskIos, AFailedFlushIsNotForgotten) {
+    bool fails = true;
+    open([&](const io::Request& request) {
+        return io::Fault{.error = fails && request.kind == io::Request::Kind::flush ? EIO : 0};
+    });
+    EXPECT_TRUE(test::fails(run(file_->flush()), ErrorKind::system));
+    fails = false;
+    EXPECT_TRUE(ok(run(file_->flush()))) << "nothing was written";
+    file_->use_page_cache();
+    const Bytes bytes = noise(4096, 1);
+    ASSERT_TRUE(ok(run(file_->write(0, std::span<const std::byte>(bytes)))));
+    fails = true;
+    EXPECT_TRUE(test::fails(run(file_->flush()), ErrorKind::system));
+    fails = false;
+    EXPECT_TRUE(test::fails(run(file_->flush()), ErrorKind::system));
+}
+
 TEST_P(DiskIos, TwoFilesOfOneLoop) {
     std::string path = path_ + "-XXXXXX";
     const UniqueFd fd(::mkstemp(path.data()));

@@ -158,6 +158,7 @@ Status Machine::resume() {
 
 Status Machine::pause() {
     const Quiesced quiet = TRY(Quiesced::of(*this));
+    TRY(check_disks_settled());
     const std::lock_guard control(control_);
     paused_ = true;
     if (started_) {
@@ -177,6 +178,20 @@ Status Machine::quiesce(const std::function<Status()>& check_cancelled) {
         disk.locked([](virtio::Blk& blk) { blk.settle(); });
     }
     return wait_for_disks(check_cancelled, deadline);
+}
+
+// A pause or a snapshot without the tables of an image would promise what the image does not have.
+// The pause that a full disk asks for does without.
+Status Machine::check_disks_settled() {
+    if (wait_ended(std::chrono::steady_clock::now())) {
+        return {};
+    }
+    for (const VirtioHandle<virtio::Blk>& disk : devices_.disks()) {
+        Status settled;
+        disk.locked([&](const virtio::Blk& blk) { settled = blk.settled(); });
+        TRY(std::move(settled));
+    }
+    return {};
 }
 
 // Waits without a lock, since a disk may take long or never answer.
@@ -214,6 +229,7 @@ void Machine::thaw_devices() {
 
 Result<std::chrono::steady_clock::time_point> Machine::freeze() {
     const Quiesced quiet = TRY(Quiesced::of(*this));
+    TRY(check_disks_settled());
     const std::lock_guard control(control_);
     if (frozen_) {
         return fail(ErrorKind::busy, "a snapshot of this machine is being written already");

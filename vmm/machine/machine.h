@@ -197,6 +197,7 @@ private:
     Status load_vcpus(RecordReader& records);
     Status check_features(const CpuidTable& saved);
     Status start_first_time();
+    Status check_disks_settled();
     Status wait_for_disks(const std::function<Status()>& check_cancelled,
                           std::chrono::steady_clock::time_point deadline);
     void thaw_devices();  // control_ is held

@@ -27,6 +27,7 @@ constexpr std::size_t kFirstHeaderBytes = 72;
 // enough to work with.
 constexpr std::uint64_t kMetadataBytes = 16ULL << 20;
 constexpr std::uint64_t kLeastMetadataBytes = 512ULL << 10;
+constexpr std::uint64_t kMaxL1Bytes = 64ULL << 20;  // an image of 8 PiB with clusters of 128 KiB
 
 /// An image that is to be opened.
 struct Place {
@@ -65,13 +66,14 @@ bool is_same(const struct stat& a, const struct stat& b) {
                         : is_same_file(a, b);
 }
 
-// Returns whether a file is in the folder of an image, and no link leads to it.
-bool is_beside(const std::string& path, const struct stat& file, const std::string& image) {
+// Returns whether a file is in the folder of an image, and no link leads to either.
+bool is_beside(const std::string& path, const struct stat& file, const std::string& image,
+               const struct stat& image_file) {
     const auto entry = FolderEntry::of(path);
     const auto beside = FolderEntry::of(image);
     struct stat its{};
     struct stat images{};
-    return entry && beside && entry->is(file) && ::fstat(entry->folder(), &its) == 0 &&
+    return entry && beside && entry->is(file) && beside->is(image_file) && ::fstat(entry->folder(), &its) == 0 &&
            ::fstat(beside->folder(), &images) == 0 && is_same_file(its, images);
 }
 
@@ -148,6 +150,7 @@ public:
         links_.push_back(TRY(open_link(id_, place, options_)));
         while (place.format == DiskFormat::qcow2) {
             const qcow2::Header header = TRY(read_header(links_.back()));
+            TRY(count_l1(header));
             if (!header.has_backing) {
                 break;
             }
@@ -165,6 +168,16 @@ public:
     }
 
 private:
+    // L1 tables are in memory as a whole.
+    [[nodiscard]] Status count_l1(const qcow2::Header& header) {
+        l1_bytes_ += std::uint64_t{header.l1_entries} * 8;
+        if (l1_bytes_ > kMaxL1Bytes) {
+            return fail(ErrorKind::unsupported, links_.front().file.name + " has a chain whose tables are too large",
+                        "merge some of its images: qemu-img convert, or qemu-img commit");
+        }
+        return {};
+    }
+
     // Opens the backing file of the image at `path`, the last one so far.
     Result<Link> open_backing(const Place& place, const std::string& path) {
         const std::string what = links_.back().file.name + ": its backing file " + place.path;
@@ -215,7 +228,7 @@ private:
                                      const std::string& image) const {
         const std::string& path = place.path;
         const bool device = is_device(info);
-        const bool elsewhere = place.format == DiskFormat::raw && !is_beside(path, info, image);
+        const bool elsewhere = place.format == DiskFormat::raw && !is_beside(path, info, image, links_.back().info);
         if (!device && info.st_uid == ::geteuid() && !elsewhere) {
             return {};
         }
@@ -248,6 +261,7 @@ private:
     const std::string id_;
     const DiskOptions& options_;
     std::vector<Link> links_;
+    std::uint64_t l1_bytes_ = 0;  ///< of all L1 tables so far
 };
 
 // A guest, or another program, would not see the end of such a file.

@@ -131,6 +131,7 @@ void FileCalls::begin_transfer(Call& call) {
                         (buffers_aligned(call) || make_bounce(call));
     limit_parts(call);
     call.fd = direct ? file_.direct_fd.get() : file_.fd.get();
+    wrote_through_cache_ = wrote_through_cache_ || (!direct && call.kind == io::Request::Kind::write);
     send(call);
 }
 
@@ -163,7 +164,7 @@ void FileCalls::advance(Call& call, std::int64_t result) {
     if (result == -EINTR || result == -EAGAIN) {
         call.flushing_ ? send(call) : begin(call);
     } else if (call.flushing_ || call.request_->kind == DiskRequest::Kind::flush) {
-        end(call, static_cast<int>(-result));
+        end_flush(call, static_cast<int>(-result));
     } else if (result == -EINVAL && !call.buffered_ && file_.direct_fd.valid() && call.fd == file_.direct_fd.get()) {
         call.buffered_ = true;  // the file requires more alignment than it reports
         begin(call);
@@ -212,6 +213,15 @@ void FileCalls::end_transfer(Call& call, std::int64_t result) {
                       [](const iovec& part) { std::memset(part.iov_base, 0, part.iov_len); });
         end(call, 0);
     }
+}
+
+// The kernel tells once that it could not write pages of its cache, and then takes them for written
+// (fsync(2)). So a later flush that succeeds says nothing.
+void FileCalls::end_flush(Call& call, int error) {
+    if (error != 0 && flush_error_ == 0 && wrote_through_cache_) {
+        flush_error_ = error;
+    }
+    end(call, flush_error_ != 0 ? flush_error_ : error);
 }
 
 void FileCalls::end(Call& call, int error) {

@@ -71,6 +71,7 @@ private:
     void advance_clearing(Call& call, std::int64_t result);
     void end_transfer(Call& call, std::int64_t result);
     void end(Call& call, int error);
+    void end_flush(Call& call, int error);
     void send(Call& call);
     [[nodiscard]] Way next_way(const DiskRequest& request, Way after) const;
     [[nodiscard]] bool offset_aligned(const Call& call) const;
@@ -83,6 +84,8 @@ private:
     AtEnd at_end_;
     Ended ended_;
     std::array<bool, kWays> lacking_{};  ///< ways that this file turned out not to support
+    bool wrote_through_cache_ = false;
+    int flush_error_ = 0;  ///< errno of the first flush that failed
 };
 
 }  // namespace snapvm::disk

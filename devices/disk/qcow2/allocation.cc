@@ -220,7 +220,7 @@ Task<Status> Refcounts::grow_table(std::uint64_t block) {
     auto found = co_await search(clusters, true);
     Status taken;
     if (!found) {
-        taken = fail(std::move(found).error());
+        taken = fail(Error(found.error()));
     } else if (found->clusters == 0 || block_of(found->first + found->clusters - 1) >= entries) {
         taken = refuse_full();
     } else {

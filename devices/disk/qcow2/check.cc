@@ -48,13 +48,19 @@ bool Checker::mark(std::uint64_t offset, std::uint64_t size, std::uint32_t times
         return true;
     }
     if (offset >= end || size > end - offset) {
-        error(std::string(what) + at(offset) + " is not in the file");
+        const std::string line = std::string(what) + at(offset) + " is not in the file";
+        use == Use::data ? error(line) : lost_table(line);
         return false;
     }
     for (std::uint64_t i = offset / cluster_size_; i <= (offset + size - 1) / cluster_size_; ++i) {
         states_.add(i, times, use);
     }
     return true;
+}
+
+void Checker::lost_table(const std::string& line) {
+    error(line);
+    walked_all_ = false;
 }
 
 Status Checker::refuse_too_large() const {
@@ -123,7 +129,7 @@ Task<Status> Checker::load_block(std::uint64_t index) {
 
 Task<Status> Checker::mark_l1(std::uint64_t offset, std::uint64_t entries, bool active) {
     if (offset % cluster_size_ != 0 || (entries > 0 && offset == 0)) {
-        error("an L1 table" + at(offset) + " is not at a cluster");
+        lost_table("an L1 table" + at(offset) + " is not at a cluster");
         co_return Status{};
     }
     l1_bytes_ += entries * 8;
@@ -136,10 +142,11 @@ Task<Status> Checker::mark_l1(std::uint64_t offset, std::uint64_t entries, bool 
     auto bytes = co_await read(offset, entries * 8);
     CO_TRY(bytes);
     for (std::uint64_t i = 0; i < entries; ++i) {
+        CO_TRY(refuse_too_large());
         const std::uint64_t word = load_be64(*bytes, i * 8);
         const auto table = parse_l1(header_, word);
         if (!table) {
-            error(table.error().what());
+            lost_table(table.error().what());
         } else if (*table != 0 && mark(*table, cluster_size_, 1, Use::l2_table, "an L2 table")) {
             L2Use& use = l2_tables_[*table];
             ++use.times;
@@ -158,7 +165,7 @@ Task<Status> Checker::mark_snapshots() {
     }
     auto table = co_await read_snapshots(file_, header_);
     if (!table && table.error().kind() == ErrorKind::invalid) {
-        error(table.error().what());
+        lost_table(table.error().what());
         co_return Status{};
     }
     CO_TRY(table);
@@ -173,7 +180,7 @@ Task<Status> Checker::mark_snapshots() {
 Task<Status> Checker::mark_bitmap(std::uint64_t offset, std::uint64_t entries) {
     l1_bytes_ += entries * 8;
     if (l1_bytes_ > kMaxL1Bytes || offset % cluster_size_ != 0) {
-        error("a bitmap table" + at(offset) + " is not possible");
+        lost_table("a bitmap table" + at(offset) + " is not possible");
         co_return Status{};
     }
     if (!mark(offset, entries * 8, 1, Use::other_table, "a bitmap table")) {
@@ -182,9 +189,10 @@ Task<Status> Checker::mark_bitmap(std::uint64_t offset, std::uint64_t entries) {
     auto bytes = co_await read(offset, entries * 8);
     CO_TRY(bytes);
     for (std::uint64_t i = 0; i < entries; ++i) {
+        CO_TRY(refuse_too_large());
         const std::uint64_t cluster = load_be64(*bytes, i * 8) & kOffsetMask;
         if (cluster % cluster_size_ != 0) {
-            error("a bitmap has a cluster" + at(cluster) + ", which is not possible");
+            lost_table("a bitmap has a cluster" + at(cluster) + ", which is not possible");
         } else if (cluster != 0) {
             mark(cluster, cluster_size_, 1, Use::other_table, "a bitmap's cluster");
         }
@@ -201,7 +209,7 @@ Task<Status> Checker::mark_bitmaps() {
     const std::uint64_t size = found->data.size() >= 24 ? load_be64(found->data, 8) : 0;
     const std::uint64_t offset = found->data.size() >= 24 ? load_be64(found->data, 16) : 0;
     if (size == 0 || size > kMaxTableBytes || offset % cluster_size_ != 0) {
-        error("the bitmap directory is not possible");
+        lost_table("the bitmap directory is not possible");
         co_return Status{};
     }
     if (!mark(offset, size, 1, Use::other_table, "the bitmap directory")) {
@@ -221,6 +229,10 @@ Task<Status> Checker::mark_bitmaps() {
 }
 
 Task<Status> Checker::mark_l2(std::uint64_t offset, L2Use use) {
+    const DiskIo::Range range = file_.hole_or_data(offset, cluster_size_);
+    if (range.hole && range.size == cluster_size_) {
+        co_return Status{};  // nothing is allocated, and a sparse file may have many of these
+    }
     auto bytes = co_await read(offset, cluster_size_);
     CO_TRY(bytes);
     const std::uint64_t size = header_.l2_entry_size();
@@ -322,7 +334,7 @@ namespace {
 
 // Clears the bits that the report proves wrong.
 Task<Status> clear_bits(DiskIo& file, HeaderStore& header, const Checker& checker) {
-    std::uint64_t cleared = checker.counts_are_right() ? kDirty : 0;
+    std::uint64_t cleared = checker.counts_are_right() && checker.walked_all() ? kDirty : 0;
     cleared |= checker.report.errors == 0 ? kCorrupt : 0;
     if ((header.get().incompatible & cleared) == 0) {
         co_return Status{};

@@ -135,7 +135,7 @@ Task<Status> Checker::correct_flags() {
 
 // Counts come first: a flag that says 1 is right only then.
 Task<Status> Checker::repair() {
-    if (!table_is_there_ || states_.get(header_.refcount_table_offset / cluster_size_).overlaps()) {
+    if (!walked_all_ || !table_is_there_ || states_.get(header_.refcount_table_offset / cluster_size_).overlaps()) {
         co_return Status{};
     }
     drop_damaged_blocks();

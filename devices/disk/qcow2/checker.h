@@ -24,6 +24,9 @@ public:
     Task<Status> repair();
     /// Returns whether only the flags or what cannot be repaired is wrong.
     [[nodiscard]] bool counts_are_right() const { return counts_are_right_; }
+    /// Returns whether all tables could be read. If not, what seems to be of no use may be of use
+    /// to one that could not, and nothing is repaired.
+    [[nodiscard]] bool walked_all() const { return walked_all_; }
     CheckReport report;
 
 private:
@@ -35,6 +38,8 @@ private:
 
     [[nodiscard]] std::uint64_t file_clusters() const { return (file_.size() + cluster_size_ - 1) / cluster_size_; }
     void error(const std::string& line);
+    /// An error that keeps a table from being read.
+    void lost_table(const std::string& line);
     bool mark(std::uint64_t offset, std::uint64_t size, std::uint32_t times, Use use, const char* what);
 
     [[nodiscard]] Status refuse_too_large() const;
@@ -69,6 +74,7 @@ private:
     bool table_changed_ = false;
     bool table_is_there_ = false;
     bool counts_are_right_ = true;
+    bool walked_all_ = true;
 };
 
 }  // namespace snapvm::disk::qcow2

@@ -116,7 +116,8 @@ Task<> Layer::discard_free(std::span<const ClusterRun> runs) {
     for (auto at = clusters.begin(); at != clusters.end();) {
         const auto next = std::upper_bound(at, clusters.end(), *at);
         Result<std::uint64_t> count = co_await refcounts_->count(*at);
-        const bool becomes_free = count && *count == static_cast<std::uint64_t>(next - at);
+        const bool becomes_free =
+            count && *count == static_cast<std::uint64_t>(next - at) && !refcounts_->is_table(*at);
         const std::uint64_t size = free.clusters << header().cluster_bits;
         if (free.clusters != 0 && (!becomes_free || free.offset + size != *at)) {
             Status ignored = co_await file_->discard(free.offset, size);
@@ -135,12 +136,14 @@ Task<> Layer::discard_free(std::span<const ClusterRun> runs) {
     }
 }
 
-// A failure shows at the caller's next flush.
-Task<> Layer::commit_if_crowded() {
-    if (mapping_->crowded() || refcounts_->crowded()) {
-        Status ignored = co_await commit();
-        (void)ignored;
+// A commit that fails and leaves the tables in memory crowded fails the caller's request: otherwise
+// a guest could have them grow as long as the disk is full.
+Task<Status> Layer::commit_if_crowded() {
+    if (!crowded()) {
+        co_return Status{};
     }
+    Status made = co_await commit();
+    co_return crowded() ? made : Status{};
 }
 
 }  // namespace snapvm::disk::qcow2

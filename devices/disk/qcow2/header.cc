@@ -415,6 +415,7 @@ Result<std::vector<std::byte>> encode_header(const Header& header) {
 }
 
 Task<Status> HeaderStore::write() {
+    auto alone = co_await writing_.lock();
     const auto bytes = encode_header(header_);
     if (!bytes) {
         co_return fail(bytes.error());

@@ -88,12 +88,13 @@ public:
     [[nodiscard]] const Header& get() const { return header_; }
     /// For changes that write() writes.
     [[nodiscard]] Header& change() { return header_; }
-    /// Writes the first cluster. Does not flush.
+    /// Writes the first cluster as it is when the writes before have ended. Does not flush.
     Task<Status> write();
 
 private:
     Header header_;
     DiskIo& file_;
+    Mutex writing_;  ///< a later write has all that an earlier one has, and must not come before it
 };
 
 }  // namespace snapvm::disk::qcow2

@@ -109,7 +109,8 @@ private:
     Task<Status> write_l1(const std::vector<Mapping::L1Change>& changes);
     Task<> lower_released();
     Task<> discard_free(std::span<const ClusterRun> runs);
-    Task<> commit_if_crowded();
+    Task<Status> commit_if_crowded();
+    [[nodiscard]] bool crowded() const { return mapping_->crowded() || refcounts_->crowded(); }
 
     /// A cluster that was compressed.
     struct Expanded {
@@ -133,6 +134,7 @@ private:
     Mutex beginning_;
 
     RangeLock expanding_;
+    Semaphore expansions_{8};  ///< each has up to three clusters in memory
     std::array<Expanded, 4> expanded_;
     std::size_t next_expanded_ = 0;
 

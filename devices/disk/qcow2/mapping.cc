@@ -107,7 +107,7 @@ std::uint64_t Mapping::in_piece(std::uint64_t cluster) const {
     return (pieces_.piece_size() - place(cluster).offset % pieces_.piece_size()) / header_.get().l2_entry_size();
 }
 
-// Refcount blocks are not in this: only the refcounts know where they are.
+// Refcount blocks are not in this: only the refcounts know where they are (Refcounts::is_table).
 bool Mapping::is_metadata(std::uint64_t offset, std::uint64_t size) const {
     const Header& header = header_.get();
     const auto overlaps = [=](std::uint64_t begin, std::uint64_t bytes) {
@@ -127,7 +127,7 @@ Status Mapping::check(const L2Entry& entry) {
         return damage("an L2 entry refers to what is outside of the file");
     }
     const std::uint64_t size = entry.kind == L2Entry::Kind::compressed ? 1 : header_.get().cluster_size();
-    if (is_metadata(entry.offset, size)) {
+    if (is_metadata(entry.offset, size) || (refcounts_ != nullptr && refcounts_->is_table(entry.offset))) {
         return damage("an L2 entry refers to the header or a table as data");
     }
     return {};

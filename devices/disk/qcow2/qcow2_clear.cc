@@ -32,8 +32,9 @@ Task<Status> Layer::clear(std::uint64_t offset, std::uint64_t size, Clearing how
         status = co_await zero_range(offset, size, how);
         co_await note_damage();
     }
-    co_await commit_if_crowded();
-    co_return status;
+    Status made = co_await commit_if_crowded();
+    CO_TRY(status);
+    co_return made;
 }
 
 // Handles what is not whole units here. A discard leaves it as it is.

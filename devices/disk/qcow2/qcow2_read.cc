@@ -81,6 +81,7 @@ Task<Result<std::span<const std::byte>>> Layer::expanded(std::uint64_t cluster, 
             co_return std::span<const std::byte>(one.bytes);
         }
     }
+    auto turn = co_await expansions_.take();
     std::vector<std::byte> compressed(std::min(entry.compressed_size, file_->size() - entry.offset));
     Status read = co_await file_->read(entry.offset, std::span<std::byte>(compressed));
     CO_TRY(read);

@@ -33,8 +33,9 @@ Task<Status> Layer::write(std::uint64_t offset, std::uint64_t size, std::span<co
         status = co_await write_range(offset, size, parts);
         co_await note_damage();
     }
-    co_await commit_if_crowded();
-    co_return status;
+    Status made = co_await commit_if_crowded();
+    CO_TRY(status);
+    co_return made;
 }
 
 Task<Status> Layer::write_range(std::uint64_t offset, std::uint64_t size, std::span<const iovec> parts) {

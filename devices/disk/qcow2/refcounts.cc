@@ -12,7 +12,7 @@ namespace snapvm::disk::qcow2 {
 namespace {
 
 constexpr std::size_t kPieceBytes = 4096;
-constexpr const char* kRepair = "run `snapvm disk check --repair` on it";
+constexpr const char* kRepair = "try \"qemu-img check -r all\" on a copy";
 
 }  // namespace
 

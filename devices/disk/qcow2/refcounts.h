@@ -41,6 +41,8 @@ public:
     /// counts say: allocate() and lower() fail with invalid. The header, the refcount table and its
     /// blocks are protected from the start.
     void protect(ClusterRun run);
+    /// Returns whether the cluster at `offset` is protected.
+    [[nodiscard]] bool is_table(std::uint64_t offset) const { return table_in(offset / cluster_size_, 1).has_value(); }
     /// Ends that, for a run that protect() had.
     void unprotect(ClusterRun run) { protected_.erase(run.offset); }
 

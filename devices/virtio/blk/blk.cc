@@ -232,6 +232,16 @@ void Blk::settle() {
     disk_->submit();
 }
 
+Status Blk::settled() const {
+    if (settle_error_ == 0) {
+        return {};
+    }
+    return fail(
+        ErrorKind::system,
+        disk_->name() + ": its tables cannot be written (" + std::generic_category().message(settle_error_) + ")",
+        "make room, or remove the cause, and try again");
+}
+
 void Blk::completions() {
     const unsigned before = in_flight_;
     disk_->reap([this](DiskRequest& request, int error) { ended(static_cast<Slot&>(request), error); });
@@ -250,6 +260,7 @@ void Blk::completions() {
 void Blk::ended(Slot& slot, int error) {
     if (&slot == settling_) {
         settling_ = nullptr;
+        settle_error_ = error;
         unsettled_ = unsettled_ || error != 0;
         free_.push_back(&slot);
         --in_flight_;

@@ -64,6 +64,8 @@ public:
     /// (Disk::has_tables). The event loop is quiesced, and counts the work. If it fails, the next
     /// call tries again, and the guest hears of it with its own flush.
     void settle();
+    /// Fails with system if the last settle() has failed.
+    [[nodiscard]] Status settled() const;
 
 private:
     /// Fails if the disk does not have the size that it had.
@@ -98,6 +100,7 @@ private:
     std::atomic<unsigned> in_flight_ = 0;  ///< requests at the disk; changed under the lock, drain() reads it without
     bool unsettled_ = false;  ///< the guest has written since settle()
     Slot* settling_ = nullptr;  ///< the flush of settle(), which is no request of the guest's
+    int settle_error_ = 0;  ///< errno of the last one
     std::unique_ptr<Disk> disk_;  ///< destroyed before slots_, which it writes to
     std::unique_ptr<Transport::Watch> watch_;
 };

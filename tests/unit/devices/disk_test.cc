@@ -206,19 +206,18 @@ TEST_P(RawDisks, ShortCallsAreContinued) {
 }
 
 TEST_P(RawDisks, ErrorsAreTold) {
-    int error = EIO;
-    const auto raw = disk([&](const io::Request&) { return io::Fault{.error = error, .short_to = 0}; });
     Bytes data(4096);
     for (const int code : {EIO, ENOSPC}) {
-        error = code;
+        int error = code;
+        const auto raw = disk([&](const io::Request&) { return io::Fault{.error = error, .short_to = 0}; });
         EXPECT_EQ(run(*raw, transfer(Kind::write, 0, data)), code);
         EXPECT_EQ(run(*raw, transfer(Kind::read, 0, data)), code);
         EXPECT_EQ(run(*raw, ranged(Kind::flush, 0, 0)), code);
         EXPECT_EQ(run(*raw, ranged(Kind::discard, 0, 4096)), code);
         EXPECT_EQ(run(*raw, ranged(Kind::write_zeroes, 0, 4096)), code);
+        error = 0;
+        EXPECT_EQ(run(*raw, transfer(Kind::read, 0, data)), 0) << "and it goes on";
     }
-    error = 0;
-    EXPECT_EQ(run(*raw, transfer(Kind::read, 0, data)), 0) << "and it goes on";
 }
 
 TEST_P(RawDisks, ADiscardGivesTheSpaceBack) {

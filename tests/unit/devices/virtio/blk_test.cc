@@ -302,10 +302,12 @@ TEST(VirtioBlk, SettlingFlushesWhatWasWrittenToADiskWithTables) {
             EXPECT_FALSE(rig.host.loop->quiesce(std::chrono::steady_clock::now())) << "it is work";
             fake.disk->finish_one(EIO);
             EXPECT_TRUE(rig.host.loop->quiesce());
+            EXPECT_TRUE(test::fails(blk.settled(), ErrorKind::system, "its tables cannot be written"));
             settle();
             ASSERT_EQ(fake.disk->in_flight(), 1U) << "it has failed, so it is tried again";
             fake.disk->finish_one();
             EXPECT_TRUE(rig.host.loop->quiesce());
+            EXPECT_TRUE(test::ok(blk.settled()));
         }
         settle();
         EXPECT_EQ(fake.disk->in_flight(), 0U);
