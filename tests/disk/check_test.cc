@@ -55,9 +55,7 @@ std::vector<std::string> all_options() {
 class Checks : public ::testing::TestWithParam<std::string> {
 protected:
     void SetUp() override {
-        if (!has_qemu_img()) {
-            GTEST_SKIP() << "qemu-img is missing";
-        }
+        SNAPVM_REQUIRE_QEMU_IMG();
         make_image(path_, GetParam());
     }
     test::ScratchFolder folder_;

@@ -3,20 +3,21 @@
 #include "devices/disk/qcow2/compressed.h"
 
 #include <gtest/gtest.h>
-#include <zlib.h>
-#include <zstd.h>
 
 #include <random>
 #include <vector>
 
+#include "tests/support/compressed_bytes.h"
 #include "tests/support/result_matchers.h"
 
 namespace snapvm::disk {
 namespace {
 
 using namespace qcow2;
+using test::deflated;
 using test::fails;
 using test::ok;
+using test::zstd;
 using Bytes = std::vector<std::byte>;
 
 constexpr std::size_t kCluster = 1 << 16;
@@ -32,28 +33,8 @@ Bytes text(std::size_t size, unsigned seed = 1) {
     return bytes;
 }
 
-Bytes deflated(Bytes bytes, int window_bits = 12) {
-    z_stream stream{};
-    EXPECT_EQ(::deflateInit2(&stream, Z_BEST_COMPRESSION, Z_DEFLATED, -window_bits, 9, Z_DEFAULT_STRATEGY), Z_OK);
-    Bytes out(::deflateBound(&stream, bytes.size()));
-    stream.next_in = reinterpret_cast<Bytef*>(bytes.data());
-    stream.avail_in = static_cast<uInt>(bytes.size());
-    stream.next_out = reinterpret_cast<Bytef*>(out.data());
-    stream.avail_out = static_cast<uInt>(out.size());
-    EXPECT_EQ(::deflate(&stream, Z_FINISH), Z_STREAM_END);
-    out.resize(stream.total_out);
-    ::deflateEnd(&stream);
-    return out;
-}
-
-Bytes zstd(const Bytes& bytes) {
-    Bytes out(::ZSTD_compressBound(bytes.size()));
-    out.resize(::ZSTD_compress(out.data(), out.size(), bytes.data(), bytes.size(), 3));
-    return out;
-}
-
 Bytes packed(Compression compression, const Bytes& bytes) {
-    return compression == Compression::zstd ? zstd(bytes) : deflated(bytes);
+    return compression == Compression::zstd ? zstd(bytes) : deflated(bytes, -12);
 }
 
 class Compressed : public ::testing::TestWithParam<Compression> {
@@ -141,8 +122,8 @@ TEST(CompressedZlib, AcceptsTheLargestWindow) {
     for (int i = 0; i < 4; ++i) {
         bytes.insert(bytes.end(), half.begin(), half.end());  // matches at a distance of 16 KiB
     }
-    const Bytes far = deflated(bytes, 15);
-    EXPECT_LT(far.size(), deflated(bytes, 12).size());
+    const Bytes far = deflated(bytes, -15);
+    EXPECT_LT(far.size(), deflated(bytes, -12).size());
     Bytes cluster(kCluster);
     EXPECT_TRUE(ok(expand(Compression::zlib, far, cluster, kName)));
     EXPECT_TRUE(cluster == bytes);

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/support/disk_requests.h"
 #include "tests/support/loop_device.h"
 #include "tests/support/paths.h"
 #include "tests/support/result_matchers.h"
@@ -22,17 +23,11 @@ namespace snapvm::disk {
 namespace {
 
 using test::fails;
+using test::noise;
 using test::ok;
 using Bytes = std::vector<std::byte>;
 
 constexpr std::uint64_t kSize = 4ULL << 20;
-
-Bytes noise(std::size_t size, unsigned seed) {
-    std::mt19937 random(seed);
-    Bytes bytes(size);
-    std::ranges::generate(bytes, [&] { return static_cast<std::byte>(random()); });
-    return bytes;
-}
 
 bool all(std::span<const std::byte> bytes, std::byte value) {
     return std::ranges::all_of(bytes, [value](std::byte byte) { return byte == value; });

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "devices/disk/image/raw_image.h"
+#include "tests/support/disk_requests.h"
 #include "tests/support/paths.h"
 #include "tests/support/result_matchers.h"
 
@@ -23,6 +24,8 @@ namespace snapvm::disk {
 namespace {
 
 using test::ok;
+using test::ranged;
+using test::run;
 using Kind = DiskRequest::Kind;
 using Bytes = std::vector<std::byte>;
 
@@ -59,37 +62,6 @@ protected:
     std::string path_;
     UniqueFd fd_;
 };
-
-DiskRequest request_of(Kind kind, std::uint64_t offset, std::uint64_t size) {
-    DiskRequest request;
-    request.kind = kind;
-    request.offset = offset;
-    request.size = size;
-    return request;
-}
-
-/// Waits until `count` requests have ended. Returns the errno of the last one that failed.
-int finish(Disk& disk, std::size_t count) {
-    int failed = 0;
-    disk.submit();
-    while (count > 0) {
-        pollfd event{disk.event(), POLLIN, 0};
-        if (::poll(&event, 1, 10'000) != 1) {
-            ADD_FAILURE() << count << " requests never end";
-            return -1;
-        }
-        disk.reap([&](DiskRequest& /*request*/, int error) {
-            failed = error != 0 ? error : failed;
-            --count;
-        });
-    }
-    return failed;
-}
-
-int run(Disk& disk, DiskRequest request) {
-    disk.add(request);
-    return finish(disk, 1);
-}
 
 /// A guest that has many requests in flight, none of which overlap, and knows what is on its disk.
 class Guest {
@@ -132,7 +104,7 @@ private:
         static constexpr std::array kKinds = {Kind::read,         Kind::read,         Kind::write,
                                               Kind::write,        Kind::write,        Kind::discard,
                                               Kind::write_zeroes, Kind::write_zeroes, Kind::flush};
-        sent.request = request_of(kKinds[roll(kKinds.size())], first * kSector, count * kSector);
+        sent.request = ranged(kKinds[roll(kKinds.size())], first * kSector, count * kSector);
         sent.request.unmap = roll(2) == 0;
         sent.request.durable = roll(8) == 0;
         std::ranges::fill(range, char{1});
@@ -219,7 +191,7 @@ TEST_P(ImageDisks, TellsWhatItIs) {
 TEST_P(ImageDisks, NoEventForWhatWasReported) {
     const auto under_test = disk();
     for (const Kind kind : {Kind::flush, Kind::write_zeroes}) {
-        EXPECT_EQ(run(*under_test, request_of(kind, 0, 4096)), 0);
+        EXPECT_EQ(run(*under_test, ranged(kind, 0, 4096)), 0);
         pollfd event{under_test->event(), POLLIN, 0};
         EXPECT_EQ(::poll(&event, 1, 0), 0);
     }
@@ -231,7 +203,7 @@ TEST_P(ImageDisks, ErrorsAreTold) {
         const auto under_test = disk([&](const io::Request&) { return io::Fault{.error = error, .short_to = 0}; });
         for (const Kind kind : {Kind::read, Kind::write, Kind::flush, Kind::discard, Kind::write_zeroes}) {
             Bytes memory(4096);
-            DiskRequest request = request_of(kind, 0, memory.size());
+            DiskRequest request = ranged(kind, 0, memory.size());
             request.buffers = {{memory.data(), memory.size()}};
             EXPECT_EQ(run(*under_test, request), code) << static_cast<int>(kind);
             request.durable = true;
@@ -239,7 +211,7 @@ TEST_P(ImageDisks, ErrorsAreTold) {
         }
         error = 0;
         Bytes memory(4096);
-        DiskRequest request = request_of(Kind::read, 0, memory.size());
+        DiskRequest request = ranged(Kind::read, 0, memory.size());
         request.buffers = {{memory.data(), memory.size()}};
         EXPECT_EQ(run(*under_test, request), 0) << "and it goes on";
     }
@@ -252,7 +224,7 @@ TEST_P(ImageDisks, ADurableWriteIsFlushed) {
         return io::Fault{};
     });
     Bytes memory(4096);
-    DiskRequest request = request_of(Kind::write, 0, memory.size());
+    DiskRequest request = ranged(Kind::write, 0, memory.size());
     request.buffers = {{memory.data(), memory.size()}};
     EXPECT_EQ(run(*under_test, request), 0);
     EXPECT_EQ(calls, "w");
@@ -269,7 +241,7 @@ TEST_P(ImageDisks, DestroyedWithWorkInFlight) {
     std::vector<Bytes> memory(64, Bytes(1 << 16, std::byte{0x55}));
     std::vector<DiskRequest> requests;
     for (Bytes& own : memory) {
-        requests.push_back(request_of(requests.size() % 2 == 0 ? Kind::write : Kind::read, 0, own.size()));
+        requests.push_back(ranged(requests.size() % 2 == 0 ? Kind::write : Kind::read, 0, own.size()));
         requests.back().offset = requests.size() / 2 * own.size();
         requests.back().buffers = {{own.data(), own.size()}};
     }
@@ -352,7 +324,7 @@ TEST(ImageDiskErrors, ADamagedImageIsAnInputError) {
     EXPECT_TRUE(disk.read_only());
     EXPECT_EQ(disk.block_size(), 4096U);
     for (const Kind kind : {Kind::read, Kind::write, Kind::flush, Kind::discard, Kind::write_zeroes}) {
-        EXPECT_EQ(run(disk, request_of(kind, 0, 4096)), EIO);
+        EXPECT_EQ(run(disk, ranged(kind, 0, 4096)), EIO);
     }
 }
 

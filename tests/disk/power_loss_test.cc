@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <filesystem>
 #include <set>
 #include <span>
 
@@ -48,8 +49,10 @@ Result<Opened> open(const std::string& path, io::FaultHook hook = {}) {
     options.direct = false;
     Opened opened;
     opened.loop = need(IoLoop::make(options.engine, std::move(hook)));
-    auto file = std::make_unique<DiskIo>(need(DiskFile::open("root", path, options)), *opened.loop);
-    auto image = opened.loop->run(qcow2::open_image(std::move(file), nullptr, {}));
+    DiskFile file = need(DiskFile::open("root", path, options));
+    qcow2::Header header = need(qcow2::read_header(file.fd.get(), std::filesystem::file_size(path), path));
+    auto io = std::make_unique<DiskIo>(std::move(file), *opened.loop);
+    auto image = opened.loop->run(qcow2::open_image(std::move(io), std::move(header), nullptr, {}));
     if (!image) {
         return fail(std::move(image).error());
     }

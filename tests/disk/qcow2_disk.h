@@ -86,8 +86,13 @@ private:
             image_ = std::make_unique<RawImage>(*std::move(file), *loop_, options.read_only);
             return;
         }
+        auto header = qcow2::read_header(file->fd.get(), std::filesystem::file_size(link.path), link.path);
+        if (!header) {
+            status_ = fail(std::move(header).error());
+            return;
+        }
         auto io = std::make_unique<DiskIo>(*std::move(file), *loop_);
-        auto image = loop_->run(qcow2::open_image(std::move(io), std::move(image_), options));
+        auto image = loop_->run(qcow2::open_image(std::move(io), *std::move(header), std::move(image_), options));
         if (!image) {
             status_ = fail(std::move(image).error());
             return;

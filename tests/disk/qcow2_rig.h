@@ -4,7 +4,7 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,10 +15,9 @@
 #include "devices/disk/qcow2/refcounts.h"
 #include "tests/support/command.h"
 #include "tests/support/need.h"
+#include "tests/support/qemu_img.h"
 
 namespace snapvm::disk::test_rig {
-
-inline bool has_qemu_img() { return test::run_program({"qemu-img", "--version"}).exit_code == 0; }
 
 /// Runs qemu-img or qemu-io, which must succeed.
 inline std::string qemu(std::vector<std::string> words) {
@@ -45,10 +44,10 @@ public:
         loop_ = test::need(IoLoop::make(io::EngineKind::automatic, std::move(hook)));
         DiskOptions options;
         options.read_only = read_only;
-        file_.emplace(test::need(DiskFile::open("root", path, options)), *loop_);
-        std::vector<std::byte> first(std::min<std::uint64_t>(file_->size(), 2ULL << 20));
-        test::need(loop_->run(file_->read(0, std::span<std::byte>(first))));
-        header_.emplace(test::need(qcow2::parse_header(first, path)), *file_);
+        DiskFile file = test::need(DiskFile::open("root", path, options));
+        auto header = test::need(qcow2::read_header(file.fd.get(), std::filesystem::file_size(path), path));
+        file_.emplace(std::move(file), *loop_);
+        header_.emplace(std::move(header), *file_);
     }
     [[nodiscard]] DiskIo& file() { return *file_; }
     [[nodiscard]] qcow2::HeaderStore& header() { return *header_; }

@@ -183,9 +183,7 @@ void expect_counts(const std::string& path, const Model& model, bool exactly) {
 class RefcountShapes : public ::testing::TestWithParam<Shape> {};
 
 TEST_P(RefcountShapes, AgreeWithAModel) {
-    if (!has_qemu_img()) {
-        GTEST_SKIP() << "qemu-img is missing";
-    }
+    SNAPVM_REQUIRE_QEMU_IMG();
     const test::ScratchFolder folder;
     const std::string path = folder.file("image");
     make_image(path, GetParam());
@@ -227,9 +225,7 @@ INSTANTIATE_TEST_SUITE_P(All, RefcountShapes, ::testing::ValuesIn(shapes()), [](
 });
 
 TEST(Refcounts, AFailedCallLosesNoCount) {
-    if (!has_qemu_img()) {
-        GTEST_SKIP() << "qemu-img is missing";
-    }
+    SNAPVM_REQUIRE_QEMU_IMG();
     const test::ScratchFolder folder;
     const Shape shape(6, 9);  // the table moves early
     for (unsigned broken = 0;; ++broken) {
@@ -273,9 +269,7 @@ TEST(Refcounts, AFailedCallLosesNoCount) {
 }
 
 TEST(Refcounts, FreedClustersAreUsedAgain) {
-    if (!has_qemu_img()) {
-        GTEST_SKIP() << "qemu-img is missing";
-    }
+    SNAPVM_REQUIRE_QEMU_IMG();
     const test::ScratchFolder folder;
     const std::string path = folder.file("image");
     make_image(path, Shape(4, 16));
@@ -293,9 +287,7 @@ TEST(Refcounts, FreedClustersAreUsedAgain) {
 }
 
 TEST(Refcounts, TheTableGrowsFarBeyondItsFirstCluster) {
-    if (!has_qemu_img()) {
-        GTEST_SKIP() << "qemu-img is missing";
-    }
+    SNAPVM_REQUIRE_QEMU_IMG();
     const test::ScratchFolder folder;
     const std::string path = folder.file("image");
     make_image(path, Shape(6, 9));
@@ -328,9 +320,7 @@ void poke(const std::string& path, std::uint64_t offset, std::uint64_t value, st
 }
 
 TEST(Refcounts, TablesAreNeverGivenOut) {
-    if (!has_qemu_img()) {
-        GTEST_SKIP() << "qemu-img is missing";
-    }
+    SNAPVM_REQUIRE_QEMU_IMG();
     const test::ScratchFolder folder;
     const std::string path = folder.file("image");
     // qemu-img puts the header, the table, the block and the L1 table into the first clusters.
@@ -346,9 +336,7 @@ TEST(Refcounts, TablesAreNeverGivenOut) {
 }
 
 TEST(Refcounts, TablesAreNeverLowered) {
-    if (!has_qemu_img()) {
-        GTEST_SKIP() << "qemu-img is missing";
-    }
+    SNAPVM_REQUIRE_QEMU_IMG();
     const test::ScratchFolder folder;
     const std::string path = folder.file("image");
     make_image(path, Shape(4, 16));
@@ -364,9 +352,7 @@ TEST(Refcounts, TablesAreNeverLowered) {
 }
 
 TEST(Refcounts, RefusesImpossibleTables) {
-    if (!has_qemu_img()) {
-        GTEST_SKIP() << "qemu-img is missing";
-    }
+    SNAPVM_REQUIRE_QEMU_IMG();
     const test::ScratchFolder folder;
     const std::string path = folder.file("image");
     const std::uint64_t table = 1ULL << 16;
@@ -380,9 +366,7 @@ TEST(Refcounts, RefusesImpossibleTables) {
 }
 
 TEST(Refcounts, ACountThatWouldNotFitChangesNothing) {
-    if (!has_qemu_img()) {
-        GTEST_SKIP() << "qemu-img is missing";
-    }
+    SNAPVM_REQUIRE_QEMU_IMG();
     const test::ScratchFolder folder;
     const std::string path = folder.file("image");
     make_image(path, Shape(1, 16));

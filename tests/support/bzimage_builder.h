@@ -6,8 +6,6 @@
 #include <gtest/gtest.h>
 #include <lz4.h>
 #include <lzma.h>
-#include <zlib.h>
-#include <zstd.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -16,24 +14,9 @@
 #include <string_view>
 #include <vector>
 
+#include "tests/support/compressed_bytes.h"
+
 namespace snapvm::test {
-
-using FileBytes = std::vector<std::byte>;
-
-inline FileBytes gzip(std::span<const std::byte> plain) {
-    z_stream stream{};
-    EXPECT_EQ(::deflateInit2(&stream, 6, Z_DEFLATED, 16 + MAX_WBITS, 8, Z_DEFAULT_STRATEGY), Z_OK);
-    FileBytes in(plain.begin(), plain.end());
-    FileBytes out(::deflateBound(&stream, plain.size()));
-    stream.next_in = reinterpret_cast<Bytef*>(in.data());
-    stream.avail_in = static_cast<uInt>(in.size());
-    stream.next_out = reinterpret_cast<Bytef*>(out.data());
-    stream.avail_out = static_cast<uInt>(out.size());
-    EXPECT_EQ(::deflate(&stream, Z_FINISH), Z_STREAM_END);
-    out.resize(stream.total_out);
-    ::deflateEnd(&stream);
-    return out;
-}
 
 inline FileBytes xz(std::span<const std::byte> plain) {
     FileBytes out(::lzma_stream_buffer_bound(plain.size()));
@@ -43,12 +26,6 @@ inline FileBytes xz(std::span<const std::byte> plain) {
                                   plain.size(), reinterpret_cast<std::uint8_t*>(out.data()), &size, out.size()),
         LZMA_OK);
     out.resize(size);
-    return out;
-}
-
-inline FileBytes zstd(std::span<const std::byte> plain) {
-    FileBytes out(::ZSTD_compressBound(plain.size()));
-    out.resize(::ZSTD_compress(out.data(), out.size(), plain.data(), plain.size(), 3));
     return out;
 }
 

@@ -290,7 +290,7 @@ bool Server::Impl::serve_one(Connection& connection, DeadlineStream& stream, bea
         return false;
     }
     if (!enter(connection, Phase::works)) {
-        return false;  // nobody would read the answer, so the call is not made
+        return false;  // the connection is closed, so the call is not made
     }
     const auto& message = parser.get();
     const auto gone = [this, fd = connection.fd.get()] {

@@ -104,8 +104,8 @@ Contents contents_of(const UniqueFd& folder) {
 }
 
 // Returns whether a process has the machine's lock open.
-bool has_lock(const std::string& pid, const UniqueFd& folder) {
-    const auto descriptors = open_file("/proc/" + pid + "/fd", O_RDONLY | O_DIRECTORY);
+bool has_lock(int pid, const UniqueFd& folder) {
+    const auto descriptors = open_file("/proc/" + std::to_string(pid) + "/fd", O_RDONLY | O_DIRECTORY);
     const auto names = descriptors ? names_in(*descriptors) : fail(descriptors.error());
     struct stat lock{};
     if (!names || ::fstatat(folder.get(), kLock, &lock, AT_SYMLINK_NOFOLLOW) != 0) {
@@ -128,8 +128,8 @@ int process_of(const UniqueFd& folder) {
         return peer.pid;
     }
     // Its queue is full, or it has closed the socket because it ends.
-    const std::string pid = std::to_string(std::atoi(text_in(folder, kLock, kMaxLock).c_str()));
-    return has_lock(pid, folder) ? std::atoi(pid.c_str()) : 0;
+    const int pid = std::atoi(text_in(folder, kLock, kMaxLock).c_str());
+    return has_lock(pid, folder) ? pid : 0;
 }
 
 Status check_name(const std::string& name) {

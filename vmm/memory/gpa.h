@@ -6,6 +6,8 @@
 #include <compare>
 #include <cstdint>
 
+#include "vmm/base/align.h"
+
 namespace snapvm {
 
 inline constexpr std::uint64_t kPageSize = 4096;
@@ -21,7 +23,5 @@ struct Gpa {
 };
 
 constexpr bool is_page_aligned(std::uint64_t value) { return value % kPageSize == 0; }
-constexpr std::uint64_t align_up(std::uint64_t value, std::uint64_t to) { return (value + to - 1) / to * to; }
-constexpr std::uint64_t align_down(std::uint64_t value, std::uint64_t to) { return value / to * to; }
 
 }  // namespace snapvm

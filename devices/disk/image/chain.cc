@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <optional>
 #include <vector>
 
 #include "devices/disk/disk_file.h"
@@ -22,12 +23,11 @@ namespace snapvm::disk {
 namespace {
 
 constexpr std::uint64_t kSector = 512;
-constexpr std::size_t kFirstHeaderBytes = 72;
 // Of the tables in memory: as much for all backing images together as for the top one, and for each
 // enough to work with.
 constexpr std::uint64_t kMetadataBytes = 16ULL << 20;
 constexpr std::uint64_t kLeastMetadataBytes = 512ULL << 10;
-constexpr std::uint64_t kMaxL1Bytes = 64ULL << 20;  // an image of 8 PiB with clusters of 128 KiB
+constexpr std::uint64_t kMaxAllL1Bytes = 64ULL << 20;  // an image of 8 PiB with clusters of 128 KiB
 
 /// An image that is to be opened.
 struct Place {
@@ -40,6 +40,7 @@ struct Link {
     DiskFile file;
     DiskFormat format = DiskFormat::qcow2;
     struct stat info{};
+    std::optional<qcow2::Header> header;  ///< of a qcow2 image
 };
 
 /// A path's file before it is opened: opening a device may have effects. Nothing else gets its
@@ -131,13 +132,8 @@ Result<Link> open_link(const std::string& id, const Place& place, const DiskOpti
 }
 
 Result<qcow2::Header> read_header(const Link& link) {
-    const int fd = link.file.fd.get();
-    const std::uint64_t end = link.file.device ? link.file.size : static_cast<std::uint64_t>(link.info.st_size);
-    std::vector<std::byte> bytes(std::min<std::uint64_t>(kFirstHeaderBytes, end));
-    TRY(read_exactly_at(fd, bytes, 0, link.file.name));
-    bytes.resize(std::min(TRY(qcow2::header_bytes(bytes, link.file.name)), end));
-    TRY(read_exactly_at(fd, bytes, 0, link.file.name));
-    return qcow2::parse_header(bytes, link.file.name);
+    const std::uint64_t bytes = link.file.device ? link.file.size : static_cast<std::uint64_t>(link.info.st_size);
+    return qcow2::read_header(link.file.fd.get(), bytes, link.file.name);
 }
 
 /// The walk along a chain, from its top to its last image.
@@ -149,7 +145,7 @@ public:
         Place place{path, options_.format};
         links_.push_back(TRY(open_link(id_, place, options_)));
         while (place.format == DiskFormat::qcow2) {
-            const qcow2::Header header = TRY(read_header(links_.back()));
+            const qcow2::Header& header = links_.back().header.emplace(TRY(read_header(links_.back())));
             TRY(count_l1(header));
             if (!header.has_backing) {
                 break;
@@ -171,7 +167,7 @@ private:
     // L1 tables are in memory as a whole.
     [[nodiscard]] Status count_l1(const qcow2::Header& header) {
         l1_bytes_ += std::uint64_t{header.l1_entries} * 8;
-        if (l1_bytes_ > kMaxL1Bytes) {
+        if (l1_bytes_ > kMaxAllL1Bytes) {
             return fail(ErrorKind::unsupported, links_.front().file.name + " has a chain whose tables are too large",
                         "merge some of its images: qemu-img convert, or qemu-img commit");
         }
@@ -293,7 +289,8 @@ Result<Chain> open_chain(const std::string& id, const std::string& path, const D
             qcow2::OpenOptions how;
             how.read_only = read_only;
             how.metadata_bytes = top ? kMetadataBytes : share;
-            chain.top = TRY(chain.loop->run(qcow2::open_image(std::move(file), std::move(chain.top), how)));
+            chain.top = TRY(chain.loop->run(
+                qcow2::open_image(std::move(file), *std::move(link.header), std::move(chain.top), how)));
         } else {
             chain.top = std::make_unique<RawImage>(std::move(link.file), *chain.loop, read_only);
         }

@@ -24,7 +24,6 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr std::uint64_t kSector = 512;
-constexpr std::uint64_t kHeaderBegin = 72;  // that header_bytes() needs
 
 // Fills in what the file system says.
 Status measure(int fd, ImageInfo& info) {
@@ -56,18 +55,6 @@ Result<std::string> recognise(int fd, const ImageInfo& info) {
                     "convert it with \"qemu-img convert -O qcow2\"");
     }
     return std::string(format);
-}
-
-Result<std::vector<std::byte>> begin_of(int fd, const ImageInfo& info, std::uint64_t size) {
-    std::vector<std::byte> bytes(std::min(size, info.file_bytes));
-    TRY(read_exactly_at(fd, bytes, 0, info.path));
-    return bytes;
-}
-
-Result<qcow2::Header> read_header(int fd, const ImageInfo& info) {
-    const auto begin = TRY(begin_of(fd, info, kHeaderBegin));
-    const std::uint64_t size = TRY(qcow2::header_bytes(begin, info.path));
-    return qcow2::parse_header(TRY(begin_of(fd, info, size)), info.path);
 }
 
 std::string exact_size(std::uint64_t bytes) {
@@ -148,7 +135,7 @@ Result<ImageInfo> image_info(const std::string& path, std::string_view format) {
         info.format = TRY(recognise(fd.get(), info));
     }
     if (info.format == "qcow2") {
-        info.header = TRY(read_header(fd.get(), info));
+        info.header = TRY(qcow2::read_header(fd.get(), info.file_bytes, info.path));
     }
     info.size = info.header ? info.header->size : info.file_bytes / kSector * kSector;
     return info;

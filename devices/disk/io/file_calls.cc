@@ -10,6 +10,9 @@
 #include <span>
 #include <utility>
 
+#include "devices/disk/io/parts.h"
+#include "vmm/base/align.h"
+
 namespace snapvm::disk {
 namespace {
 
@@ -18,24 +21,6 @@ namespace {
 constexpr std::uint64_t kBounceBytes = 256ULL << 10;
 // io_uring counts the bytes of one buffer in 32 bits.
 constexpr std::uint64_t kCallBytes = 1ULL << 30;
-
-// Calls visit(iovec) for the parts of the buffers that hold bytes [offset, offset + size).
-template <class Visit>
-void for_each_part(std::span<const iovec> buffers, std::uint64_t offset, std::uint64_t size, Visit visit) {
-    for (const iovec& buffer : buffers) {
-        if (size == 0) {
-            return;
-        }
-        if (offset >= buffer.iov_len) {
-            offset -= buffer.iov_len;
-            continue;
-        }
-        const std::uint64_t part = std::min<std::uint64_t>(buffer.iov_len - offset, size);
-        visit(iovec{static_cast<std::byte*>(buffer.iov_base) + offset, part});
-        offset = 0;
-        size -= part;
-    }
-}
 
 // A system call takes a limited number of buffers. The request goes on after them.
 void limit_parts(io::Request& call) {
@@ -96,8 +81,7 @@ bool FileCalls::buffers_aligned(const Call& call) const {
 bool FileCalls::make_bounce(Call& call) const {
     call.size = std::min(call.size, kBounceBytes);
     const std::uint64_t alignment = std::max(file_.alignment.memory, 4096U);
-    call.bounce_.reset(
-        static_cast<std::byte*>(std::aligned_alloc(alignment, (call.size + alignment - 1) / alignment * alignment)));
+    call.bounce_.reset(static_cast<std::byte*>(std::aligned_alloc(alignment, align_up(call.size, alignment))));
     if (!call.bounce_) {
         return false;
     }

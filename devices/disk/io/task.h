@@ -16,6 +16,7 @@
 #pragma once
 
 #include <coroutine>
+#include <cstddef>
 #include <cstdlib>
 #include <deque>
 #include <optional>
@@ -127,7 +128,7 @@ inline Task<void> Promise<void>::get_return_object() noexcept {
     return Task<void>(std::coroutine_handle<Promise<void>>::from_promise(*this));
 }
 
-/// A coroutine that nobody awaits. It runs at once, and destroys itself at its end.
+/// A coroutine that no other one awaits. It runs at once, and destroys itself at its end.
 struct Detached {
     struct promise_type {
         Detached get_return_object() noexcept { return {}; }
@@ -199,47 +200,58 @@ private:
     std::deque<std::coroutine_handle<>> waiting_;
 };
 
-/// Lets one task at a time through. The task that leaves runs the next one until that waits, so the
-/// mutex must outlive every task that it has let through.
-class Mutex {
+/// Lets a number of tasks at a time through. The task that leaves runs the next one until that
+/// waits, so the semaphore must outlive every task that it has let through.
+class Semaphore {
 public:
     class [[nodiscard]] Guard {
     public:
-        explicit Guard(Mutex& mutex) : mutex_(&mutex) {}
-        Guard(Guard&& other) noexcept : mutex_(std::exchange(other.mutex_, nullptr)) {}
+        explicit Guard(Semaphore& semaphore) : semaphore_(&semaphore) {}
+        Guard(Guard&& other) noexcept : semaphore_(std::exchange(other.semaphore_, nullptr)) {}
         Guard& operator=(Guard&&) = delete;
         ~Guard() {
-            if (mutex_ != nullptr) {
-                mutex_->unlock();
+            if (semaphore_ != nullptr) {
+                semaphore_->leave();
             }
         }
 
     private:
-        Mutex* mutex_;
+        Semaphore* semaphore_;
     };
-    Task<Guard> lock() {
-        while (held_) {
+    explicit Semaphore(std::size_t places) : places_(places) {}
+    Task<Guard> take() {
+        while (places_ == 0) {
             co_await waiting_.wait();
         }
-        held_ = true;
+        --places_;
         co_return Guard(*this);
     }
 
 private:
     // A task that is woken here may leave before this returns. The next one is then woken by this
     // call and not by that one, so that a long queue needs no stack.
-    void unlock() {
-        held_ = false;
+    void leave() {
+        ++places_;
         if (std::exchange(waking_, true)) {
             return;
         }
-        while (!held_ && waiting_.wake_one()) {
+        while (places_ > 0 && waiting_.wake_one()) {
         }
         waking_ = false;
     }
-    bool held_ = false;
+    std::size_t places_;
     bool waking_ = false;
     WaitList waiting_;
+};
+
+/// Lets one task at a time through, as a Semaphore does.
+class Mutex {
+public:
+    using Guard = Semaphore::Guard;
+    Task<Guard> lock() { return one_.take(); }
+
+private:
+    Semaphore one_{1};
 };
 
 }  // namespace snapvm::disk

@@ -13,24 +13,17 @@
 #include "devices/disk/qcow2/entries.h"
 #include "devices/disk/qcow2/refcounts.h"
 #include "devices/disk/qcow2/snapshot_table.h"
+#include "vmm/base/align.h"
 
 namespace snapvm::disk::qcow2 {
 namespace {
 
-constexpr std::uint64_t kMaxL1Bytes = 1ULL << 30;  // of all L1 tables together
+constexpr std::uint64_t kMaxAllL1Bytes = 1ULL << 30;  // of all L1 tables together
 constexpr std::uint64_t kMaxTableBytes = 64ULL << 20;
 constexpr std::uint32_t kBitmapsExtension = 0x23852875;
 constexpr std::uint64_t kBitmapsConsistent = 1ULL << 0;  // of the autoclear features
 
 std::string at(std::uint64_t offset) { return " at the offset " + std::to_string(offset); }
-
-std::uint64_t load_number(std::span<const std::byte> bytes, std::size_t offset, std::size_t size) {
-    std::uint64_t value = 0;
-    for (const std::byte byte : bytes.subspan(offset, size)) {
-        value = value << 8 | std::to_integer<std::uint64_t>(byte);
-    }
-    return value;
-}
 
 }  // namespace
 
@@ -133,7 +126,7 @@ Task<Status> Checker::mark_l1(std::uint64_t offset, std::uint64_t entries, bool 
         co_return Status{};
     }
     l1_bytes_ += entries * 8;
-    if (l1_bytes_ > kMaxL1Bytes) {
+    if (l1_bytes_ > kMaxAllL1Bytes) {
         co_return fail(ErrorKind::unsupported, file_.name() + ": the L1 tables are too large to be checked");
     }
     if (!mark(offset, entries * 8, 1, Use::other_table, "an L1 table")) {
@@ -179,7 +172,7 @@ Task<Status> Checker::mark_snapshots() {
 
 Task<Status> Checker::mark_bitmap(std::uint64_t offset, std::uint64_t entries) {
     l1_bytes_ += entries * 8;
-    if (l1_bytes_ > kMaxL1Bytes || offset % cluster_size_ != 0) {
+    if (l1_bytes_ > kMaxAllL1Bytes || offset % cluster_size_ != 0) {
         lost_table("a bitmap table" + at(offset) + " is not possible");
         co_return Status{};
     }
@@ -220,10 +213,11 @@ Task<Status> Checker::mark_bitmaps() {
     constexpr std::uint64_t kFixedBytes = 24;  // of an entry
     for (std::uint64_t entry = 0; entry + kFixedBytes <= size;) {
         const std::uint64_t table = load_be64(*bytes, entry);
-        Status marked = co_await mark_bitmap(table, load_number(*bytes, entry + 8, 4));
+        Status marked = co_await mark_bitmap(table, load_be<std::uint32_t>(*bytes, entry + 8));
         CO_TRY(marked);
-        const std::uint64_t more = load_number(*bytes, entry + 18, 2) + load_number(*bytes, entry + 20, 4);
-        entry += (kFixedBytes + more + 7) / 8 * 8;
+        const std::uint64_t more =
+            std::uint64_t{load_be<std::uint16_t>(*bytes, entry + 18)} + load_be<std::uint32_t>(*bytes, entry + 20);
+        entry += align_up(kFixedBytes + more, 8);
     }
     co_return Status{};
 }

@@ -92,38 +92,6 @@ private:
     WaitList freed_;
 };
 
-/// Lets a number of tasks at a time through.
-class Semaphore {
-public:
-    class [[nodiscard]] Guard {
-    public:
-        explicit Guard(Semaphore& semaphore) : semaphore_(&semaphore) {}
-        Guard(Guard&& other) noexcept : semaphore_(std::exchange(other.semaphore_, nullptr)) {}
-        Guard& operator=(Guard&&) = delete;
-        ~Guard() {
-            if (semaphore_ != nullptr) {
-                ++semaphore_->places_;
-                semaphore_->freed_.wake_one();
-            }
-        }
-
-    private:
-        Semaphore* semaphore_;
-    };
-    explicit Semaphore(std::size_t places) : places_(places) {}
-    Task<Guard> take() {
-        while (places_ == 0) {
-            co_await freed_.wait();
-        }
-        --places_;
-        co_return Guard(*this);
-    }
-
-private:
-    std::size_t places_;
-    WaitList freed_;
-};
-
 /// Tells which calls have begun and not ended.
 class CallTickets {
 public:

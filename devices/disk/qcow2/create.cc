@@ -11,7 +11,8 @@
 #include <span>
 #include <vector>
 
-#include "devices/disk/qcow2/entries.h"
+#include "devices/disk/qcow2/big_endian.h"
+#include "devices/disk/qcow2/refcounts.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/file_lock.h"
 #include "vmm/base/size_text.h"
@@ -21,7 +22,6 @@ namespace snapvm::disk::qcow2 {
 namespace {
 
 constexpr std::uint64_t kSector = 512;
-constexpr std::uint64_t kMaxL1Bytes = 32ULL << 20;
 constexpr std::uint64_t kEntry = 8;  // of the L1 and the refcount table, in bytes
 constexpr std::size_t kZerosAtATime = 1U << 20;
 
@@ -37,7 +37,8 @@ Status check_version(const CreateOptions& options) {
     if (options.version != 2 && options.version != 3) {
         return wrong("qcow2 has no version " + std::to_string(options.version), "use 3, or 2 for old programs");
     }
-    const bool plain = !options.extended_l2 && options.refcount_order == 4 && options.compression == Compression::zlib;
+    const bool plain = !options.extended_l2 && options.refcount_order == kVersion2RefcountOrder &&
+                       options.compression == Compression::zlib;
     if (options.version == 2 && !plain) {
         return wrong("version 2 of qcow2 has no subclusters, no zstd, and reference counts of 16 bits only",
                      "use version 3");
@@ -46,14 +47,14 @@ Status check_version(const CreateOptions& options) {
 }
 
 Status check_clusters(const CreateOptions& options) {
-    if (options.cluster_bits < 9 || options.cluster_bits > 21) {
+    if (options.cluster_bits < kMinClusterBits || options.cluster_bits > kMaxClusterBits) {
         return wrong("clusters of 2^" + std::to_string(options.cluster_bits) + " bytes are not possible",
                      "use clusters of 512 bytes to 2M");
     }
-    if (options.extended_l2 && options.cluster_bits < 14) {
+    if (options.extended_l2 && options.cluster_bits < kMinExtendedL2ClusterBits) {
         return wrong("subclusters need clusters of 16K or more", "use larger clusters, or no subclusters");
     }
-    if (options.refcount_order > 6) {
+    if (options.refcount_order > kMaxRefcountOrder) {
         return wrong("reference counts of 2^" + std::to_string(options.refcount_order) + " bits are not possible",
                      "use 1 to 64 bits");
     }
@@ -146,12 +147,8 @@ std::vector<std::byte> refcount_table(const Header& header, const Layout& layout
 // All blocks in a row, with a count of 1 for each of the image's clusters.
 std::vector<std::byte> refcount_blocks(const Header& header, const Layout& layout) {
     std::vector<std::byte> blocks(layout.blocks << header.cluster_bits);
-    const std::uint64_t bits = header.refcount_bits();
     for (std::uint64_t i = 0; i < layout.clusters(); ++i) {
-        // Counts of less than a byte begin at its lowest bit; larger ones are big endian.
-        const std::uint64_t at = bits < 8 ? i * bits / 8 : (i + 1) * bits / 8 - 1;
-        const unsigned shift = bits < 8 ? i * bits % 8 : 0;
-        blocks[at] |= static_cast<std::byte>(1U << shift);
+        store_refcount(blocks, header.refcount_order, i, 1);
     }
     return blocks;
 }

@@ -113,19 +113,4 @@ Result<std::uint64_t> parse_l1(const Header& header, std::uint64_t word) {
     return offset;
 }
 
-std::uint64_t load_be64(std::span<const std::byte> bytes, std::size_t offset) {
-    std::uint64_t value = 0;
-    for (const std::byte one : bytes.subspan(offset, sizeof value)) {
-        value = value << 8 | std::to_integer<std::uint64_t>(one);
-    }
-    return value;
-}
-
-void store_be64(std::span<std::byte> bytes, std::size_t offset, std::uint64_t value) {
-    for (std::byte& one : bytes.subspan(offset, sizeof value)) {
-        one = static_cast<std::byte>(value >> 56);
-        value <<= 8;
-    }
-}
-
 }  // namespace snapvm::disk::qcow2

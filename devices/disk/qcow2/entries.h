@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 
+#include "devices/disk/qcow2/big_endian.h"
 #include "devices/disk/qcow2/header.h"
 
 namespace snapvm::disk::qcow2 {
@@ -52,9 +53,5 @@ L2Words encode_l2(const Header& header, const L2Entry& entry);
 /// Returns the offset of the L2 table, 0 if there is none. Fails with invalid if it is not aligned.
 Result<std::uint64_t> parse_l1(const Header& header, std::uint64_t word);
 inline std::uint64_t encode_l1(std::uint64_t offset) { return offset == 0 ? 0 : offset | kCopied; }
-
-// Numbers in tables are big endian.
-std::uint64_t load_be64(std::span<const std::byte> bytes, std::size_t offset);
-void store_be64(std::span<std::byte> bytes, std::size_t offset, std::uint64_t value);
 
 }  // namespace snapvm::disk::qcow2

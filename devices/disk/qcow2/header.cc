@@ -7,7 +7,9 @@
 #include <limits>
 #include <utility>
 
-#include "devices/disk/qcow2/entries.h"
+#include "devices/disk/qcow2/big_endian.h"
+#include "vmm/base/align.h"
+#include "vmm/base/fd.h"
 #include "vmm/base/try.h"
 
 namespace snapvm::disk::qcow2 {
@@ -20,13 +22,6 @@ constexpr std::size_t kVersion3Length = 104;  // up to header_length itself
 constexpr std::size_t kCompressionOffset = 104;
 constexpr std::size_t kMoreFields = kCompressionOffset + 1;
 
-constexpr std::uint32_t kMinClusterBits = 9;
-constexpr std::uint32_t kMinExtendedL2ClusterBits = 14;
-constexpr std::uint32_t kMaxClusterBits = 21;
-constexpr std::uint32_t kVersion2RefcountOrder = 4;
-constexpr std::uint32_t kMaxRefcountOrder = 6;
-constexpr std::uint64_t kMaxL1Bytes = 32ULL << 20;
-constexpr std::uint64_t kMaxRefcountTableBytes = 8ULL << 20;
 constexpr std::uint32_t kMaxSnapshots = 65'536;
 constexpr std::uint64_t kMinSnapshotEntry = 40;
 constexpr std::size_t kMaxBackingName = 1023;
@@ -39,25 +34,6 @@ constexpr std::uint32_t kBackingFormatExtension = 0xE2792ACA;
 constexpr std::uint32_t kFeatureNamesExtension = 0x6803F857;
 constexpr std::size_t kExtensionHeader = 8;
 constexpr std::size_t kFeatureName = 48;  // an entry of the feature name table
-
-std::uint32_t load_be32(Bytes bytes, std::size_t offset) {
-    std::uint32_t value = 0;
-    for (const std::byte one : bytes.subspan(offset, sizeof value)) {
-        value = value << 8 | std::to_integer<std::uint32_t>(one);
-    }
-    return value;
-}
-
-void store_be32(std::span<std::byte> bytes, std::size_t offset, std::uint32_t value) {
-    for (std::byte& one : bytes.subspan(offset, sizeof value)) {
-        one = static_cast<std::byte>(value >> 24);
-        value <<= 8;
-    }
-}
-
-constexpr std::uint64_t round_up(std::uint64_t value, std::uint64_t multiple) {
-    return (value + multiple - 1) / multiple * multiple;
-}
 
 std::string text_of(Bytes bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
 
@@ -78,7 +54,7 @@ private:
         return fail(ErrorKind::unsupported, name_ + " uses " + what + ", which snapvm does not support",
                     "convert it to a plain qcow2 image with \"qemu-img convert -O qcow2\"");
     }
-    [[nodiscard]] std::uint32_t be32(std::size_t offset) const { return load_be32(bytes_, offset); }
+    [[nodiscard]] std::uint32_t be32(std::size_t offset) const { return load_be<std::uint32_t>(bytes_, offset); }
     [[nodiscard]] std::uint64_t be64(std::size_t offset) const { return load_be64(bytes_, offset); }
 
     Status fields();
@@ -225,7 +201,7 @@ Status Parser::extensions() {
             return damaged("a header extension goes beyond the room for extensions");
         }
         TRY(extension(type, bytes_.subspan(at, size)));
-        at += round_up(size, 8);
+        at += align_up(size, 8);
     }
     return {};
 }
@@ -350,15 +326,15 @@ Result<std::vector<std::byte>> Writer::write() {
 
 void Writer::fields() {
     bytes_.resize(kVersion2Length);
-    store_be32(bytes_, 0, kMagic);
-    store_be32(bytes_, 4, header_.version);
-    store_be32(bytes_, 20, header_.cluster_bits);
+    store_be<std::uint32_t>(bytes_, 0, kMagic);
+    store_be<std::uint32_t>(bytes_, 4, header_.version);
+    store_be<std::uint32_t>(bytes_, 20, header_.cluster_bits);
     store_be64(bytes_, 24, header_.size);
-    store_be32(bytes_, 36, header_.l1_entries);
+    store_be<std::uint32_t>(bytes_, 36, header_.l1_entries);
     store_be64(bytes_, 40, header_.l1_offset);
     store_be64(bytes_, 48, header_.refcount_table_offset);
-    store_be32(bytes_, 56, header_.refcount_table_clusters);
-    store_be32(bytes_, 60, header_.snapshots);
+    store_be<std::uint32_t>(bytes_, 56, header_.refcount_table_clusters);
+    store_be<std::uint32_t>(bytes_, 60, header_.snapshots);
     store_be64(bytes_, 64, header_.snapshots_offset);
 }
 
@@ -367,28 +343,28 @@ void Writer::features() {
     store_be64(bytes_, 72, header_.incompatible);
     store_be64(bytes_, 80, header_.compatible);
     store_be64(bytes_, 88, header_.autoclear);
-    store_be32(bytes_, 96, header_.refcount_order);
+    store_be<std::uint32_t>(bytes_, 96, header_.refcount_order);
     if (!header_.more_fields.empty() || header_.compression != Compression::zlib) {
         bytes_.push_back(static_cast<std::byte>(header_.compression));
         bytes_.insert(bytes_.end(), header_.more_fields.begin(), header_.more_fields.end());
-        bytes_.resize(round_up(bytes_.size(), 8));
+        bytes_.resize(align_up(bytes_.size(), 8));
     }
-    store_be32(bytes_, 100, static_cast<std::uint32_t>(bytes_.size()));
+    store_be<std::uint32_t>(bytes_, 100, static_cast<std::uint32_t>(bytes_.size()));
 }
 
 void Writer::extension(std::uint32_t type, Bytes data) {
     const std::size_t at = bytes_.size();
     bytes_.resize(at + kExtensionHeader);
-    store_be32(bytes_, at, type);
-    store_be32(bytes_, at + 4, static_cast<std::uint32_t>(data.size()));
+    store_be<std::uint32_t>(bytes_, at, type);
+    store_be<std::uint32_t>(bytes_, at + 4, static_cast<std::uint32_t>(data.size()));
     bytes_.insert(bytes_.end(), data.begin(), data.end());
-    bytes_.resize(round_up(bytes_.size(), 8));
+    bytes_.resize(align_up(bytes_.size(), 8));
 }
 
 void Writer::backing_name() {
     const Bytes name = std::as_bytes(std::span(header_.backing_file));
     store_be64(bytes_, 8, bytes_.size());
-    store_be32(bytes_, 16, static_cast<std::uint32_t>(name.size()));
+    store_be<std::uint32_t>(bytes_, 16, static_cast<std::uint32_t>(name.size()));
     bytes_.insert(bytes_.end(), name.begin(), name.end());
 }
 
@@ -400,6 +376,14 @@ Result<std::uint64_t> header_bytes(std::span<const std::byte> begin, const std::
 
 Result<Header> parse_header(std::span<const std::byte> bytes, const std::string& name) {
     return Parser(bytes, name).parse();
+}
+
+Result<Header> read_header(int fd, std::uint64_t file_bytes, const std::string& name) {
+    std::vector<std::byte> bytes(std::min<std::uint64_t>(file_bytes, kVersion2Length));
+    TRY(read_exactly_at(fd, bytes, 0, name));
+    bytes.resize(std::min(file_bytes, TRY(header_bytes(bytes, name))));
+    TRY(read_exactly_at(fd, bytes, 0, name));
+    return parse_header(bytes, name);
 }
 
 Result<std::vector<std::byte>> encode_header(const Header& header) {

@@ -23,6 +23,15 @@ inline constexpr std::uint64_t kExtendedL2 = 1ULL << 4;
 // Compatible features.
 inline constexpr std::uint64_t kLazyRefcounts = 1ULL << 0;
 
+// Limits of what is opened and made.
+inline constexpr std::uint32_t kMinClusterBits = 9;
+inline constexpr std::uint32_t kMinExtendedL2ClusterBits = 14;
+inline constexpr std::uint32_t kMaxClusterBits = 21;
+inline constexpr std::uint32_t kVersion2RefcountOrder = 4;
+inline constexpr std::uint32_t kMaxRefcountOrder = 6;
+inline constexpr std::uint64_t kMaxL1Bytes = 32ULL << 20;  ///< of one L1 table
+inline constexpr std::uint64_t kMaxRefcountTableBytes = 8ULL << 20;
+
 enum class Compression : std::uint8_t { zlib = 0, zstd = 1 };
 
 /// A header extension that is kept as it is.
@@ -77,6 +86,9 @@ Result<std::uint64_t> header_bytes(std::span<const std::byte> begin, const std::
 /// and unknown incompatible features. Sizes are limited: clusters of 512 bytes to 2 MiB, an L1
 /// table of 32 MiB, a refcount table of 8 MiB, 65,536 snapshots.
 Result<Header> parse_header(std::span<const std::byte> bytes, const std::string& name);
+
+/// Reads the header of an image of `file_bytes` bytes. Fails as parse_header(), and with system.
+Result<Header> read_header(int fd, std::uint64_t file_bytes, const std::string& name);
 
 /// Returns the first cluster of an image with this header. Fails with usage if it does not fit.
 Result<std::vector<std::byte>> encode_header(const Header& header);

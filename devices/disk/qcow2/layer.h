@@ -71,6 +71,8 @@ private:
         std::uint64_t fill_begin = 0;
         std::uint64_t fill_end = 0;
     };
+    /// Carries out a call that changes a range. `work` is what it does.
+    Task<Status> change(std::uint64_t offset, std::uint64_t size, Task<Status> work);
     Task<Status> write_range(std::uint64_t offset, std::uint64_t size, std::span<const iovec> parts);
     Task<Status> write_in_place(Run run, Parts parts);
     Task<Status> write_locked(std::uint64_t offset, std::uint64_t size, Parts parts);
@@ -84,7 +86,6 @@ private:
     void release_clusters(const L2Entry& entry);
 
     // qcow2_clear.cc
-    Task<Status> clear(std::uint64_t offset, std::uint64_t size, Clearing how);
     Task<Status> zero_range(std::uint64_t offset, std::uint64_t size, Clearing how);
     Task<Status> write_zero_bytes(std::uint64_t offset, std::uint64_t size);
     Task<Status> clear_units(std::uint64_t offset, std::uint64_t end, Clearing how);

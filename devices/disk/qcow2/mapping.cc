@@ -11,7 +11,6 @@ namespace snapvm::disk::qcow2 {
 namespace {
 
 constexpr std::uint64_t kSector = 512;
-constexpr std::uint64_t kPieceSize = 4096;
 
 Run::Kind kind_of(const L2Entry& entry, std::uint64_t part) {
     const std::uint32_t bit = std::uint32_t{1} << part;
@@ -45,10 +44,7 @@ bool extend(Run& run, const L2Entry& entry, std::uint64_t part, std::uint64_t in
 }  // namespace
 
 Mapping::Mapping(DiskIo& file, HeaderStore& header, Refcounts* refcounts, std::size_t max_pieces)
-    : file_(file),
-      header_(header),
-      refcounts_(refcounts),
-      pieces_(file, std::min(header.get().cluster_size(), kPieceSize), max_pieces) {}
+    : file_(file), header_(header), refcounts_(refcounts), pieces_(file, header.get().cluster_size(), max_pieces) {}
 
 Task<Result<std::unique_ptr<Mapping>>> Mapping::open(DiskIo& file, HeaderStore& header, Refcounts* refcounts,
                                                      std::size_t max_pieces) {

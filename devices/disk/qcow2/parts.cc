@@ -6,23 +6,13 @@
 #include <array>
 #include <cstring>
 
+#include "devices/disk/io/parts.h"
+
 namespace snapvm::disk::qcow2 {
 
 Parts slice(std::span<const iovec> parts, std::uint64_t offset, std::uint64_t size) {
     Parts result;
-    for (const iovec& part : parts) {
-        if (size == 0) {
-            break;
-        }
-        if (offset >= part.iov_len) {
-            offset -= part.iov_len;
-            continue;
-        }
-        const std::uint64_t bytes = std::min<std::uint64_t>(part.iov_len - offset, size);
-        result.push_back({static_cast<std::byte*>(part.iov_base) + offset, bytes});
-        offset = 0;
-        size -= bytes;
-    }
+    for_each_part(parts, offset, size, [&](const iovec& part) { result.push_back(part); });
     return result;
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "devices/disk/qcow2/layer.h"
+#include "vmm/base/align.h"
 
 namespace snapvm::disk::qcow2 {
 namespace {
@@ -11,30 +12,14 @@ namespace {
 constexpr std::uint32_t kAll = ~std::uint32_t{0};
 constexpr std::uint64_t kZerosAtOnce = 2ULL << 20;
 
-constexpr std::uint64_t align_down(std::uint64_t value, std::uint64_t to) { return value & ~(to - 1); }
-constexpr std::uint64_t align_up(std::uint64_t value, std::uint64_t to) { return align_down(value + to - 1, to); }
-
 }  // namespace
 
 Task<Status> Layer::write_zeroes(std::uint64_t offset, std::uint64_t size, bool unmap) {
-    return clear(offset, size, unmap ? Clearing::unmap : Clearing::keep);
+    return change(offset, size, zero_range(offset, size, unmap ? Clearing::unmap : Clearing::keep));
 }
 
-Task<Status> Layer::discard(std::uint64_t offset, std::uint64_t size) { return clear(offset, size, Clearing::discard); }
-
-Task<Status> Layer::clear(std::uint64_t offset, std::uint64_t size, Clearing how) {
-    Status status = check_range(offset, size);
-    CO_TRY(status);
-    status = co_await begin_writing();
-    CO_TRY(status);
-    {
-        const CallTickets::Ticket ticket(calls_);
-        status = co_await zero_range(offset, size, how);
-        co_await note_damage();
-    }
-    Status made = co_await commit_if_crowded();
-    CO_TRY(status);
-    co_return made;
+Task<Status> Layer::discard(std::uint64_t offset, std::uint64_t size) {
+    return change(offset, size, zero_range(offset, size, Clearing::discard));
 }
 
 // Handles what is not whole units here. A discard leaves it as it is.

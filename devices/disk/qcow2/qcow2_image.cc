@@ -6,28 +6,15 @@
 
 #include "devices/disk/qcow2/check.h"
 #include "devices/disk/qcow2/layer.h"
+#include "vmm/base/align.h"
 #include "vmm/base/try.h"
 
 namespace snapvm::disk::qcow2 {
 namespace {
 
 constexpr std::uint64_t kSector = 512;
-constexpr std::uint64_t kPieceSize = 4096;
 constexpr std::uint64_t kPageSize = 4096;
-constexpr std::uint64_t kFixedHeader = 72;
 constexpr std::uint64_t kFewestPieces = 16;
-
-Task<Result<Header>> read_header(DiskIo& file) {
-    std::vector<std::byte> bytes(std::min(file.size(), kFixedHeader));
-    Status read = co_await file.read(0, bytes);
-    CO_TRY(read);
-    const Result<std::uint64_t> needed = header_bytes(bytes, file.name());
-    CO_TRY(needed);
-    bytes.resize(std::min(file.size(), *needed));
-    read = co_await file.read(0, bytes);
-    CO_TRY(read);
-    co_return parse_header(bytes, file.name());
-}
 
 std::unexpected<Error> refuse(const DiskIo& file, const std::string& why, const std::string& advice) {
     return fail(ErrorKind::invalid, file.name() + ": " + why, advice);
@@ -63,22 +50,20 @@ Task<Status> repair(DiskIo& file, Header& header) {
 }
 
 std::uint64_t pieces(const Header& header, std::uint64_t bytes) {
-    return std::max(bytes / std::min(header.cluster_size(), kPieceSize), kFewestPieces);
+    return std::max(bytes / TableCache::piece_size_of(header.cluster_size()), kFewestPieces);
 }
 
 }  // namespace
 
-Task<Result<std::unique_ptr<Image>>> open_image(std::unique_ptr<DiskIo> file, std::unique_ptr<Image> backing,
-                                                OpenOptions options) {
-    Result<Header> header = co_await read_header(*file);
-    CO_TRY(header);
-    Status possible = check_header(*file, *header, backing.get(), options);
+Task<Result<std::unique_ptr<Image>>> open_image(std::unique_ptr<DiskIo> file, Header header,
+                                                std::unique_ptr<Image> backing, OpenOptions options) {
+    Status possible = check_header(*file, header, backing.get(), options);
     CO_TRY(possible);
-    if ((header->incompatible & kDirty) != 0) {
-        Status repaired = co_await repair(*file, *header);
+    if ((header.incompatible & kDirty) != 0) {
+        Status repaired = co_await repair(*file, header);
         CO_TRY(repaired);
     }
-    auto layer = std::make_unique<Layer>(std::move(file), std::move(backing), options, *std::move(header));
+    auto layer = std::make_unique<Layer>(std::move(file), std::move(backing), options, std::move(header));
     Status loaded = co_await layer->load();
     CO_TRY(loaded);
     co_return std::unique_ptr<Image>(std::move(layer));
@@ -89,7 +74,7 @@ Layer::Layer(std::unique_ptr<DiskIo> file, std::unique_ptr<Image> backing, OpenO
       backing_(std::move(backing)),
       options_(options),
       header_(std::move(header), *file_),
-      size_(header_.get().size & ~(kSector - 1)) {
+      size_(align_down(header_.get().size, kSector)) {
     if (unit() < kPageSize) {
         file_->use_page_cache();
     }

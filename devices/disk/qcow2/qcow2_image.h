@@ -19,12 +19,13 @@ struct OpenOptions {
     bool discard = true;
 };
 
-/// Opens an image in a file that DiskFile has opened and locked. `backing` is the image behind it,
-/// or null; it must be there if the header names one. Checks that the tables are within the file. A
+/// Opens an image in a file that DiskFile has opened and locked. `header` is what read_header() has
+/// read from it. `backing` is the image behind it, or null; it must be there if the header names
+/// one. Checks that the tables are within the file. A
 /// dirty image is repaired (check.h) if it may be written, and refused otherwise; a corrupt one may
 /// only be read. Unknown autoclear features are cleared before the first write. Fails with invalid,
 /// unsupported or system.
-Task<Result<std::unique_ptr<Image>>> open_image(std::unique_ptr<DiskIo> file, std::unique_ptr<Image> backing,
-                                                OpenOptions options);
+Task<Result<std::unique_ptr<Image>>> open_image(std::unique_ptr<DiskIo> file, Header header,
+                                                std::unique_ptr<Image> backing, OpenOptions options);
 
 }  // namespace snapvm::disk::qcow2

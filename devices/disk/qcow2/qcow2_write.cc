@@ -4,14 +4,12 @@
 #include <algorithm>
 
 #include "devices/disk/qcow2/layer.h"
+#include "vmm/base/align.h"
 
 namespace snapvm::disk::qcow2 {
 namespace {
 
 constexpr std::size_t kTogether = 32;  // parts of one request
-
-constexpr std::uint64_t align_down(std::uint64_t value, std::uint64_t to) { return value & ~(to - 1); }
-constexpr std::uint64_t align_up(std::uint64_t value, std::uint64_t to) { return align_down(value + to - 1, to); }
 
 // Returns whether the image has a cluster for this entry that nothing else refers to.
 bool has_own(const L2Entry& entry) { return entry.kind == L2Entry::Kind::data && entry.copied; }
@@ -24,13 +22,17 @@ bool has(const L2Entry& entry, std::uint64_t part) { return (entry.allocated >> 
 }  // namespace
 
 Task<Status> Layer::write(std::uint64_t offset, std::uint64_t size, std::span<const iovec> parts) {
+    return change(offset, size, write_range(offset, size, parts));
+}
+
+Task<Status> Layer::change(std::uint64_t offset, std::uint64_t size, Task<Status> work) {
     Status status = check_range(offset, size);
     CO_TRY(status);
     status = co_await begin_writing();
     CO_TRY(status);
     {
         const CallTickets::Ticket ticket(calls_);
-        status = co_await write_range(offset, size, parts);
+        status = co_await work;
         co_await note_damage();
     }
     Status made = co_await commit_if_crowded();

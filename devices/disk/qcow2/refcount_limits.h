@@ -8,6 +8,5 @@ namespace snapvm::disk::qcow2 {
 
 /// What stands for the number of a block's free clusters until a search has seen all of the block.
 inline constexpr std::uint32_t kNotCounted = ~0U;
-inline constexpr std::uint64_t kMaxRefcountTableBytes = 8ULL << 20;
 
 }  // namespace snapvm::disk::qcow2

@@ -5,13 +5,13 @@
 #include <algorithm>
 #include <bit>
 
-#include "devices/disk/qcow2/entries.h"
+#include "devices/disk/qcow2/big_endian.h"
 #include "devices/disk/qcow2/refcount_limits.h"
+#include "vmm/base/align.h"
 
 namespace snapvm::disk::qcow2 {
 namespace {
 
-constexpr std::size_t kPieceBytes = 4096;
 constexpr const char* kRepair = "try \"qemu-img check -r all\" on a copy";
 
 }  // namespace
@@ -51,8 +51,8 @@ Refcounts::Refcounts(DiskIo& file, HeaderStore& header, std::size_t max_pieces)
       cluster_size_(header.get().cluster_size()),
       order_(header.get().refcount_order),
       per_block_(header.get().refcounts_per_block()),
-      per_piece_(std::min<std::uint64_t>(cluster_size_, kPieceBytes) * 8 >> order_),
-      blocks_(file, std::min<std::uint64_t>(cluster_size_, kPieceBytes), max_pieces) {}
+      per_piece_(TableCache::piece_size_of(cluster_size_) * 8 >> order_),
+      blocks_(file, cluster_size_, max_pieces) {}
 
 Task<Result<std::unique_ptr<Refcounts>>> Refcounts::open(DiskIo& file, HeaderStore& header, std::size_t max_pieces) {
     std::unique_ptr<Refcounts> counts(new Refcounts(file, header, max_pieces));
@@ -138,7 +138,7 @@ Task<Status> Refcounts::read_table() {
 // A device has no end of its own: the last cluster in use is the end.
 Task<Status> Refcounts::find_end() {
     if (!file_.device()) {
-        end_ = (file_.size() + cluster_size_ - 1) / cluster_size_ * cluster_size_;
+        end_ = align_up(file_.size(), cluster_size_);
         co_return Status{};
     }
     for (std::uint64_t block = table_.size(); block > 0 && end_ == 0; --block) {

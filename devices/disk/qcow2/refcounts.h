@@ -2,8 +2,9 @@
 // The reference counts of an image's clusters: which are free, and who may write in place.
 // Source: QEMU, docs/interop/qcow2.rst, "Host cluster management".
 //
-// The order on the disk: a count is raised before anything refers to the cluster, and lowered after
-// nothing does. So a crash leaves clusters that nobody refers to, and never one that has two uses.
+// A count is raised on the disk before a table refers to the cluster, and lowered after no table
+// does. A crash can leave clusters to which no table refers. It cannot leave a cluster with two
+// uses.
 #pragma once
 
 #include <cstdint>
@@ -52,7 +53,7 @@ public:
     /// from where the last call ended, then from the start, then at the end of the file. Their
     /// bytes are whatever they are. Fails with system (ENOSPC) on a device that is full.
     Task<Result<ClusterRun>> allocate(std::uint64_t wanted);
-    /// Takes exactly so many.
+    /// Takes `clusters` free clusters in a row, and returns the offset of the first one.
     Task<Result<std::uint64_t>> allocate_exactly(std::uint64_t clusters);
     /// Raises counts by one. Fails with invalid if one would not fit or is 0, and then changes
     /// none.

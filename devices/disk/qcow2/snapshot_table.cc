@@ -4,7 +4,8 @@
 
 #include <limits>
 
-#include "devices/disk/qcow2/entries.h"
+#include "devices/disk/qcow2/big_endian.h"
+#include "vmm/base/align.h"
 
 namespace snapvm::disk::qcow2 {
 namespace {
@@ -13,20 +14,7 @@ constexpr std::uint64_t kFixedBytes = 40;  // of an entry
 constexpr std::uint64_t kKnownExtra = 16;  // of the extra data: the sizes of VM state and disk
 constexpr std::uint64_t kMaxExtra = 64ULL << 10;
 constexpr std::uint64_t kMaxTable = 64ULL << 20;
-constexpr std::uint64_t kMaxL1 = 32ULL << 20;
 constexpr std::size_t kMaxText = std::numeric_limits<std::uint16_t>::max();
-
-std::uint32_t load_be32(std::span<const std::byte> bytes, std::size_t offset) {
-    std::uint32_t value = 0;
-    for (const std::byte byte : bytes.subspan(offset, 4)) {
-        value = value << 8 | std::to_integer<std::uint32_t>(byte);
-    }
-    return value;
-}
-
-std::uint32_t load_be16(std::span<const std::byte> bytes, std::size_t offset) {
-    return std::to_integer<std::uint32_t>(bytes[offset]) << 8 | std::to_integer<std::uint32_t>(bytes[offset + 1]);
-}
 
 void append(std::vector<std::byte>& bytes, std::uint64_t value, unsigned size) {
     for (unsigned i = size; i > 0; --i) {
@@ -51,26 +39,26 @@ struct Lengths {
     std::uint64_t id = 0;
     std::uint64_t name = 0;
     std::uint64_t extra = 0;
-    [[nodiscard]] std::uint64_t all() const { return (kFixedBytes + extra + id + name + 7) / 8 * 8; }
+    [[nodiscard]] std::uint64_t all() const { return align_up(kFixedBytes + extra + id + name, 8); }
 };
 
 Lengths lengths_of(std::span<const std::byte> fixed) {
     Lengths lengths;
-    lengths.id = load_be16(fixed, 12);
-    lengths.name = load_be16(fixed, 14);
-    lengths.extra = load_be32(fixed, 36);
+    lengths.id = load_be<std::uint16_t>(fixed, 12);
+    lengths.name = load_be<std::uint16_t>(fixed, 14);
+    lengths.extra = load_be<std::uint32_t>(fixed, 36);
     return lengths;
 }
 
 Snapshot parse(std::span<const std::byte> bytes, const Lengths& lengths, const Header& header) {
     Snapshot snapshot;
     snapshot.l1_offset = load_be64(bytes, 0);
-    snapshot.l1_entries = load_be32(bytes, 8);
-    snapshot.seconds = load_be32(bytes, 16);
-    snapshot.nanoseconds = load_be32(bytes, 20);
+    snapshot.l1_entries = load_be<std::uint32_t>(bytes, 8);
+    snapshot.seconds = load_be<std::uint32_t>(bytes, 16);
+    snapshot.nanoseconds = load_be<std::uint32_t>(bytes, 20);
     snapshot.guest_nanoseconds = load_be64(bytes, 24);
     const std::span<const std::byte> extra = bytes.subspan(kFixedBytes, lengths.extra);
-    snapshot.vm_state_size = extra.size() >= 8 ? load_be64(extra, 0) : load_be32(bytes, 32);
+    snapshot.vm_state_size = extra.size() >= 8 ? load_be64(extra, 0) : load_be<std::uint32_t>(bytes, 32);
     snapshot.disk_size = extra.size() >= kKnownExtra ? load_be64(extra, 8) : header.size;
     if (extra.size() > kKnownExtra) {
         snapshot.more_data.assign(extra.begin() + kKnownExtra, extra.end());
@@ -91,7 +79,7 @@ bool within(const DiskIo& file, std::uint64_t offset, std::uint64_t size) {
 
 bool has_possible_l1(const DiskIo& file, const Header& header, const Snapshot& snapshot) {
     const std::uint64_t size = std::uint64_t{snapshot.l1_entries} * 8;
-    return size <= kMaxL1 && snapshot.l1_offset % header.cluster_size() == 0 &&
+    return size <= kMaxL1Bytes && snapshot.l1_offset % header.cluster_size() == 0 &&
            (size == 0 || (snapshot.l1_offset != 0 && within(file, snapshot.l1_offset, size)));
 }
 
@@ -147,7 +135,7 @@ Result<std::vector<std::byte>> encode_snapshots(std::span<const Snapshot> snapsh
         append(bytes, one.more_data);
         append(bytes, std::as_bytes(std::span(one.id)));
         append(bytes, std::as_bytes(std::span(one.name)));
-        bytes.resize((bytes.size() + 7) / 8 * 8);
+        bytes.resize(align_up(bytes.size(), 8));
     }
     if (bytes.size() > kMaxTable) {
         return fail(ErrorKind::usage, "the image has too many internal snapshots", "delete some");

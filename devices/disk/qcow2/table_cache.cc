@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "devices/disk/qcow2/concurrency.h"
+
 namespace snapvm::disk::qcow2 {
 namespace {
 
@@ -32,13 +34,6 @@ struct TableCache::Run {
     std::vector<std::shared_ptr<Piece>> pieces;
 };
 
-/// Writes that are under way together.
-struct TableCache::Batch {
-    std::size_t under_way = 0;
-    WaitList waiting;
-    Status status;
-};
-
 std::span<const std::byte> TableCache::Ref::bytes() const { return piece_->bytes; }
 
 std::span<std::byte> TableCache::Ref::change() {
@@ -48,10 +43,8 @@ std::span<std::byte> TableCache::Ref::change() {
     return piece_->bytes;
 }
 
-std::uint64_t TableCache::Ref::offset() const { return piece_->offset; }
-
-TableCache::TableCache(DiskIo& file, std::size_t piece_size, std::size_t max_pieces)
-    : file_(file), piece_size_(piece_size), max_pieces_(std::max<std::size_t>(max_pieces, 1)) {}
+TableCache::TableCache(DiskIo& file, std::uint64_t cluster_size, std::size_t max_pieces)
+    : file_(file), piece_size_(piece_size_of(cluster_size)), max_pieces_(std::max<std::size_t>(max_pieces, 1)) {}
 
 TableCache::~TableCache() = default;
 
@@ -167,24 +160,11 @@ Task<Status> TableCache::write_run(const Run& run) {
 }
 
 Task<Status> TableCache::write_runs(std::span<const Run> runs) {
-    Batch batch;
+    TaskGroup group(kWritesAtOnce);
     for (const Run& run : runs) {
-        while (batch.under_way == kWritesAtOnce) {
-            co_await batch.waiting.wait();
-        }
-        ++batch.under_way;
-        start(write_run(run), [&batch](Status written) {
-            if (!written) {
-                batch.status = std::move(written);
-            }
-            --batch.under_way;
-            batch.waiting.wake_one();
-        });
+        co_await group.add(write_run(run));
     }
-    while (batch.under_way > 0) {
-        co_await batch.waiting.wait();
-    }
-    co_return std::move(batch.status);
+    co_return co_await group.wait();
 }
 
 // The copies are made before the first wait: what others change from then on may refer to clusters

@@ -2,6 +2,7 @@
 // Pieces of an image's tables (L2 tables, refcount blocks) in memory, up to a number of them.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <list>
@@ -17,7 +18,7 @@
 
 namespace snapvm::disk::qcow2 {
 
-/// A piece is `piece_size` bytes of the file, aligned to that. What is changed stays in memory
+/// A piece is piece_size() bytes of the file, aligned to that. What is changed stays in memory
 /// until write_dirty(). Clean pieces that are in no use make room for others, the least recently
 /// used first. If all are dirty or in use, the cache grows beyond its limit; then crowded() is
 /// true.
@@ -31,7 +32,6 @@ public:
         [[nodiscard]] std::span<const std::byte> bytes() const;
         /// For a change before the next co_await: marks the piece as dirty.
         [[nodiscard]] std::span<std::byte> change();
-        [[nodiscard]] std::uint64_t offset() const;
 
     private:
         friend class TableCache;
@@ -39,8 +39,12 @@ public:
         std::shared_ptr<Piece> piece_;
     };
 
-    /// `piece_size` is a power of two, at most the cluster size.
-    TableCache(DiskIo& file, std::size_t piece_size, std::size_t max_pieces);
+    /// Returns the size of a piece: 4 KiB, or a cluster if that is smaller.
+    static constexpr std::size_t piece_size_of(std::uint64_t cluster_size) {
+        return std::min<std::uint64_t>(cluster_size, 4096);
+    }
+
+    TableCache(DiskIo& file, std::uint64_t cluster_size, std::size_t max_pieces);
     ~TableCache();
 
     [[nodiscard]] std::size_t piece_size() const { return piece_size_; }
@@ -63,7 +67,6 @@ public:
 private:
     using Order = std::list<std::shared_ptr<Piece>>;
     struct Run;
-    struct Batch;
     const std::shared_ptr<Piece>& put(std::uint64_t offset);
     void remove(std::uint64_t offset);
     void make_room();

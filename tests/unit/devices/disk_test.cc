@@ -14,6 +14,7 @@
 #include <random>
 
 #include "devices/disk/raw.h"
+#include "tests/support/disk_requests.h"
 #include "tests/support/loop_device.h"
 #include "tests/support/paths.h"
 #include "tests/support/result_matchers.h"
@@ -23,7 +24,12 @@ namespace snapvm {
 namespace {
 
 using test::fails;
+using test::finish;
+using test::noise;
 using test::ok;
+using test::ranged;
+using test::run;
+using test::transfer;
 using Kind = DiskRequest::Kind;
 using Bytes = std::vector<std::byte>;
 
@@ -57,50 +63,6 @@ private:
     std::string path_;
     UniqueFd fd_;
 };
-
-Bytes noise(std::size_t size, unsigned seed) {
-    std::mt19937 random(seed);
-    Bytes bytes(size);
-    std::ranges::generate(bytes, [&] { return static_cast<std::byte>(random()); });
-    return bytes;
-}
-
-DiskRequest ranged(Kind kind, std::uint64_t offset, std::uint64_t size, bool unmap = false) {
-    DiskRequest request;
-    request.kind = kind;
-    request.offset = offset;
-    request.size = size;
-    request.unmap = unmap;
-    return request;
-}
-
-DiskRequest transfer(Kind kind, std::uint64_t offset, std::span<std::byte> data) {
-    DiskRequest request = ranged(kind, offset, data.size());
-    request.buffers = {{data.data(), data.size()}};
-    return request;
-}
-
-/// Waits until `count` requests have ended. Returns the errno of the last one that failed.
-int finish(Disk& disk, std::size_t count) {
-    int failed = 0;
-    disk.submit();
-    while (count > 0) {
-        pollfd event{disk.event(), POLLIN, 0};
-        if (::poll(&event, 1, 10'000) != 1) {
-            ADD_FAILURE() << count << " requests never end";
-            return -1;
-        }
-        disk.reap([&](DiskRequest& /*request*/, int error) {
-            failed = error != 0 ? error : failed;
-            --count;
-        });
-    }
-    return failed;
-}
-int run(Disk& disk, DiskRequest request) {
-    disk.add(request);
-    return finish(disk, 1);
-}
 
 Result<std::unique_ptr<Disk>> open(const std::string& path, DiskOptions options = {}) {
     auto disk = open_disk("root", path, std::move(options));

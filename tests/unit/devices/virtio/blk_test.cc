@@ -13,29 +13,13 @@
 
 #include "tests/support/blk_rig.h"
 #include "tests/support/result_matchers.h"
+#include "tests/unit/devices/virtio/blk_requests.h"
 #include "vmm/base/fd.h"
 
 namespace snapvm {
 namespace {
 
-using test::BlkRig;
-using test::DriverQueue;
-using test::fails;
-using test::FakeDisk;
-using test::ok;
-
-constexpr std::uint32_t kIn = 0;
-constexpr std::uint32_t kOut = 1;
-constexpr std::uint32_t kFlush = 4;
-constexpr std::uint32_t kGetId = 8;
-constexpr std::uint32_t kDiscard = 11;
-constexpr std::uint32_t kWriteZeroes = 13;
-constexpr int kOk = 0;
-constexpr int kIoError = 1;
-constexpr int kUnsupported = 2;
-constexpr int kUntouched = 0xEE;
-constexpr std::uint64_t kDiskSize = 1 << 20;
-constexpr Gpa kData = BlkRig::kData;
+using namespace test;  // the requests
 
 struct WithFake {
     explicit WithFake(bool read_only = false, std::uint64_t features = BlkRig::kAllFeatures & ~BlkRig::kEventIndex,
