@@ -80,8 +80,9 @@ struct DiskOptions {
     io::FaultHook hook = {};  // for tests
 };
 
-/// Opens the file or block device at `path` and locks it: shared if it is read-only, exclusively
-/// otherwise. `id` names it in messages. Fails as DiskFile::open() does.
+/// Opens the file or block device at `path` and locks it (image_lock.h): as one of many readers if
+/// it is read-only, as the one writer otherwise. `id` names it in messages. Fails as
+/// DiskFile::open() does.
 Result<std::unique_ptr<Disk>> open_disk(const std::string& id, const std::string& path, DiskOptions options);
 
 /// Opens a machine's disks in place of open_disk(), for disks that are no files, and for tests.

@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "devices/disk/image_format.h"
+#include "devices/disk/image_lock.h"
 #include "vmm/base/file_lock.h"
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
@@ -192,7 +193,7 @@ Result<DiskFile> DiskFile::open(const std::string& id, const std::string& path, 
     if (file.size == 0) {
         return fail(ErrorKind::invalid, file.name + " is empty", advice.on_empty());
     }
-    TRY(lock_range(file.lock_fd.valid() ? file.lock_fd.get() : file.fd.get(), !read_only, 0, 0, file.name,
+    TRY(lock_image(file.lock_descriptor(), read_only ? kImageReader : kImageWriter, file.name,
                    read_only ? "another machine writes it" : "another machine has it", advice.on_locked()));
     if (options.direct) {
         // Without it, requests use the page cache.
@@ -201,5 +202,7 @@ Result<DiskFile> DiskFile::open(const std::string& id, const std::string& path, 
     }
     return file;
 }
+
+Status DiskFile::share() { return share_image(lock_descriptor(), name); }
 
 }  // namespace snapvm

@@ -21,7 +21,7 @@ struct DirectAlignment {
 struct DiskFile {
     UniqueFd fd;         ///< uses the page cache
     UniqueFd direct_fd;  ///< bypasses the page cache; invalid if the file does not allow it
-    UniqueFd lock_fd;    ///< has the lock if `fd` has not (open_lock_file)
+    UniqueFd lock_fd;    ///< has the locks if `fd` has not (open_lock_file)
     DirectAlignment alignment;
     std::uint64_t size = 0;  ///< in bytes, a multiple of 512
     /// The logical block size of a device. For a file it is 512, whatever its file system uses,
@@ -30,12 +30,19 @@ struct DiskFile {
     bool device = false;
     std::string name;  ///< for messages
 
-    /// Opens and locks the file. Fails if it is missing, empty, neither a file nor a block device,
-    /// locked by another process, or, unless `read_only`, mounted. A block device is found by its
-    /// number (canonical_device_node), so that locks conflict whichever node others open. If its
-    /// format is `unstated`, fails with invalid for an image that is not raw (image_format.h), and
-    /// for a file that ends within a sector. As `raw` it is taken as it is, without such an end.
+    /// Opens the file and locks it (image_lock.h), as a reader or as the one writer. Fails if it is
+    /// missing, empty, neither a file nor a block device, locked by another program or machine, or,
+    /// unless `read_only`, mounted. A block device is found by its number (canonical_device_node),
+    /// so that locks conflict whichever node others open. If its format is `unstated`, fails with
+    /// invalid for an image that is not raw (image_format.h), and for a file that ends within a
+    /// sector. As `raw` it is taken as it is, without such an end.
     static Result<DiskFile> open(const std::string& id, const std::string& path, const DiskOptions& options);
+
+    /// Makes the locks of a writer those of a reader, so that other readers can open the file. No
+    /// writer gets it in between. The caller has ended its writes, and makes no more.
+    Status share();
+
+    [[nodiscard]] int lock_descriptor() const { return lock_fd.valid() ? lock_fd.get() : fd.get(); }
 };
 
 }  // namespace snapvm

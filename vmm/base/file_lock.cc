@@ -21,6 +21,19 @@ std::string device_number_text(dev_t number) {
     return std::to_string(major(number)) + ":" + std::to_string(minor(number));
 }
 
+struct flock range_of(int type, std::uint64_t offset, std::uint64_t size) {
+    struct flock range{};
+    range.l_type = static_cast<short>(type);
+    range.l_whence = SEEK_SET;
+    range.l_start = static_cast<off_t>(offset);
+    range.l_len = static_cast<off_t>(size);
+    return range;
+}
+
+Status in_use(const std::string& name, std::string_view who, std::string_view advice) {
+    return fail(ErrorKind::busy, name + " is in use: " + std::string(who), std::string(advice));
+}
+
 }  // namespace
 
 Result<std::uint64_t> device_size(int fd, std::string_view name) {
@@ -53,26 +66,27 @@ Result<UniqueFd> open_lock_file(std::uint64_t device_number) {
 
 Status lock_range(int fd, bool exclusive, std::uint64_t offset, std::uint64_t size, const std::string& name,
                   std::string_view who, std::string_view advice) {
-    struct flock range{};
-    range.l_type = exclusive ? F_WRLCK : F_RDLCK;
-    range.l_whence = SEEK_SET;
-    range.l_start = static_cast<off_t>(offset);
-    range.l_len = static_cast<off_t>(size);
+    struct flock range = range_of(exclusive ? F_WRLCK : F_RDLCK, offset, size);
     if (::fcntl(fd, F_OFD_SETLK, &range) == 0) {
         return {};
     }
     if (errno == EAGAIN || errno == EACCES) {
-        return fail(ErrorKind::busy, name + " is in use: " + std::string(who), std::string(advice));
+        return in_use(name, who, advice);
     }
     return fail(Error::system("F_OFD_SETLK", name, errno));
 }
 
+Status test_range(int fd, bool exclusive, std::uint64_t offset, std::uint64_t size, const std::string& name,
+                  std::string_view who, std::string_view advice) {
+    struct flock range = range_of(exclusive ? F_WRLCK : F_RDLCK, offset, size);
+    if (::fcntl(fd, F_OFD_GETLK, &range) != 0) {
+        return fail(Error::system("F_OFD_GETLK", name, errno));
+    }
+    return range.l_type == F_UNLCK ? Status() : in_use(name, who, advice);
+}
+
 Status unlock_range(int fd, std::uint64_t offset, std::uint64_t size, const std::string& name) {
-    struct flock range{};
-    range.l_type = F_UNLCK;
-    range.l_whence = SEEK_SET;
-    range.l_start = static_cast<off_t>(offset);
-    range.l_len = static_cast<off_t>(size);
+    struct flock range = range_of(F_UNLCK, offset, size);
     if (::fcntl(fd, F_OFD_SETLK, &range) != 0) {
         return fail(Error::system("F_OFD_SETLK", name, errno));
     }

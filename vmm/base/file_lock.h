@@ -18,6 +18,10 @@ namespace snapvm {
 Status lock_range(int fd, bool exclusive, std::uint64_t offset, std::uint64_t size, const std::string& name,
                   std::string_view who, std::string_view advice = "stop it first, or use another area");
 
+/// Fails as lock_range() would, and takes no lock.
+Status test_range(int fd, bool exclusive, std::uint64_t offset, std::uint64_t size, const std::string& name,
+                  std::string_view who, std::string_view advice);
+
 /// Releases the lock while the descriptor stays open.
 Status unlock_range(int fd, std::uint64_t offset, std::uint64_t size, const std::string& name);
 

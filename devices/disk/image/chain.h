@@ -24,7 +24,7 @@ struct Chain {
 /// Opens the image at `path`, whose format `options` states, and those behind it. Each image names
 /// the next one and its format in its header; a relative name counts from the folder of the image
 /// that has it. No content is looked at to find out a format. Backing images are opened read-only,
-/// and locked shared.
+/// and locked as by a reader.
 ///
 /// A header is untrusted: a backing file must be a regular file of this user, and a raw one beside
 /// the image, unless `options.backing` names it. Fails with usage if it is not, with invalid for a
