@@ -103,6 +103,8 @@ Result<AttachedDevice> build_blk(const DeviceHost& host, const Openers& openers,
     options.read_only = disk.read_only;
     options.format = disk.format;
     options.backing = disk.backing;
+    options.ephemeral = disk.ephemeral;
+    options.ephemeral_max = disk.ephemeral_max;
     options.restored = openers.restored;
     std::unique_ptr<Disk> opened =
         TRY(openers.disk ? openers.disk(disk) : open_disk(disk.id, disk.path, std::move(options)));

@@ -38,6 +38,23 @@ Status check_text(const std::string& text, std::string_view what) {
     return {};
 }
 
+Status check_disk(const DiskConfig& disk) {
+    TRY(check_text(disk.path, "the path of disk " + disk.id));
+    if (!disk.backing.empty() && disk.format != DiskFormat::qcow2) {
+        return fail(ErrorKind::usage, "disk " + disk.id + " has no format with backing files", "add format=qcow2");
+    }
+    const bool ephemeral = disk.ephemeral != Ephemeral::off;
+    if (ephemeral && disk.read_only) {
+        return fail(ErrorKind::usage, "disk " + disk.id + " is read-only, so there are no writes to throw away",
+                    "give readonly=on or ephemeral=on, not both");
+    }
+    if (!ephemeral && disk.ephemeral_max != 0) {
+        return fail(ErrorKind::usage, "disk " + disk.id + " has an ephemeral-max and is not ephemeral",
+                    "add ephemeral=on or ephemeral=file");
+    }
+    return {};
+}
+
 // Decodes a count and then that number of elements. Ends early if the bytes do.
 template <class T, class DecodeOne>
 void decode_list(Decoder& in, std::vector<T>& list, DecodeOne decode_one) {
@@ -62,6 +79,24 @@ std::optional<DiskFormat> disk_format(std::string_view word) {
 
 std::string_view name_of(WriteErrors write_errors) { return write_errors == WriteErrors::stop ? "stop" : "report"; }
 
+std::string_view name_of(Ephemeral ephemeral) {
+    switch (ephemeral) {
+        case Ephemeral::off: break;
+        case Ephemeral::memory: return "memory";
+        case Ephemeral::file: return "file";
+    }
+    return "off";
+}
+
+std::optional<Ephemeral> ephemeral(std::string_view word) {
+    for (const Ephemeral one : {Ephemeral::off, Ephemeral::memory, Ephemeral::file}) {
+        if (word == name_of(one)) {
+            return one;
+        }
+    }
+    return word == "on" ? std::optional(Ephemeral::memory) : std::nullopt;
+}
+
 std::size_t DeviceConfig::virtio_devices() const {
     return disks.size() + nets.size() + (vsock ? 1 : 0) + (balloon ? 1 : 0) + (rng ? 1 : 0) + (console ? 1 : 0);
 }
@@ -74,10 +109,7 @@ Status DeviceConfig::validate() const {
     std::vector<std::string_view> ids;
     for (const DiskConfig& disk : disks) {
         TRY(check_id(disk.id, ids));
-        TRY(check_text(disk.path, "the path of disk " + disk.id));
-        if (!disk.backing.empty() && disk.format != DiskFormat::qcow2) {
-            return fail(ErrorKind::usage, "disk " + disk.id + " has no format with backing files", "add format=qcow2");
-        }
+        TRY(check_disk(disk));
     }
     for (const NetConfig& net : nets) {
         TRY(check_id(net.id, ids));

@@ -34,6 +34,19 @@ enum class WriteErrors : std::uint8_t { report = 0, stop = 1 };
 /// Returns the word that users give: "report" or "stop".
 [[nodiscard]] std::string_view name_of(WriteErrors write_errors);
 
+/// Where the guest's writes to a disk go. `off`: into the disk. Otherwise the disk's file is only
+/// read, and the writes are gone when the machine ends: `memory`: they are in the host's memory.
+/// `file`: they are in an unnamed file, in $TMPDIR or /var/tmp.
+enum class Ephemeral : std::uint8_t { off, memory, file };
+
+/// Returns the word that users give: "off", "memory" or "file".
+[[nodiscard]] std::string_view name_of(Ephemeral ephemeral);
+/// Returns what such a word, or "on" for `memory`, stands for, or none.
+[[nodiscard]] std::optional<Ephemeral> ephemeral(std::string_view word);
+
+/// The most memory for the writes to an ephemeral disk, unless the user says another size.
+inline constexpr std::uint64_t kEphemeralMemory = 1ULL << 30;
+
 /// A virtio disk.
 struct DiskConfig {
     std::string id;  ///< names the disk in messages, and is its serial number in the guest; unique among all devices
@@ -44,6 +57,11 @@ struct DiskConfig {
     /// are the user's word, so no snapshot has them.
     std::vector<std::string> backing = {};
     WriteErrors write_errors = WriteErrors::report;
+    /// No snapshot has it: a machine with an ephemeral disk takes none (MachineService).
+    Ephemeral ephemeral = Ephemeral::off;
+    /// The most bytes for what the guest writes, and its tables. 0: kEphemeralMemory in memory, and
+    /// no limit in a file.
+    std::uint64_t ephemeral_max = 0;
     friend bool operator==(const DiskConfig&, const DiskConfig&) = default;
 };
 

@@ -72,6 +72,8 @@ struct DiskOptions {
     /// The backing files that the user names himself. A header may name them, too, whatever they
     /// are.
     std::vector<std::string> backing = {};
+    Ephemeral ephemeral = Ephemeral::off;
+    std::uint64_t ephemeral_max = 0;  ///< as in DiskConfig
     /// A guest knows what is on the disk, so advice offers no new file, and none of a new machine's
     /// options.
     bool restored = false;
@@ -81,8 +83,8 @@ struct DiskOptions {
 };
 
 /// Opens the file or block device at `path` and locks it (image_lock.h): as one of many readers if
-/// it is read-only, as the one writer otherwise. `id` names it in messages. Fails as
-/// DiskFile::open() does.
+/// it is read-only or ephemeral, as the one writer otherwise. `id` names it in messages. Fails as
+/// DiskFile::open() does, and as disk::open_ephemeral().
 Result<std::unique_ptr<Disk>> open_disk(const std::string& id, const std::string& path, DiskOptions options);
 
 /// Opens a machine's disks in place of open_disk(), for disks that are no files, and for tests.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 
 #include "devices/disk/disk.h"
@@ -28,6 +29,11 @@ struct DiskFile {
     /// because the image was made for that.
     std::uint32_t block_size = 512;
     bool device = false;
+    /// The largest size of a file in bytes: what would make it larger fails with ENOSPC.
+    std::uint64_t max_size = std::numeric_limits<std::int64_t>::max();
+    /// Nothing reads the file when its descriptor is closed, so it need not be durable: flushes do
+    /// nothing.
+    bool transient = false;
     std::string name;  ///< for messages
 
     /// Opens the file and locks it (image_lock.h), as a reader or as the one writer. Fails if it is

@@ -45,6 +45,7 @@ json drives(const MachineConfig& config, std::span<const std::uint64_t> bytes) {
                         {"is_read_only", disk.read_only},
                         {"format", name_of(disk.format)},
                         {"werror", name_of(disk.write_errors)},
+                        {"ephemeral", name_of(disk.ephemeral)},
                         {"size_bytes", list.size() < bytes.size() ? bytes[list.size()] : 0}});
     }
     return list;

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "vmm/base/absolute_path.h"
+#include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 #include "vmm/control/host_resources.h"
 
@@ -105,13 +106,32 @@ Status parse_setting(const std::string& text, unsigned clone, DeviceOverrides& o
     return {};
 }
 
+Status parse_ephemeral(Fields& fields, const std::string& text, const std::string& advice, DiskConfig& disk) {
+    if (fields.contains("ephemeral")) {
+        const auto how = ephemeral(fields["ephemeral"]);
+        if (!how) {
+            return fail(ErrorKind::usage, "--disk " + text + ": ephemeral is neither on, off nor file", advice);
+        }
+        disk.ephemeral = *how;
+    }
+    if (fields.contains("ephemeral-max")) {
+        disk.ephemeral_max = TRY(parse_size(fields["ephemeral-max"]));
+        if (disk.ephemeral_max == 0) {
+            return fail(ErrorKind::usage, "--disk " + text + ": ephemeral-max is 0", "give a size, such as 4G");
+        }
+    }
+    return {};
+}
+
 }  // namespace
 
 Result<DiskConfig> parse_disk(const std::string& text) {
     const std::string advice =
-        "write --disk id=ID,path=FILE[,format=raw|qcow2][,readonly=on][,backing=FILE][,werror=stop]";
-    Fields fields =
-        TRY(parse_fields("--disk", text, {"id", "path", "format", "readonly", "backing", "werror"}, advice));
+        "write --disk id=ID,path=FILE[,format=raw|qcow2][,readonly=on][,backing=FILE][,werror=stop]"
+        "[,ephemeral=on|file][,ephemeral-max=SIZE]";
+    Fields fields = TRY(
+        parse_fields("--disk", text,
+                     {"id", "path", "format", "readonly", "backing", "werror", "ephemeral", "ephemeral-max"}, advice));
     if (!fields.contains("id") || !fields.contains("path")) {
         return fail(ErrorKind::usage, "--disk " + text + " lacks " + (fields.contains("id") ? "a path" : "an id"),
                     advice);
@@ -140,6 +160,7 @@ Result<DiskConfig> parse_disk(const std::string& text) {
     if (fields.contains("backing")) {
         disk.backing = {TRY(absolute_path(fields["backing"]))};
     }
+    TRY(parse_ephemeral(fields, text, advice, disk));
     return disk;
 }
 

@@ -13,7 +13,8 @@
 
 namespace snapvm::cli {
 
-/// Parses "id=root,path=F[,format=raw|qcow2][,readonly=on|off][,backing=F][,werror=stop|report]".
+/// Parses "id=root,path=F[,format=raw|qcow2][,readonly=on|off][,backing=F][,werror=stop|report]
+/// [,ephemeral=on|off|memory|file][,ephemeral-max=SIZE]".
 /// Makes the path absolute, since the configuration is used from other working directories later.
 Result<DiskConfig> parse_disk(const std::string& text);
 Result<VsockConfig> parse_vsock(const std::string& text);

@@ -122,9 +122,13 @@ void add_run(Command program, Globals& globals) {
     command.option("--cpus N", options->cpus, "vCPUs, 1 to 64 (default: 1)");
     command.option("--pages", options->pages, {"auto", "4k", "thp"}, "the pages behind guest memory (default: auto)");
     command.section("Devices");
-    command.list("--disk id=ID,path=FILE[,format=raw|qcow2][,readonly=on][,backing=FILE][,werror=stop]", options->disks,
-                 "a file or block device, raw or qcow2; werror=stop pauses the guest if a write fails; may be given "
-                 "several times");
+    command.list(
+        "--disk id=ID,path=FILE[,format=raw|qcow2][,readonly=on][,backing=FILE][,werror=stop]"
+        "[,ephemeral=on|file][,ephemeral-max=SIZE]",
+        options->disks,
+        "a file or block device, raw or qcow2; werror=stop pauses the guest if a write fails; with ephemeral "
+        "the guest's writes go to memory, or to a temporary file, and are gone when it ends; may be given "
+        "several times");
     command.list("--net id=ID,tap=TAP[,mac=MAC]", options->nets,
                  "a network interface on a tap; may be given several times");
     command.option("--balloon size=SIZE", options->balloon,

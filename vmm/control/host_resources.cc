@@ -65,7 +65,8 @@ std::vector<HostResource> host_resources(const DeviceConfig& devices) {
     resources.reserve(devices.disks.size() + devices.nets.size() + 1);
     for (const DiskConfig& disk : devices.disks) {
         const Kind kind = disk.format == DiskFormat::qcow2 ? Kind::image : Kind::disk;
-        resources.push_back({kind, disk.id, disk.path, disk.read_only});
+        const bool read_only = disk.read_only || disk.ephemeral != Ephemeral::off;
+        resources.push_back({kind, disk.id, disk.path, read_only});
     }
     for (const NetConfig& net : devices.nets) {
         resources.push_back({Kind::tap, net.id, net.tap});

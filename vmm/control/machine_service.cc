@@ -15,6 +15,20 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr auto kSlice = std::chrono::milliseconds(20);
 
+// What a guest has written to an ephemeral disk is gone when its machine ends, so a restored guest
+// would have another disk than the one it knows.
+Status check_disks_stay(const DeviceConfig& devices) {
+    for (const DiskConfig& disk : devices.disks) {
+        if (disk.ephemeral != Ephemeral::off) {
+            return fail(ErrorKind::unsupported,
+                        "disk " + disk.id + " is ephemeral, and a snapshot would lack what the guest has written to it",
+                        "take snapshots of a machine that has the disk without ephemeral=" +
+                            std::string(name_of(disk.ephemeral)));
+        }
+    }
+    return {};
+}
+
 // Lets a restore of this snapshot use again what the machine uses of the host. Returns why it could
 // not; empty if it could, or there is nothing.
 std::string write_down(const DeviceConfig& devices, const std::string& path, const SnapshotReport& report) {
@@ -93,6 +107,7 @@ MachineService::~MachineService() {
 }
 
 Result<std::shared_ptr<MachineService::Job>> MachineService::claim_snapshot() {
+    TRY(check_disks_stay(machine_.config().devices));
     const std::lock_guard lock(snapshot_);
     if (job_ && !job_->result) {
         return fail(ErrorKind::busy, "a snapshot of this machine is being written already",

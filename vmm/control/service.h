@@ -165,7 +165,8 @@ public:
     /// run has ended.
     virtual Status pause() = 0;
     virtual Status resume() = 0;
-    /// Makes a snapshot and returns when it has ended. Fails with busy while another one or a
+    /// Makes a snapshot and returns when it has ended. Fails with unsupported if the machine has an
+    /// ephemeral disk; the area is not opened then. Fails with busy while another one or a
     /// detach runs.
     virtual Result<SnapshotReport> snapshot(const SnapshotRequest& request) = 0;
     /// Begins a snapshot in the background. Fails with busy like snapshot(). snapshot_status()

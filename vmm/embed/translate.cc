@@ -32,6 +32,15 @@ snapvm::DiskFormat to_internal(DiskFormat format) {
     return snapvm::DiskFormat::unstated;
 }
 
+snapvm::Ephemeral to_internal(Ephemeral ephemeral) {
+    switch (ephemeral) {
+        case Ephemeral::off: break;
+        case Ephemeral::memory: return snapvm::Ephemeral::memory;
+        case Ephemeral::file: return snapvm::Ephemeral::file;
+    }
+    return snapvm::Ephemeral::off;
+}
+
 snapvm::SnapshotMode to_internal(SnapshotMode mode) {
     switch (mode) {
         case SnapshotMode::live: break;
@@ -104,6 +113,8 @@ Result<snapvm::MachineConfig> to_internal(const MachineConfig& config) {
         devices.disks.push_back({disk.id, TRY(absolute_path(disk.path)), disk.read_only, to_internal(disk.format)});
         devices.disks.back().write_errors =
             disk.write_errors == WriteErrors::stop ? snapvm::WriteErrors::stop : snapvm::WriteErrors::report;
+        devices.disks.back().ephemeral = to_internal(disk.ephemeral);
+        devices.disks.back().ephemeral_max = disk.ephemeral_max_bytes;
         for (const std::string& path : disk.backing) {
             devices.disks.back().backing.push_back(TRY(absolute_path(path)));
         }

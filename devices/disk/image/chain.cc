@@ -275,6 +275,9 @@ Result<Chain> open_chain(const std::string& id, const std::string& path, const D
     std::vector<Link> links = TRY(Walk(id, options).along(path));
     Chain chain;
     chain.loop = TRY(IoLoop::make(options.engine, options.hook));
+    if (links.front().format != DiskFormat::qcow2) {
+        chain.block_size = std::clamp<std::uint32_t>(links.front().file.block_size, 512, 4096);
+    }
     const std::uint64_t share = std::max(kMetadataBytes / links.size(), kLeastMetadataBytes);
     while (!links.empty()) {
         Link link = std::move(links.back());

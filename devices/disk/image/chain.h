@@ -2,6 +2,7 @@
 // Opens a disk's image and the images behind it.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -19,6 +20,7 @@ inline constexpr std::size_t kMaxImages = 200;
 struct Chain {
     std::unique_ptr<IoLoop> loop;  ///< executes the calls of all of them, and is destroyed after them
     std::unique_ptr<Image> top;    ///< owns the images behind it
+    std::uint32_t block_size = 512;  ///< as Disk::block_size(), of the file that was named
 };
 
 /// Opens the image at `path`, whose format `options` states, and those behind it. Each image names

@@ -164,6 +164,9 @@ Task<Status> DiskIo::discard(std::uint64_t offset, std::uint64_t size) {
 }
 
 Task<Status> DiskIo::flush() {
+    if (file_.transient) {
+        co_return Status{};
+    }
     IoLoop::Call& call = loop_.take();
     call.work.kind = Kind::flush;
     Running running(*this, call);
@@ -219,7 +222,7 @@ Status DiskIo::reserve(Kind kind, std::uint64_t offset, std::uint64_t size) {
     if (kind == Kind::read || kind == Kind::discard || end <= size_) {
         return {};
     }
-    if (file_.device) {
+    if (end > limit()) {
         return outcome(kind, ENOSPC);
     }
     size_ = end;

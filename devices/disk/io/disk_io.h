@@ -91,7 +91,7 @@ T IoLoop::run(Task<T> task) {
 
 /// One opened image file or block device. Calls may be of any offset, size and memory: those that
 /// O_DIRECT cannot do are bounced, or go through the page cache. A short call is continued. Reads
-/// behind the end of a file give zeros; writes there extend a file (not a device: ENOSPC).
+/// behind the end of a file give zeros; writes there extend a file up to its limit (ENOSPC).
 class DiskIo {
 public:
     DiskIo(DiskFile file, IoLoop& loop);
@@ -104,6 +104,8 @@ public:
     /// Returns the size in bytes, with all by which writes have extended it, or will when they end.
     [[nodiscard]] std::uint64_t size() const { return size_; }
     [[nodiscard]] bool device() const { return file_.device; }
+    /// Returns the size in bytes that it cannot exceed. That of a device is its size.
+    [[nodiscard]] std::uint64_t limit() const { return file_.device ? file_.size : file_.max_size; }
     [[nodiscard]] std::uint32_t block_size() const { return file_.block_size; }
     [[nodiscard]] IoLoop& loop() { return loop_; }
 
@@ -123,7 +125,7 @@ public:
     Task<Status> zero(std::uint64_t offset, std::uint64_t size, bool unmap);
     /// Frees the range's space if the file can. What it reads as afterwards is not defined.
     Task<Status> discard(std::uint64_t offset, std::uint64_t size);
-    /// Makes durable what has ended before (fdatasync).
+    /// Makes durable what has ended before (fdatasync). Does nothing if the file is transient.
     Task<Status> flush();
     /// Changes a file's size. Fails with unsupported for a device. No call behind the new end may
     /// be under way.

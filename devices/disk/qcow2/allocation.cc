@@ -56,11 +56,11 @@ struct Refcounts::Scan {
 };
 
 std::unexpected<Error> Refcounts::refuse_full() const {
-    return fail(Error::system("allocate", file_.name(), ENOSPC, "extend the device"));
+    return fail(Error::system("allocate", file_.name(), ENOSPC, file_.device() ? "extend the device" : ""));
 }
 
 // Returns the number of clusters that the file may have.
-std::uint64_t Refcounts::limit() const { return (file_.device() ? file_.size() : kMaxOffset) / cluster_size_; }
+std::uint64_t Refcounts::limit() const { return std::min(file_.limit(), kMaxOffset) / cluster_size_; }
 
 // --- The search for free clusters. ---
 

@@ -215,9 +215,11 @@ Status create_image(int fd, const CreateOptions& options, const std::string& nam
     TRY(write_all_at(fd, refcount_table(header, layout), header.refcount_table_offset, name));
     TRY(write_all_at(fd, refcount_blocks(header, layout), blocks_offset, name));
     TRY(write_zeros(fd, header.l1_offset, layout.l1_clusters << header.cluster_bits, name));
-    TRY(synchronise(fd, name));
+    if (options.durable) {
+        TRY(synchronise(fd, name));
+    }
     TRY(write_all_at(fd, TRY(encode_header(header)), 0, name));
-    return synchronise(fd, name);
+    return options.durable ? synchronise(fd, name) : Status{};
 }
 
 }  // namespace snapvm::disk::qcow2

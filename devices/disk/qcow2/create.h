@@ -21,15 +21,17 @@ struct CreateOptions {
     Compression compression = Compression::zlib;
     std::string backing_file = {};    ///< as the image names it; empty: none
     std::string backing_format = {};  ///< "raw" or "qcow2"; must be given with a backing file
+    bool durable = true;              ///< false: for a file that need not survive the process
 };
 
 /// Fails with usage if no image can have these options.
 Status check_options(const CreateOptions& options);
 
 /// Writes an image into an opened empty file, or over the begin of an opened block device, and
-/// makes it durable. The caller makes the file's name in its folder durable. The header comes
-/// last, so that what is half written is no image. `name` names the file in errors. Fails as
-/// check_options(), with usage if the file is not empty or the device too small, and with system.
+/// makes it durable, unless told otherwise. The caller makes the file's name in its folder durable.
+/// The header comes last, so that what is half written is no image. `name` names the file in
+/// errors. Fails as check_options(), with usage if the file is not empty or the device too small,
+/// and with system.
 Status create_image(int fd, const CreateOptions& options, const std::string& name);
 
 }  // namespace snapvm::disk::qcow2

@@ -28,6 +28,11 @@ enum class DiskFormat : std::uint8_t { unstated, raw, qcow2 };
 /// resume() tries the request again.
 enum class WriteErrors : std::uint8_t { report, stop };
 
+/// Where the guest's writes to a disk go. off: into the disk. Otherwise the disk is only read, any
+/// number of machines can have it, and the writes are gone with the machine. memory: they are in
+/// the host's memory. file: they are in an unnamed file, in $TMPDIR or /var/tmp.
+enum class Ephemeral : std::uint8_t { off, memory, file };
+
 /// A virtio disk on an image or a block device.
 struct Disk {
     std::string id = {};    ///< 1 to 20 characters, unique among disks and networks; the guest's serial number of it
@@ -38,6 +43,11 @@ struct Disk {
     /// those of this user by itself.
     std::vector<std::string> backing = {};
     WriteErrors write_errors = WriteErrors::report;
+    /// Machine::snapshot() fails with unsupported unless this is `off`.
+    Ephemeral ephemeral = Ephemeral::off;
+    /// The most bytes for the guest's writes to an ephemeral disk; more fail as on a full disk. 0:
+    /// 1 GiB in memory, no limit in a file.
+    std::uint64_t ephemeral_max_bytes = 0;
 };
 
 /// A virtio network interface on a tap.
@@ -236,8 +246,9 @@ public:
     /// Fails with busy if another snapshot of this machine is under way, or a machine was restored
     /// from what the area holds; with usage if the run has ended; with invalid if the area is too
     /// small, or holds something else; with unsupported if `track` is asked for and this KVM tracks
-    /// no writes; with system if a write fails; with cancelled, also by stop(). The area then holds
-    /// what it held before, or says that it is incomplete, and the machine goes on.
+    /// no writes, or if a disk is ephemeral; with system if a write fails; with cancelled,
+    /// also by stop(). The area then holds what it held before, or says that it is incomplete, and
+    /// the machine goes on.
     Result<SnapshotReport> snapshot(const Area& area, const SnapshotOptions& options = {});
     /// Makes the snapshot under way fail with cancelled, unless it is complete. Fails with usage if
     /// there is none.

@@ -257,6 +257,7 @@ TEST_F(ApiContract, DrivesAreFirecrackers) {
                                {"is_read_only", true},
                                {"format", "raw"},
                                {"werror", "report"},
+                               {"ephemeral", "off"},
                                {"size_bytes", FakeService::kDiskBytes}}}));
 }
 

@@ -45,6 +45,21 @@ TEST(DeviceOptions, ADiskReportsWriteErrorsOrStops) {
     EXPECT_TRUE(fails(parse_disk("id=a,path=/x,werror=enospc"), ErrorKind::usage, "neither stop nor report"));
 }
 
+TEST(DeviceOptions, ADiskIsEphemeralInMemoryOrInAFile) {
+    EXPECT_EQ(parse_disk("id=a,path=/x")->ephemeral, Ephemeral::off);
+    EXPECT_EQ(parse_disk("id=a,path=/x,ephemeral=off")->ephemeral, Ephemeral::off);
+    EXPECT_EQ(parse_disk("id=a,path=/x,ephemeral=on")->ephemeral, Ephemeral::memory);
+    EXPECT_EQ(parse_disk("id=a,path=/x,ephemeral=memory")->ephemeral, Ephemeral::memory);
+    EXPECT_EQ(parse_disk("id=a,path=/x,ephemeral=on")->ephemeral_max, 0U);
+    const auto limited = parse_disk("id=a,path=/x,ephemeral=file,ephemeral-max=2G");
+    ASSERT_TRUE(ok(limited));
+    EXPECT_EQ(limited->ephemeral, Ephemeral::file);
+    EXPECT_EQ(limited->ephemeral_max, 2ULL << 30);
+    EXPECT_TRUE(fails(parse_disk("id=a,path=/x,ephemeral=/tmp"), ErrorKind::usage, "neither on, off nor file"));
+    EXPECT_TRUE(fails(parse_disk("id=a,path=/x,ephemeral=on,ephemeral-max=0"), ErrorKind::usage, "is 0"));
+    EXPECT_TRUE(fails(parse_disk("id=a,path=/x,ephemeral=on,ephemeral-max=much"), ErrorKind::usage));
+}
+
 /// Applies one setting of `--set`.
 Status set_device(DeviceConfig& config, const std::string& setting, unsigned clone) {
     return TRY(parse_settings(std::span(&setting, 1), clone)).apply(config);

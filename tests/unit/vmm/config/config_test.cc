@@ -98,6 +98,16 @@ TEST(MachineConfig, BackingFilesAreOfQcow2AndAreNotSaved) {
     EXPECT_TRUE(fails(config.validate(), ErrorKind::usage, "add format=qcow2"));
 }
 
+TEST(MachineConfig, WhatIsEphemeralIsWrittenAndMayHaveALimit) {
+    MachineConfig config;
+    config.devices.disks = {{.id = "root", .path = "/disk", .ephemeral = Ephemeral::file, .ephemeral_max = 4096}};
+    EXPECT_TRUE(ok(config.validate()));
+    config.devices.disks[0].read_only = true;
+    EXPECT_TRUE(fails(config.validate(), ErrorKind::usage, "give readonly=on or ephemeral=on, not both"));
+    config.devices.disks[0] = {.id = "root", .path = "/disk", .ephemeral_max = 4096};
+    EXPECT_TRUE(fails(config.validate(), ErrorKind::usage, "add ephemeral=on or ephemeral=file"));
+}
+
 TEST(MachineConfig, EveryTruncationAndExtensionIsRefused) {
     auto bytes = full_config().encode();
     for (std::size_t size = 0; size < bytes.size(); ++size) {

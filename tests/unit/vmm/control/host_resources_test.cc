@@ -44,6 +44,13 @@ TEST_F(HostResources, NothingIsTakenFromASnapshotOfSomebodyElse) {
     EXPECT_TRUE(ok(check({}))) << "a machine that uses nothing";
 }
 
+TEST_F(HostResources, AnEphemeralDiskIsOnlyRead) {
+    DeviceConfig config;
+    config.disks = {{.id = "root", .path = "/r", .ephemeral = Ephemeral::memory}};
+    ASSERT_EQ(host_resources(config).size(), 1U);
+    EXPECT_TRUE(host_resources(config)[0].read_only) << "machines can share it";
+}
+
 TEST_F(HostResources, WhatTheCallerNamesIsUsed) {
     const DeviceOverrides most{.disks = {{"root", "/x"}, {"seed", "/s"}}, .taps = {{"eth0", "t"}}};
     const Status refused = check(devices(), most);

@@ -48,6 +48,10 @@ TEST(EmbedTranslate, AConfigurationReachesTheInside) {
               snapvm::DiskFormat::qcow2);
     const MachineConfig stopping{.disks = {{.id = "r", .path = "/d", .write_errors = WriteErrors::stop}}};
     EXPECT_EQ(need(to_internal(stopping)).devices.disks[0].write_errors, snapvm::WriteErrors::stop);
+    const MachineConfig ephemeral{
+        .disks = {{.id = "r", .path = "/d", .ephemeral = Ephemeral::file, .ephemeral_max_bytes = 4096}}};
+    EXPECT_EQ(need(to_internal(ephemeral)).devices.disks[0].ephemeral, snapvm::Ephemeral::file);
+    EXPECT_EQ(need(to_internal(ephemeral)).devices.disks[0].ephemeral_max, 4096U);
     ASSERT_EQ(devices.nets.size(), 2U);
     EXPECT_EQ(devices.nets[0], (NetConfig{"eth0", "t0", {2, 0, 0, 0, 0, 10}}));
     EXPECT_NE(devices.nets[1].mac, MacAddress{}) << "a random one";
