@@ -80,7 +80,7 @@ TEST_F(ImageLockTest, WhoIsRefusedLeavesNoLock) {
 TEST_F(ImageLockTest, OfTwoAtTheSameTimeNeverBothAreLetIn) {
     std::atomic<int> inside = 0, most = 0, taken = 0;
     const auto come_and_go = [&] {
-        for (int i = 0; i < 20'000; ++i) {
+        for (int i = 0; i < 3'000; ++i) {
             const UniqueFd fd = opened();
             if (lock(fd, kImageWriter)) {
                 const int now = ++inside;
