@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -43,7 +44,8 @@ public:
     /// Waits for the requests in flight: until then the kernel reads and writes their memory.
     virtual ~Disk() = default;
 
-    [[nodiscard]] virtual std::uint64_t size() const = 0;  ///< in bytes, as of the open
+    /// Returns the size in bytes: as of the open, or of the last resize().
+    [[nodiscard]] virtual std::uint64_t size() const = 0;
     /// Returns the block size that partition tables and file systems on the disk count in, 512 to
     /// 4096 bytes. Requests may cover any sectors of 512 bytes.
     [[nodiscard]] virtual std::uint32_t block_size() const = 0;
@@ -52,6 +54,12 @@ public:
     /// Whether the file has tables of its own, which are behind the data until a flush: a copy of
     /// the file, or a power loss, would lack what was written since.
     [[nodiscard]] virtual bool has_tables() const { return false; }
+
+    /// Makes the disk larger: the file is extended, or the image. Waits for what is in flight if it
+    /// has to. A block device has the size that it has by now, and `bytes` may be left out. What is
+    /// new reads as zeros, except on a device. Fails with usage for a size that is smaller or not
+    /// possible, and with unsupported and system. The size is then as before.
+    virtual Status resize(std::optional<std::uint64_t> bytes) = 0;
 
     /// Must be called before the first request.
     virtual Status start() = 0;
@@ -64,6 +72,9 @@ public:
     /// Calls ended(request, error) for each request that has ended.
     virtual void reap(const Ended& ended) = 0;
 };
+
+/// Fails with usage if a disk cannot have this size, in bytes, or has a larger one.
+Status check_larger(const Disk& disk, std::uint64_t bytes);
 
 /// Options of open_disk().
 struct DiskOptions {

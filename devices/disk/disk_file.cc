@@ -160,7 +160,7 @@ Result<DiskFile> DiskFile::open(const std::string& id, const std::string& path, 
     const Advice advice(id, options);
     const bool read_only = options.read_only;
     DiskFile file;
-    file.name = "disk " + id + " (" + path + ")";
+    file.name = id.empty() ? path : "disk " + id + " (" + path + ")";
     const int flags = read_only ? O_RDONLY : O_RDWR;
     // With O_NONBLOCK the open does not wait for the other end of a FIFO, which is refused below.
     auto fd = open_file(path, flags | O_NONBLOCK);

@@ -36,8 +36,8 @@ struct DiskFile {
     bool transient = false;
     std::string name;  ///< for messages
 
-    /// Opens the file and locks it (image_lock.h), as a reader or as the one writer. Fails if it is
-    /// missing, empty, neither a file nor a block device, locked by another program or machine, or,
+    /// Opens the file and locks it (image_lock.h), as a reader or as the one writer. `id` names it in
+    /// messages; without one its path does. Fails if it is missing, empty, neither a file nor a block device, locked by another program or machine, or,
     /// unless `read_only`, mounted. A block device is found by its number (canonical_device_node),
     /// so that locks conflict whichever node others open. If its format is `unstated`, fails with
     /// invalid for an image that is not raw (image_format.h), and for a file that ends within a

@@ -1,14 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 // Opens a disk by its format.
+#include <limits>
+
 #include "devices/disk/disk.h"
 #include "devices/disk/disk_file.h"
 #include "devices/disk/image/chain.h"
 #include "devices/disk/image/ephemeral.h"
 #include "devices/disk/image/image_disk.h"
 #include "devices/disk/raw.h"
+#include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 
 namespace snapvm {
+
+Status check_larger(const Disk& disk, std::uint64_t bytes) {
+    constexpr std::uint64_t kSector = 512;
+    constexpr std::uint64_t kMax = std::numeric_limits<std::int64_t>::max();  // of a file
+    if (bytes == 0) {
+        return fail(ErrorKind::usage, disk.name() + " needs a new size: it is no block device, which has one",
+                    "give a multiple of 512, such as 20G");
+    }
+    if (bytes % kSector != 0 || bytes > kMax) {
+        return fail(ErrorKind::usage, disk.name() + " cannot have " + count_text(bytes, "byte"),
+                    "give a multiple of 512, such as 20G");
+    }
+    if (bytes < disk.size()) {
+        return fail(ErrorKind::usage,
+                    disk.name() + " has " + size_text(disk.size()) + ", and a running machine's disk cannot shrink",
+                    "stop the machine first, and resize the image");
+    }
+    return {};
+}
 
 Result<std::unique_ptr<Disk>> open_disk(const std::string& id, const std::string& path, DiskOptions options) {
     if (options.ephemeral != Ephemeral::off || options.format == DiskFormat::qcow2) {

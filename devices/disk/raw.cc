@@ -2,13 +2,22 @@
 #include "devices/disk/raw.h"
 
 #include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 
+#include "vmm/base/file_lock.h"
+#include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 
 namespace snapvm {
+namespace {
+
+constexpr std::uint64_t kSector = 512;
+
+}  // namespace
 
 RawDisk::RawDisk(DiskFile file, DiskOptions options) : file_(std::move(file)), options_(std::move(options)) {}
 
@@ -27,6 +36,44 @@ Status RawDisk::start() {
     pool_.resize(kMaxInFlight);
     for (Call& call : pool_) {
         free_.push_back(&call);
+    }
+    return {};
+}
+
+Status RawDisk::resize(std::optional<std::uint64_t> bytes) {
+    std::uint64_t size = 0;
+    if (file_.device) {
+        size = TRY(device_size(file_.fd.get(), file_.name)) / kSector * kSector;
+        if (bytes && *bytes != size) {
+            return fail(ErrorKind::usage, file_.name + " is a block device of " + size_text(size),
+                        "change the size of the device first, or leave the size out");
+        }
+    } else if (bytes) {
+        size = *bytes;
+    }
+    TRY(check_larger(*this, size));
+    if (!file_.device && size > file_.size) {
+        TRY(extend_file(size));
+    }
+    file_.size = size;
+    return {};
+}
+
+// Another program may have made the file larger already.
+Status RawDisk::extend_file(std::uint64_t bytes) {
+    struct stat info{};
+    if (options_.read_only) {
+        return fail(ErrorKind::usage, file_.name + " is read-only, and keeps its size");
+    }
+    if (::fstat(file_.fd.get(), &info) != 0) {
+        return fail(Error::system("fstat", file_.name, errno));
+    }
+    if (static_cast<std::uint64_t>(info.st_size) < bytes &&
+        ::ftruncate(file_.fd.get(), static_cast<off_t>(bytes)) != 0) {
+        return fail(Error::system("ftruncate", file_.name, errno));
+    }
+    if (::fsync(file_.fd.get()) != 0) {
+        return fail(Error::system("fsync", file_.name, errno));
     }
     return {};
 }

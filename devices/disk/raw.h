@@ -23,6 +23,7 @@ public:
     [[nodiscard]] std::uint32_t block_size() const override;
     [[nodiscard]] bool read_only() const override { return options_.read_only; }
     [[nodiscard]] const std::string& name() const override { return file_.name; }
+    Status resize(std::optional<std::uint64_t> bytes) override;
     Status start() override;
     [[nodiscard]] int event() const override { return event_.get(); }
     void add(DiskRequest& request) override;
@@ -31,6 +32,7 @@ public:
 
 private:
     using Call = disk::FileCalls::Call;
+    Status extend_file(std::uint64_t bytes);
     void end(Call& call, int error);
 
     DiskFile file_;

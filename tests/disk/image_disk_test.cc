@@ -310,6 +310,7 @@ public:
         return fail_at_once();
     }
     Task<Status> discard(std::uint64_t /*offset*/, std::uint64_t /*size*/) override { return fail_at_once(); }
+    Task<Status> resize(std::uint64_t /*size*/) override { return fail_at_once(); }
     Task<Status> flush() override { return fail_at_once(); }
     Task<Status> close() override { return fail_at_once(); }
 

@@ -30,6 +30,13 @@ public:
     [[nodiscard]] bool read_only() const override { return only_read; }
     [[nodiscard]] const std::string& name() const override { return name_; }
     [[nodiscard]] bool has_tables() const override { return tables; }
+    Status resize(std::optional<std::uint64_t> size) override {
+        if (only_read) {
+            return fail(ErrorKind::usage, name_ + " is read-only");
+        }
+        bytes.resize(size.value_or(bytes.size()));
+        return {};
+    }
     Status start() override { return {}; }
     [[nodiscard]] int event() const override { return event_.get(); }
     void add(DiskRequest& request) override {

@@ -241,7 +241,9 @@ private:
                                                       : " is a raw file in another folder") +
                         ", and an image cannot give a guest that by itself",
                     "if the guest may read it, name it: " +
-                        (options_.restored ? "--set disk." + id_ + ".backing=" : "--disk id=" + id_ + ",…,backing=") +
+                        (options_.restored ? "--set disk." + id_ + ".backing="
+                         : id_.empty()     ? "--backing "
+                                           : "--disk id=" + id_ + ",…,backing=") +
                         path);
     }
 

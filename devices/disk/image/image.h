@@ -63,10 +63,18 @@ public:
     virtual Task<Status> write_zeroes(std::uint64_t offset, std::uint64_t size, bool unmap) = 0;
     /// Frees the range's space where that is possible. The range reads as zeros or as before.
     virtual Task<Status> discard(std::uint64_t offset, std::uint64_t size) = 0;
+    /// Gives the disk another size, and makes that durable. What becomes part of the disk reads as
+    /// zeros; what is behind a smaller size is lost. No other call may be under way. Fails with
+    /// usage for a size that the image cannot have or if it is read-only, with unsupported if the
+    /// image has to keep its size, and with system. After a failure it has its old size.
+    virtual Task<Status> resize(std::uint64_t size) = 0;
     /// Makes data and mapping durable.
     virtual Task<Status> flush() = 0;
     /// Does so, and leaves the file as other programs expect a closed image. Must be the last call.
     virtual Task<Status> close() = 0;
 };
+
+/// Fails with usage if the image is read-only, or if no disk has this size.
+Status check_new_size(const Image& image, std::uint64_t size);
 
 }  // namespace snapvm::disk

@@ -4,6 +4,8 @@
 #include <cerrno>
 #include <cstdlib>
 
+#include "vmm/base/try.h"
+
 namespace snapvm::disk {
 namespace {
 
@@ -45,14 +47,30 @@ ImageDisk::ImageDisk(std::unique_ptr<IoLoop> loop, std::unique_ptr<Image> image,
     : loop_(std::move(loop)), image_(std::move(image)), block_size_(block_size) {}
 
 ImageDisk::~ImageDisk() {
-    while (in_flight_ > 0) {
-        if (!loop_->wait()) {
-            // The kernel does not tell what has ended, so it may still use the image's memory.
-            image_.release();  // NOLINT(bugprone-unused-return-value): it is given up
-            return;
-        }
+    if (!wait_for_requests()) {
+        // The kernel does not tell what has ended, so it may still use the image's memory.
+        image_.release();  // NOLINT(bugprone-unused-return-value): it is given up
+        return;
     }
     (void)loop_->run(image_->close());
+}
+
+Status ImageDisk::wait_for_requests() {
+    while (in_flight_ > 0) {
+        TRY(loop_->wait());
+    }
+    return {};
+}
+
+Status ImageDisk::resize(std::optional<std::uint64_t> bytes) {
+    const std::uint64_t size = bytes.value_or(0);
+    TRY(check_larger(*this, size));
+    TRY(wait_for_requests());
+    const Status resized = loop_->run(image_->resize(size));
+    if (!ended_.empty()) {
+        loop_->wake();  // the waits have taken the event's count
+    }
+    return resized;
 }
 
 void ImageDisk::add(DiskRequest& request) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -28,6 +29,7 @@ public:
     [[nodiscard]] bool read_only() const override { return image_->read_only(); }
     [[nodiscard]] const std::string& name() const override { return image_->name(); }
     [[nodiscard]] bool has_tables() const override { return true; }
+    Status resize(std::optional<std::uint64_t> bytes) override;
     Status start() override { return {}; }
     [[nodiscard]] int event() const override { return loop_->event(); }
     void add(DiskRequest& request) override;
@@ -39,6 +41,7 @@ public:
 
 private:
     void end(DiskRequest& request, const Status& status);
+    Status wait_for_requests();
 
     std::unique_ptr<IoLoop> loop_;
     std::unique_ptr<Image> image_;  // after loop_: its files must go first

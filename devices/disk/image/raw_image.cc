@@ -31,6 +31,16 @@ Task<Status> RawImage::write_zeroes(std::uint64_t offset, std::uint64_t size, bo
 
 Task<Status> RawImage::discard(std::uint64_t offset, std::uint64_t size) { return file_.discard(offset, size); }
 
+// A file that becomes larger reads as zeros there.
+Task<Status> RawImage::resize(std::uint64_t size) {
+    Status possible = check_new_size(*this, size);
+    CO_TRY(possible);
+    Status changed = file_.truncate(size);
+    CO_TRY(changed);
+    size_ = size;
+    co_return co_await file_.flush();
+}
+
 Task<Status> RawImage::flush() { return file_.flush(); }
 
 Task<Status> RawImage::close() {

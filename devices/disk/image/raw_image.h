@@ -22,6 +22,7 @@ public:
     Task<Status> write(std::uint64_t offset, std::uint64_t size, std::span<const iovec> parts) override;
     Task<Status> write_zeroes(std::uint64_t offset, std::uint64_t size, bool unmap) override;
     Task<Status> discard(std::uint64_t offset, std::uint64_t size) override;
+    Task<Status> resize(std::uint64_t size) override;
     Task<Status> flush() override;
     Task<Status> close() override;
 

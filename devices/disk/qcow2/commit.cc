@@ -47,6 +47,8 @@ Task<Status> Layer::commit_once() {
 }
 
 Task<Status> Layer::write_tables() {
+    Status settled = co_await header_.settle();
+    CO_TRY(settled);
     // An entry that changes now could get into the file before its data and its count.
     mapping_->close_gate();
     const bool counts = refcounts_->dirty();

@@ -408,4 +408,26 @@ Task<Status> HeaderStore::write() {
     co_return co_await file_.write(0, cluster);
 }
 
+Task<Status> HeaderStore::replace(Header next) {
+    std::swap(header_, next);
+    in_doubt_ = true;
+    Status settled = co_await settle();
+    if (!settled) {
+        std::swap(header_, next);
+    }
+    co_return settled;
+}
+
+Task<Status> HeaderStore::settle() {
+    if (!in_doubt_) {
+        co_return Status{};
+    }
+    Status written = co_await write();
+    CO_TRY(written);
+    Status flushed = co_await file_.flush();
+    CO_TRY(flushed);
+    in_doubt_ = false;
+    co_return Status{};
+}
+
 }  // namespace snapvm::disk::qcow2

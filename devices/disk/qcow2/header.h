@@ -102,9 +102,16 @@ public:
     [[nodiscard]] Header& change() { return header_; }
     /// Writes the first cluster as it is when the writes before have ended. Does not flush.
     Task<Status> write();
+    /// Makes `next` the header, durably. If that fails, get() is as before, and the file may have
+    /// either. No other call may be under way.
+    Task<Status> replace(Header next);
+    /// Makes the header that get() returns durable if a replace() has failed. Until then tables
+    /// must not change: the file may name others.
+    Task<Status> settle();
 
 private:
     Header header_;
+    bool in_doubt_ = false;  ///< a replace() has failed
     DiskIo& file_;
     Mutex writing_;  ///< a later write has all that an earlier one has, and must not come before it
 };

@@ -34,12 +34,14 @@ public:
     Task<Status> write(std::uint64_t offset, std::uint64_t size, std::span<const iovec> parts) override;
     Task<Status> write_zeroes(std::uint64_t offset, std::uint64_t size, bool unmap) override;
     Task<Status> discard(std::uint64_t offset, std::uint64_t size) override;
+    Task<Status> resize(std::uint64_t size) override;
     Task<Status> flush() override;
     Task<Status> close() override;
 
 private:
-    /// What becomes of a range that is cleared.
-    enum class Clearing : std::uint8_t { keep, unmap, discard };
+    /// What becomes of a range that is cleared. `forget`: of whole clusters behind the disk's end,
+    /// which nothing reads, nothing is left.
+    enum class Clearing : std::uint8_t { keep, unmap, discard, forget };
 
     // qcow2_image.cc
     [[nodiscard]] const Header& header() const { return header_.get(); }
@@ -73,6 +75,8 @@ private:
     };
     /// Carries out a call that changes a range. `work` is what it does.
     Task<Status> change(std::uint64_t offset, std::uint64_t size, Task<Status> work);
+    /// Does so for a range that need not be within the disk.
+    Task<Status> carry_out(Task<Status> work);
     Task<Status> write_range(std::uint64_t offset, std::uint64_t size, std::span<const iovec> parts);
     Task<Status> write_in_place(Run run, Parts parts);
     Task<Status> write_locked(std::uint64_t offset, std::uint64_t size, Parts parts);
@@ -93,6 +97,14 @@ private:
     Task<> replace_entries(TableCache::Ref& piece, std::uint64_t cluster, std::span<const L2Entry> from,
                            std::span<const L2Entry> to);
     [[nodiscard]] L2Entry cleared(const L2Entry& entry, std::uint32_t mask, Clearing how) const;
+
+    // resize.cc
+    [[nodiscard]] Status check_new_size(std::uint64_t size) const;
+    Task<Status> check_snapshots();
+    Task<Status> grow(std::uint64_t size);
+    Task<Status> shrink(std::uint64_t size);
+    Task<Status> zero_new(std::uint64_t size);
+    Task<Status> forget(std::uint64_t begin, std::uint64_t end);
 
     // commit.cc
     struct Commit {

@@ -46,6 +46,15 @@ public:
     /// Changes entries within the piece. Waits while the gate is closed.
     Task<> set(TableCache::Ref& piece, std::uint64_t cluster, std::span<const L2Entry> entries);
 
+    // For a change of the disk's size. No other call may be under way, and nothing is dirty.
+    /// Gives the L1 table this many entries, which are more than it has. The larger one is another
+    /// one in the file. After a failure the table is as before.
+    Task<Status> grow(std::uint32_t entries);
+    /// Whether the image has an L2 table for this cluster.
+    [[nodiscard]] bool has_table(std::uint64_t cluster) const { return (l1_[l1_index(cluster)] & kOffsetMask) != 0; }
+    /// Removes the L2 tables from the L1 entry `first` on. Their entries must be of no use.
+    void drop_tables(std::uint64_t first);
+
     /// Returns whether an entry was found that a sound image cannot have.
     [[nodiscard]] bool damaged() const { return damaged_; }
 
@@ -82,6 +91,7 @@ private:
     void protect(std::uint64_t offset, std::uint64_t bytes);
     [[nodiscard]] bool is_metadata(std::uint64_t offset, std::uint64_t size) const;
     std::unexpected<Error> damage(const std::string& what);
+    Task<Status> write_larger(ClusterRun place);
     Task<Status> make_table(std::uint64_t index);
     Task<Status> copy_table(std::uint64_t from, std::uint64_t to);
     Task<> gate();

@@ -108,6 +108,9 @@ Task<Result<std::uint64_t>> Layer::clear_some(std::uint64_t offset, std::uint64_
 
 // Returns the entry with the parts of `mask` cleared.
 L2Entry Layer::cleared(const L2Entry& entry, std::uint32_t mask, Clearing how) const {
+    if (how == Clearing::forget) {
+        return {};
+    }
     const bool unallocated = entry.kind == L2Entry::Kind::unallocated;
     if (!backing_ && mask == kAll && (header().version < 3 || how == Clearing::discard || entry == L2Entry{})) {
         return {};

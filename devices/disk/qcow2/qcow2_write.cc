@@ -26,9 +26,13 @@ Task<Status> Layer::write(std::uint64_t offset, std::uint64_t size, std::span<co
 }
 
 Task<Status> Layer::change(std::uint64_t offset, std::uint64_t size, Task<Status> work) {
-    Status status = check_range(offset, size);
-    CO_TRY(status);
-    status = co_await begin_writing();
+    Status within = check_range(offset, size);
+    CO_TRY(within);
+    co_return co_await carry_out(std::move(work));
+}
+
+Task<Status> Layer::carry_out(Task<Status> work) {
+    Status status = co_await begin_writing();
     CO_TRY(status);
     {
         const CallTickets::Ticket ticket(calls_);

@@ -59,7 +59,8 @@ Snapshot parse(std::span<const std::byte> bytes, const Lengths& lengths, const H
     snapshot.guest_nanoseconds = load_be64(bytes, 24);
     const std::span<const std::byte> extra = bytes.subspan(kFixedBytes, lengths.extra);
     snapshot.vm_state_size = extra.size() >= 8 ? load_be64(extra, 0) : load_be<std::uint32_t>(bytes, 32);
-    snapshot.disk_size = extra.size() >= kKnownExtra ? load_be64(extra, 8) : header.size;
+    snapshot.has_disk_size = extra.size() >= kKnownExtra;
+    snapshot.disk_size = snapshot.has_disk_size ? load_be64(extra, 8) : header.size;
     if (extra.size() > kKnownExtra) {
         snapshot.more_data.assign(extra.begin() + kKnownExtra, extra.end());
     }

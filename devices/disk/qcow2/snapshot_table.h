@@ -23,8 +23,9 @@ struct Snapshot {
     std::uint32_t nanoseconds = 0;
     std::uint64_t guest_nanoseconds = 0;  ///< that the guest had run by then
     std::uint64_t vm_state_size = 0;      ///< in bytes
-    std::uint64_t disk_size = 0;          ///< in bytes
+    std::uint64_t disk_size = 0;          ///< in bytes; the image's if `has_disk_size` is false
     std::vector<std::byte> more_data;     ///< what the entry has behind these
+    bool has_disk_size = true;            ///< the entry says it; one of version 2 may not
     bool operator==(const Snapshot&) const = default;
 };
 
