@@ -27,6 +27,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         case 's': (void)parse_stop(input); break;
         case 'b': (void)parse_balloon_update(input); break;
         case 'p': (void)parse_balloon_statistics_update(input); break;
+        case 'd': (void)parse_drive_size(input); break;
         case 't': (void)parse_terminal_size(input); break;
         case 'w':
             if (const auto wait = parse_wait(input); wait && wait->what == WaitFor::serial) {

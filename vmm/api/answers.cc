@@ -110,6 +110,10 @@ std::string instance_json(const Service& service) {
 
 std::string version_json() { return text_of({{"firecracker_version", snapvm_version()}}); }
 
+std::string drive_size_json(const std::string& id, std::uint64_t bytes) {
+    return text_of({{"drive_id", id}, {"size_bytes", bytes}});
+}
+
 std::string machine_config_json(const MachineConfig& config) { return text_of(machine_config(config)); }
 
 std::string vm_config_json(const MachineConfig& config, std::span<const std::uint64_t> disk_bytes) {

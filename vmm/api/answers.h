@@ -17,6 +17,7 @@ namespace snapvm::api {
 [[nodiscard]] std::string instance_json(const Service& service);
 [[nodiscard]] std::string version_json();
 [[nodiscard]] std::string machine_config_json(const MachineConfig& config);
+[[nodiscard]] std::string drive_size_json(const std::string& id, std::uint64_t bytes);
 [[nodiscard]] std::string vm_config_json(const MachineConfig& config, std::span<const std::uint64_t> disk_bytes);
 [[nodiscard]] std::string snapshot_status_json(const SnapshotStatus& status);
 [[nodiscard]] std::string stats_json(const ServiceStats& stats);

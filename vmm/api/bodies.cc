@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -330,6 +331,16 @@ Result<StopRequest> parse_stop(std::string_view body) {
     const auto timeout = static_cast<std::uint64_t>(stop.timeout.count());
     stop.timeout = std::chrono::milliseconds(TRY(fields.number("timeout_ms", timeout, kMaxTimeoutMs)));
     return stop;
+}
+
+Result<DiskResize> parse_drive_size(std::string_view body) {
+    const Fields fields = TRY(Fields::parse(body, {"drive_id", "size_bytes"}));
+    DiskResize resize;
+    resize.id = TRY(fields.text("drive_id"));
+    if (fields.has("size_bytes")) {
+        resize.bytes = TRY(fields.number("size_bytes", 0, std::numeric_limits<std::int64_t>::max()));
+    }
+    return resize;
 }
 
 Result<TerminalSize> parse_terminal_size(std::string_view body) {

@@ -43,6 +43,9 @@ Result<std::uint16_t> parse_balloon_statistics_update(std::string_view body);
 /// PUT /stop. An empty body stands for the defaults.
 Result<StopRequest> parse_stop(std::string_view body);
 
+/// PUT /drives/size.
+Result<DiskResize> parse_drive_size(std::string_view body);
+
 /// PUT /console/size.
 Result<TerminalSize> parse_terminal_size(std::string_view body);
 

@@ -143,6 +143,15 @@ ApiAnswer put_console_size(Service& service, const ApiRequest& request) {
     return size ? done_or_fault(service.resize_terminal(*size)) : fault_answer(size.error());
 }
 
+ApiAnswer put_drive_size(Service& service, const ApiRequest& request) {
+    const auto resize = parse_drive_size(request.body);
+    if (!resize) {
+        return fault_answer(resize.error());
+    }
+    const auto bytes = service.resize_disk(*resize);
+    return bytes ? ok(drive_size_json(resize->id, *bytes)) : fault_answer(bytes.error());
+}
+
 constexpr StateSet kNoMachine{ServiceState::not_started};
 constexpr StateSet kLives{ServiceState::running, ServiceState::paused};
 constexpr StateSet kHasMachine{ServiceState::running, ServiceState::paused, ServiceState::ended};
@@ -151,12 +160,13 @@ constexpr StateSet kAnyState{ServiceState::not_started, ServiceState::running, S
 
 constexpr bool kWaits = true;
 
-constexpr std::array<Route, 19> kRoutes = {{
+constexpr std::array<Route, 20> kRoutes = {{
     {"GET", "/", kAnyState, get_instance},
     {"GET", "/version", kAnyState, get_version},
     {"GET", "/machine-config", kHasMachine, get_machine_config},
     {"GET", "/vm/config", kHasMachine, get_vm_config},
     {"PATCH", "/vm", kLives, patch_vm},
+    {"PUT", "/drives/size", kLives, put_drive_size},
     {"PUT", "/snapshot/create", kLives, put_snapshot_create},
     {"PUT", "/snapshot/load", kNoMachine, put_snapshot_load},
     {"GET", "/snapshot/status", kAnyState, get_snapshot_status},

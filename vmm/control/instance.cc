@@ -205,6 +205,7 @@ std::size_t Instance::send_input(std::span<const std::uint8_t> bytes, Clock::tim
 
 Result<MachineConfig> Instance::config() const { return TRY(service())->config(); }
 Result<std::vector<std::uint64_t>> Instance::disk_bytes() const { return TRY(service())->disk_bytes(); }
+Result<std::uint64_t> Instance::resize_disk(const DiskResize& request) { return TRY(service())->resize_disk(request); }
 Status Instance::pause() { return TRY(service())->pause(); }
 Status Instance::resume() { return TRY(service())->resume(); }
 Result<SnapshotReport> Instance::snapshot(const SnapshotRequest& request) { return TRY(service())->snapshot(request); }

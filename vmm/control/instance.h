@@ -73,6 +73,7 @@ public:
     [[nodiscard]] ServiceStats stats() const override;
     [[nodiscard]] Result<MachineConfig> config() const override;
     [[nodiscard]] Result<std::vector<std::uint64_t>> disk_bytes() const override;
+    Result<std::uint64_t> resize_disk(const DiskResize& request) override;
     Status pause() override;
     Status resume() override;
     Result<SnapshotReport> snapshot(const SnapshotRequest& request) override;

@@ -59,7 +59,7 @@ ServiceState MachineService::state() const {
 
 std::string MachineService::pause_reason() const {
     const std::optional<Error> reason = machine_.pause_reason();
-    return reason ? reason->what() : std::string();
+    return reason ? reason->message() : std::string();
 }
 
 ServiceStats MachineService::stats() const {
@@ -371,6 +371,10 @@ Result<std::optional<WaitResult>> MachineService::wait(const WaitRequest& reques
 
 std::size_t MachineService::send_input(std::span<const std::uint8_t> bytes, Clock::time_point deadline) {
     return (virtio_terminal_ ? machine_.virtio_console() : machine_.serial()).send(bytes, deadline);
+}
+
+Result<std::uint64_t> MachineService::resize_disk(const DiskResize& request) {
+    return machine_.resize_disk(request.id, request.bytes, Clock::now() + kDrainLimit);
 }
 
 Status MachineService::resize_terminal(TerminalSize size) {

@@ -53,6 +53,7 @@ public:
     [[nodiscard]] Result<const Console*> terminal() const override {
         return &(virtio_terminal_ ? machine_.virtio_console() : machine_.serial()).output();
     }
+    Result<std::uint64_t> resize_disk(const DiskResize& request) override;
     Status resize_terminal(TerminalSize size) override;
     std::size_t send_input(std::span<const std::uint8_t> bytes,
                            std::chrono::steady_clock::time_point deadline) override;

@@ -140,6 +140,12 @@ struct TerminalSize {
     std::uint16_t rows = 0;
 };
 
+/// A disk that is to become larger.
+struct DiskResize {
+    std::string id;
+    std::optional<std::uint64_t> bytes = {};  ///< nothing: a block device's size of now
+};
+
 /// The functions of one instance. Several threads may call them at once. An error of a kind other
 /// than `system` is the caller's fault. Functions that need a machine fail with wrong_state() if
 /// there is none.
@@ -155,6 +161,9 @@ public:
     [[nodiscard]] virtual Result<MachineConfig> config() const = 0;
     /// Returns the sizes of the disks, in the configuration's order.
     [[nodiscard]] virtual Result<std::vector<std::uint64_t>> disk_bytes() const = 0;
+    /// Makes a disk larger, tells the guest, and returns the new size in bytes. Waits for a freeze
+    /// of the machine to end, 30 s at most. Fails as Machine::resize_disk() does.
+    virtual Result<std::uint64_t> resize_disk(const DiskResize& request) = 0;
     [[nodiscard]] virtual ServiceStats stats() const = 0;
     /// Gives the instance the machine in a snapshot. Fails with usage if it has a machine or has
     /// ended, with busy while another snapshot is loaded, and like a restore. After an error the

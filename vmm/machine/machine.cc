@@ -337,6 +337,26 @@ std::vector<std::uint64_t> Machine::disk_bytes() const {
     return bytes;
 }
 
+Result<std::uint64_t> Machine::resize_disk(const std::string& id, std::optional<std::uint64_t> bytes,
+                                           std::chrono::steady_clock::time_point deadline) {
+    const auto& disks = config_.devices.disks;
+    const auto found = std::ranges::find(disks, id, &DiskConfig::id);
+    if (found == disks.end()) {
+        std::string all;
+        for (const DiskConfig& disk : disks) {
+            all += (all.empty() ? "its disks are " : ", ") + disk.id;
+        }
+        return fail(ErrorKind::not_found, "this machine has no disk " + id, all);
+    }
+    const auto& disk = devices_.disks()[static_cast<std::size_t>(found - disks.begin())];
+    Status resized;
+    if (!gate_.pass(deadline, [&] { resized = disk.locked([&](virtio::Blk& blk) { return blk.resize(bytes); }); })) {
+        return fail(ErrorKind::busy, "a snapshot of this machine is being written", "try again when it has ended");
+    }
+    TRY(resized);
+    return disk.unlocked().bytes();
+}
+
 MachineStats Machine::stats() const {
     const TestPortStateV1 test = devices_.test_port().state();
     std::vector<NetworkStats> networks;

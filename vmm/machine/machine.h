@@ -137,6 +137,11 @@ public:
     [[nodiscard]] const MachineConfig& config() const { return config_; }
     /// Returns the sizes of the disks, in the configuration's order.
     [[nodiscard]] std::vector<std::uint64_t> disk_bytes() const;
+    /// Makes a disk larger and tells the guest (Disk::resize). Waits while the machine is frozen.
+    /// Returns the new size. Fails with not_found if there is no such disk, with busy if the
+    /// machine is frozen until the deadline, and as Disk::resize() does.
+    Result<std::uint64_t> resize_disk(const std::string& id, std::optional<std::uint64_t> bytes,
+                                      std::chrono::steady_clock::time_point deadline);
     /// Returns the record of written pages, or null if this host's KVM cannot track writes. One
     /// thread at a time uses it.
     [[nodiscard]] DirtyFeed* dirty() { return dirty_.get(); }

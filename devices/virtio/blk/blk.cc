@@ -47,6 +47,7 @@ Blk::Blk(std::string id, std::unique_ptr<Disk> disk, Stopped stopped)
       id_(std::move(id)),
       on_stop_(std::move(stopped)),
       slots_(Disk::kMaxInFlight),
+      bytes_(disk->size()),
       disk_(std::move(disk)) {
     for (Slot& slot : slots_) {
         free_.push_back(&slot);
@@ -217,6 +218,17 @@ void Blk::send(Slot& slot) {
     }
     unsettled_ = unsettled_ || (slot.kind != DiskRequest::Kind::read && slot.kind != DiskRequest::Kind::flush);
     disk_->add(slot);
+}
+
+// A driver that is not there yet reads the new size when it comes.
+Status Blk::resize(std::optional<std::uint64_t> bytes) {
+    TRY(disk_->resize(bytes));
+    bytes_ = disk_->size();
+    const std::uint64_t sectors = bytes_ / kSectorSize;
+    if (std::exchange(state_.sectors, sectors) != sectors && transport_->running()) {
+        transport_->signal_config();
+    }
+    return {};
 }
 
 void Blk::settle() {

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,8 +16,8 @@
 
 namespace snapvm::virtio {
 
-/// What the guest has read of its disk's shape and relies on. Untrusted until Blk::check has
-/// checked it.
+/// What the guest has read of its disk's shape and relies on, or has been told of it. Untrusted
+/// until Blk::check has checked it.
 struct BlkStateV1 {
     std::uint64_t sectors = 0;
     std::uint32_t block_size = 0;
@@ -47,8 +48,10 @@ public:
     ~Blk() override;
 
     [[nodiscard]] DeviceType type() const override { return DeviceType::block; }
-    /// Returns the disk's size. May be called without the transport's lock, since it never changes.
-    [[nodiscard]] std::uint64_t bytes() const { return disk_->size(); }
+    /// Returns the disk's size. May be called without the transport's lock.
+    [[nodiscard]] std::uint64_t bytes() const { return bytes_; }
+    /// Makes the disk larger (Disk::resize) and tells the driver. Fails as that does.
+    Status resize(std::optional<std::uint64_t> bytes);
     [[nodiscard]] std::uint64_t features() const override;
     [[nodiscard]] std::span<const std::uint16_t> queue_sizes() const override;
     void read_config(std::uint64_t offset, std::span<std::byte> data) const override;
@@ -101,6 +104,7 @@ private:
     bool unsettled_ = false;  ///< the guest has written since settle()
     Slot* settling_ = nullptr;  ///< the flush of settle(), which is no request of the guest's
     int settle_error_ = 0;  ///< errno of the last one
+    std::atomic<std::uint64_t> bytes_;  ///< the disk's size; changed under the lock
     std::unique_ptr<Disk> disk_;  ///< destroyed before slots_, which it writes to
     std::unique_ptr<Transport::Watch> watch_;
 };

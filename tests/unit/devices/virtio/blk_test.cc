@@ -67,6 +67,41 @@ TEST(VirtioBlk, TellsItsShape) {
     EXPECT_EQ(read_only.rig->driver->device_features() & 0xFFFFFF, (1U << 2) | (1U << 5) | (1U << 6) | (1U << 9));
 }
 
+// Makes the disk larger as the machine does.
+Status resize(BlkRig& rig, std::optional<std::uint64_t> bytes) {
+    return rig.blk->locked([&] { return static_cast<virtio::Blk&>(rig.blk->device()).resize(bytes); });
+}
+
+TEST(VirtioBlk, BecomesLargerAndTellsTheDriver) {
+    WithFake fake;
+    fake.disk->at_once = true;
+    BlkRig& rig = *fake.rig;
+    constexpr std::uint32_t kGeneration = 0xFC;
+    constexpr std::uint64_t kLarger = 2 * kDiskSize;
+    const std::uint32_t generation = rig.driver->read(kGeneration);
+    EXPECT_EQ(rig.request(kIn, kDiskSize / 512, {{kData, 512, true}}), kIoError) << "behind the end";
+    (void)rig.driver->acknowledge();
+    ASSERT_TRUE(ok(resize(rig, kLarger)));
+    EXPECT_EQ(rig.driver->acknowledge(), 2U) << "a change of the configuration";
+    EXPECT_NE(rig.driver->read(kGeneration), generation);
+    EXPECT_EQ(rig.driver->config<std::uint64_t>(0), kLarger / 512);
+    EXPECT_EQ(static_cast<virtio::Blk&>(rig.blk->device()).bytes(), kLarger);
+    EXPECT_EQ(rig.request(kIn, kDiskSize / 512, {{kData, 512, true}}), kOk);
+    // A snapshot taken now is of the larger disk.
+    EXPECT_EQ(virtio::disk_bytes_in(rig.blk->save()).value(), kLarger);
+    (void)rig.driver->acknowledge();
+    ASSERT_TRUE(ok(resize(rig, kLarger)));
+    EXPECT_EQ(rig.driver->acknowledge(), 0U) << "nothing has changed";
+}
+
+TEST(VirtioBlk, ASizeThatTheDiskCannotHaveChangesNothing) {
+    WithFake fake(true);
+    BlkRig& rig = *fake.rig;
+    EXPECT_TRUE(fails(resize(rig, 2 * kDiskSize), ErrorKind::usage, "read-only"));
+    EXPECT_EQ(rig.driver->acknowledge(), 0U);
+    EXPECT_EQ(rig.driver->config<std::uint64_t>(0), kDiskSize / 512);
+}
+
 TEST(VirtioBlk, ReadsAndWrites) {
     WithFake fake;
     fake.disk->at_once = true;

@@ -164,6 +164,17 @@ TEST(ApiBodies, Stop) {
     }
 }
 
+TEST(ApiBodies, DriveSize) {
+    const auto resize = parse_drive_size(R"({"drive_id":"root","size_bytes":2147483648})");
+    ASSERT_TRUE(resize.has_value()) << resize.error().message();
+    EXPECT_EQ(resize->id, "root");
+    EXPECT_EQ(resize->bytes, 2147483648U);
+    EXPECT_EQ(parse_drive_size(R"({"drive_id":"root"})")->bytes, std::nullopt);
+    EXPECT_NE(message(parse_drive_size(R"({"size_bytes":1})")).find("drive_id"), std::string::npos);
+    EXPECT_NE(message(parse_drive_size(R"({"drive_id":"root","size_bytes":-1})")).find("size_bytes"),
+              std::string::npos);
+}
+
 TEST(ApiBodies, WaitQuery) {
     EXPECT_EQ(parse_wait("for=ready")->what, WaitFor::ready);
     EXPECT_EQ(parse_wait("for=ready")->timeout, std::chrono::seconds(30));
@@ -194,6 +205,7 @@ TEST(ApiBodies, EveryDocumentedFieldIsKnown) {
     check("SnapshotCreateParams", parse_snapshot_create);
     check("SnapshotLoadParams", parse_snapshot_load);
     check("StopParams", parse_stop);
+    check("DriveSize", parse_drive_size);
 }
 
 }  // namespace

@@ -39,6 +39,11 @@ public:
     [[nodiscard]] std::string pause_reason() const override { return pause_reason_; }
     [[nodiscard]] Result<MachineConfig> config() const override { return config_; }
     [[nodiscard]] Result<std::vector<std::uint64_t>> disk_bytes() const override { return std::vector{kDiskBytes}; }
+    Result<std::uint64_t> resize_disk(const DiskResize& request) override {
+        last_resize = request;
+        return request.id == "root" ? Result<std::uint64_t>(request.bytes.value_or(kDiskBytes))
+                                    : fail(ErrorKind::not_found, "this machine has no disk " + request.id);
+    }
     Status load(const LoadRequest& request) override {
         if (request.restore.area.path == "/missing") {
             return fail(Error::system("open", "/missing", ENOENT));
@@ -188,6 +193,7 @@ public:
     BalloonStatus balloon_{.target_bytes = 64 << 20, .actual_bytes = 32 << 20};
     SnapshotRequest last_snapshot;
     LoadRequest last_load;
+    DiskResize last_resize;
     std::vector<PartCounters> counters;
     std::string input;
     Outcome outcome_{.kind = Outcome::Kind::guest_exit, .code = 3, .error = {}};

@@ -116,6 +116,10 @@ TEST_F(ApiContract, AnswersAreAsDocumented) {
         {"GET", "/wait?for=exit&timeout_ms=0", "", 408},
         {"GET", "/wait", "", 400},
         {"GET", "/console", "", 400},
+        {"PUT", "/drives/size", R"({"drive_id":"root","size_bytes":2097152})", 200},
+        {"PUT", "/drives/size", R"({"drive_id":"root"})", 200},
+        {"PUT", "/drives/size", R"({"drive_id":"none","size_bytes":2097152})", 400},
+        {"PUT", "/drives/size", R"({"size_bytes":2097152})", 400},
         {"PUT", "/console/size", R"({"columns":80,"rows":25})", 204},
         {"PUT", "/console/size", R"({"columns":80})", 400},
         {"PUT", "/console/size", R"({"columns":65536,"rows":25})", 400},
@@ -150,6 +154,8 @@ ApiAnswer ask_route(const Route& route, Service& service) {
         body = R"({"amount_mib":16})";
     } else if (route.path == "/balloon/statistics") {
         body = R"({"stats_polling_interval_s":5})";
+    } else if (route.path == "/drives/size") {
+        body = R"({"drive_id":"root"})";
     } else if (route.path == "/console/size") {
         body = R"({"columns":80,"rows":25})";
     }
