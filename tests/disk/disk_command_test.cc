@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -40,8 +41,10 @@ protected:
             return fail(action.error());
         }
         ::testing::internal::CaptureStdout();
+        ::testing::internal::CaptureStderr();
         Result<int> code = (*action)();
         out_ = ::testing::internal::GetCapturedStdout();
+        err_ = ::testing::internal::GetCapturedStderr();
         return code;
     }
     [[nodiscard]] std::string file(const std::string& name) const { return folder_.file(name); }
@@ -53,6 +56,7 @@ protected:
     [[nodiscard]] bool exists(const std::string& name) const { return std::filesystem::exists(file(name)); }
 
     std::string out_;
+    std::string err_;
 
 private:
     test::ScratchFolder folder_;
@@ -82,6 +86,7 @@ TEST_F(DiskCommand, AnOverlayHasTheSizeOfItsBackingImage) {
     EXPECT_EQ(json["qcow2"]["backing_format"], "raw");
     EXPECT_EQ(need(run({"disk", "create", file("b"), "--size", "16M", "--backing", file("a") + ",format=qcow2"})), 0);
     EXPECT_EQ(out_, file("b") + ": qcow2, 16M, over a\n");
+    EXPECT_EQ(err_, "") << "run needs nothing more";
 }
 
 // Names in the same folder are relative, so that the folder can be moved; QEMU finds them, too.
@@ -144,6 +149,124 @@ TEST_F(DiskCommand, ShowsAnImage) {
     EXPECT_EQ(need(run({"disk", "info", file("a"), "--json"})), 0);
     EXPECT_EQ(nlohmann::json::parse(out_)["format"], "raw");
     EXPECT_TRUE(fails(run({"disk", "info", file("missing")}), ErrorKind::system, "missing"));
+}
+
+TEST_F(DiskCommand, ChecksAnImage) {
+    SNAPVM_REQUIRE_QEMU_IMG();
+    test::make_image(file("a"), 8 << 20, "cluster_size=64k");
+    test::qemu_io(file("a"), {"write -P 5 0 1M"});
+    EXPECT_EQ(need(run({"disk", "check", file("a")})), 0);
+    EXPECT_EQ(out_, file("a") + ": good, 16 of 128 clusters allocated\n");
+    EXPECT_EQ(need(run({"disk", "check", file("a"), "--json"})), 0);
+    const auto json = nlohmann::json::parse(out_);
+    EXPECT_EQ(json["ok"], true);
+    EXPECT_EQ(json["allocated"], 16);
+    EXPECT_EQ(json["clusters"], 128);
+    EXPECT_EQ(need(run({"disk", "check", raw_file("r", 512)})), 0);
+    EXPECT_EQ(out_, file("r") + ": raw, which has nothing to check\n");
+    EXPECT_EQ(need(run({"disk", "check", file("a") + ",format=raw"})), 0);
+    EXPECT_TRUE(fails(run({"disk", "check", file("r") + ",format=qcow2"}), ErrorKind::invalid, "magic number"));
+    EXPECT_TRUE(fails(run({"disk", "check", file("r") + ",format=vdi"}), ErrorKind::usage, "no disks of format vdi"));
+    EXPECT_TRUE(fails(run({"disk", "check", file("none")}), ErrorKind::system, "none"));
+}
+
+// Gives the first `count` clusters of the data in an image the reference count `value`.
+void set_counts(const std::string& path, std::uint64_t first, std::uint64_t count, std::uint16_t value) {
+    const UniqueFd fd = need(open_file(path, O_RDWR));
+    std::vector<std::byte> table(8);
+    const std::uint64_t offset = need(image_info(path)).header->refcount_table_offset;
+    need(read_exactly_at(fd.get(), table, offset, path));
+    std::uint64_t block = 0;
+    for (const std::byte one : table) {
+        block = block << 8 | std::to_integer<std::uint64_t>(one);
+    }
+    const std::array<std::byte, 2> bytes = {static_cast<std::byte>(value >> 8), static_cast<std::byte>(value)};
+    for (std::uint64_t i = first; i < first + count; ++i) {
+        need(write_all_at(fd.get(), bytes, block + i * bytes.size(), path));
+    }
+}
+
+TEST_F(DiskCommand, RepairsAnImage) {
+    SNAPVM_REQUIRE_QEMU_IMG();
+    test::make_image(file("a"), 8 << 20, "cluster_size=64k");
+    test::qemu_io(file("a"), {"write -P 5 0 1M"});
+    set_counts(file("a"), 6, 2, 2);  // leaks
+    set_counts(file("a"), 9, 1, 0);  // an error
+    EXPECT_FALSE(test::is_clean(file("a")));
+    const auto found = run({"disk", "check", file("a")});
+    EXPECT_TRUE(fails(found, ErrorKind::invalid, "a has "));
+    EXPECT_TRUE(fails(found, ErrorKind::invalid, "2 leaked clusters; repair it with --repair"));
+    EXPECT_NE(out_.find("has the count 0 and 1 uses"), std::string::npos) << out_;
+    EXPECT_EQ(need(run({"disk", "check", file("a"), "--json"})), 1);
+    EXPECT_EQ(nlohmann::json::parse(out_)["leaks"], 2);
+    EXPECT_EQ(need(run({"disk", "check", file("a"), "--repair"})), 0);
+    EXPECT_NE(out_.find("a: repaired "), std::string::npos) << out_;
+    EXPECT_TRUE(test::is_clean(file("a")));
+    test::qemu_io(file("a"), {"read -P 5 0 1M"});
+}
+
+TEST_F(DiskCommand, AnImageInUseIsLeftAlone) {
+    SNAPVM_REQUIRE_QEMU_IMG();
+    test::make_image(file("a"), 8 << 20);
+    DiskOptions options;
+    options.format = DiskFormat::qcow2;
+    const auto machine = need(open_disk("root", file("a"), options));
+    for (const std::vector<std::string>& words : {std::vector<std::string>{"disk", "check", file("a")},
+                                                  {"disk", "check", file("a"), "--repair"},
+                                                  {"disk", "resize", file("a") + ",format=qcow2", "16M"}}) {
+        const auto refused = run(words);
+        EXPECT_TRUE(fails(refused, ErrorKind::busy, "another machine")) << words[1];
+        EXPECT_EQ(refused.error().advice(), "stop that machine, or unmount it, first");
+    }
+}
+
+TEST_F(DiskCommand, ResizesAnImage) {
+    EXPECT_EQ(need(run({"disk", "create", file("a"), "--size", "8M"})), 0);
+    EXPECT_EQ(need(run({"disk", "resize", file("a") + ",format=qcow2", "2G"})), 0);
+    EXPECT_EQ(out_, file("a") + " has 2G now\n");
+    EXPECT_EQ(need(image_info(file("a"))).size, 2ULL << 30);
+    EXPECT_EQ(need(run({"disk", "resize", raw_file("r", 1 << 20), "3M", "--json"})), 0);
+    EXPECT_EQ(nlohmann::json::parse(out_)["size"], 3 << 20);
+    EXPECT_EQ(std::filesystem::file_size(file("r")), 3U << 20);
+    for (const std::string& image : {file("a") + ",format=qcow2", file("r")}) {
+        EXPECT_TRUE(fails(run({"disk", "resize", image, "1M"}), ErrorKind::usage, "add --shrink"));
+        EXPECT_EQ(need(run({"disk", "resize", image, "1M", "--shrink"})), 0);
+    }
+    EXPECT_EQ(need(image_info(file("a"))).size, 1U << 20);
+    EXPECT_EQ(std::filesystem::file_size(file("r")), 1U << 20);
+    if (test::have_qemu_img()) {
+        EXPECT_TRUE(test::is_clean(file("a")));
+    }
+}
+
+TEST_F(DiskCommand, RefusesToResize) {
+    EXPECT_EQ(need(run({"disk", "create", file("a"), "--size", "8M"})), 0);
+    const auto expect_refused = [&](const std::vector<std::string>& more, ErrorKind kind, std::string_view part) {
+        std::vector<std::string> words = {"disk", "resize"};
+        words.insert(words.end(), more.begin(), more.end());
+        EXPECT_TRUE(fails(run(words), kind, part)) << more.back();
+    };
+    expect_refused({file("a"), "16M"}, ErrorKind::invalid, "add format=qcow2, or format=raw");
+    expect_refused({file("a") + ",format=qcow2", "16777217"}, ErrorKind::usage, "16777217 bytes");
+    expect_refused({file("a") + ",format=qcow2", "1X"}, ErrorKind::usage, "1X");
+    expect_refused({file("a")}, ErrorKind::usage, "takes IMAGE SIZE, or NAME DISK SIZE");
+    expect_refused({"vm", "root", "1G", "--shrink"}, ErrorKind::usage, "can only grow");
+    expect_refused({file("none"), "1G"}, ErrorKind::system, "none");
+    EXPECT_EQ(need(image_info(file("a"))).size, 8U << 20);
+}
+
+// What a header names is not read without the user's word.
+TEST_F(DiskCommand, ABackingImageElsewhereMustBeNamed) {
+    std::filesystem::create_directory(file("other"));
+    const std::string base = raw_file("other/base", 8 << 20);
+    EXPECT_EQ(need(run({"disk", "create", file("a"), "--size", "1M", "--backing", base + ",format=raw"})), 0);
+    EXPECT_NE(err_.find("run wants it named: --disk id=ID,path=" + file("a") + ",format=qcow2,backing=" + base),
+              std::string::npos)
+        << err_;
+    const std::string image = file("a") + ",format=qcow2";
+    EXPECT_TRUE(fails(run({"disk", "resize", image, "16M"}), ErrorKind::usage, "name it: --backing " + base));
+    EXPECT_EQ(need(run({"disk", "resize", image, "16M", "--backing", base})), 0);
+    EXPECT_EQ(need(image_info(file("a"))).size, 16U << 20);
 }
 
 }  // namespace

@@ -132,6 +132,38 @@ TEST_F(CliDevices, ADiskThatNobodyWritesIsShared) {
     EXPECT_EQ(machines().size(), 3U);
 }
 
+TEST_F(CliDevices, ADiskBecomesLargerWhileItsMachineRuns) {
+    const std::string disk = scratch_.file("disk");
+    std::ofstream(disk).flush();
+    std::filesystem::resize_file(disk, 1 << 20);
+    const std::string image = scratch_.file("image");
+    ASSERT_EQ(command({"disk", "create", image, "--size", "1M"}).exit_code, 0);
+    const auto started = run_ledger(
+        "ws=4M", "",
+        {"-d", "--name", "a", "--disk", "id=root,path=" + disk, "--disk", "id=data,path=" + image + ",format=qcow2"});
+    ASSERT_EQ(started.exit_code, 0) << started.err;
+    const CommandResult grown = command({"disk", "resize", "a", "root", "2M"});
+    EXPECT_EQ(grown.exit_code, 0) << grown.err;
+    EXPECT_EQ(grown.out, "a: disk root has 2M now\n");
+    EXPECT_EQ(std::filesystem::file_size(disk), 2U << 20);
+    EXPECT_EQ(json_of({"disk", "resize", "a", "data", "3M"})["size"], 3 << 20);
+    EXPECT_EQ(json_of({"disk", "info", image})["size"], 3 << 20);
+    for (const auto& [words, says] : {std::pair(std::vector<std::string>{"root", "1M"}, "cannot shrink"),
+                                      {{"data", "1000"}, "cannot have 1000 bytes"},
+                                      {{"boot", "4M"}, "no disk boot; its disks are root, data"},
+                                      {{"root", "device"}, "needs a new size"}}) {
+        const CommandResult refused = command({"disk", "resize", "a", words[0], words[1]});
+        EXPECT_EQ(refused.exit_code, 1) << says;
+        EXPECT_NE(refused.err.find(says), std::string::npos) << refused.err;
+    }
+    // The snapshot is of the larger disks, and is restored with them.
+    const std::string area = scratch_.file("area");
+    ASSERT_EQ(command({"snapshot", "a", area, "--then", "stop"}).exit_code, 0);
+    const CommandResult restored = command({"restore", area, "-d", "--name", "b"});
+    EXPECT_EQ(restored.exit_code, 0) << restored.err;
+    EXPECT_EQ(command({"disk", "resize", "b", "data", "4M"}).out, "b: disk data has 4M now\n");
+}
+
 TEST_F(CliDevices, AConsoleHasAPlaceForItsOutput) {
     const std::string log = scratch_.file("log");
     const auto started = run_ledger("ws=4M", "", {"-d", "--name", "a", "--console", "file=" + log});

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Commands on disk images: disk create, disk info. They do not need KVM.
+// Commands on disk images: disk create, disk info. Others have files of their own (disk_image.h).
+// They do not need KVM.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -17,6 +18,7 @@
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
 #include "vmm/cli/commands.h"
+#include "vmm/cli/disk_image.h"
 #include "vmm/cli/output.h"
 
 namespace snapvm::cli {
@@ -118,9 +120,19 @@ Status write_image(const std::string& path, const CreateOptions& options) {
     return written;
 }
 
+// A raw file elsewhere can be any private one, so an image cannot give a guest that by itself.
+void hint_at_backing(const CreateCommand& command, const CreateOptions& options) {
+    if (options.backing_format == "raw" && options.backing_file.starts_with('/')) {
+        print_error(command.path +
+                    ": its backing image is a raw file in another folder, so run wants it named: --disk id=ID,path=" +
+                    command.path + ",format=qcow2,backing=" + options.backing_file);
+    }
+}
+
 Result<int> create(const CreateCommand& command, const Globals& globals) {
     const CreateOptions options = TRY(options_of(command));
     TRY(write_image(command.path, options));
+    hint_at_backing(command, options);
     if (globals.json) {
         print_line(to_json(TRY(disk::image_info(command.path, "qcow2"))));
         return 0;
@@ -158,10 +170,34 @@ void add_info(Command disk, Globals& globals) {
 
 }  // namespace
 
+Result<ImageArgument> parse_image(const std::string& text) {
+    constexpr std::string_view kFormat = ",format=";
+    const std::size_t at = text.rfind(kFormat);
+    if (at == std::string::npos) {
+        return ImageArgument{.path = text, .format = {}};
+    }
+    ImageArgument image{.path = text.substr(0, at), .format = text.substr(at + kFormat.size())};
+    if (image.format != "raw" && image.format != "qcow2") {
+        return fail(ErrorKind::usage, "snapvm has no disks of format " + image.format,
+                    "give format=raw or format=qcow2");
+    }
+    return image;
+}
+
+Error image_error(Error error) {
+    switch (error.kind()) {
+        case ErrorKind::busy: return std::move(error).advise("stop that machine, or unmount it, first");
+        case ErrorKind::system: return std::move(error).advise("");
+        default: return error;
+    }
+}
+
 void add_disk(Command program, Globals& globals) {
     Command disk = program.group("disk", "make disk images, and look into them");
     add_create(disk, globals);
     add_info(disk, globals);
+    add_disk_check(disk, globals);
+    add_disk_resize(disk, globals);
 }
 
 }  // namespace snapvm::cli
