@@ -311,6 +311,12 @@ public:
     }
     Task<Status> discard(std::uint64_t /*offset*/, std::uint64_t /*size*/) override { return fail_at_once(); }
     Task<Status> resize(std::uint64_t /*size*/) override { return fail_at_once(); }
+    Task<Status> fill_absent(std::uint64_t /*offset*/, std::uint64_t /*size*/,
+                             std::span<const iovec> /*parts*/) override {
+        return fail_at_once();
+    }
+    Task<Status> zero_absent(std::uint64_t /*offset*/, std::uint64_t /*size*/) override { return fail_at_once(); }
+    Task<Status> rebase(std::string /*file*/, std::string /*format*/) override { return fail_at_once(); }
     Task<Status> flush() override { return fail_at_once(); }
     Task<Status> close() override { return fail_at_once(); }
 

@@ -21,7 +21,7 @@ namespace snapvm::disk::test_rig {
 
 /// Runs qemu-img or qemu-io, which must succeed.
 inline std::string qemu(std::vector<std::string> words) {
-    const test::CommandResult result = test::run_program(std::move(words));
+    const snapvm::test::CommandResult result = snapvm::test::run_program(std::move(words));
     EXPECT_EQ(result.exit_code, 0) << result.out << result.err;
     return result.out;
 }
@@ -32,7 +32,8 @@ inline std::uint64_t number_of(const std::string& json, const std::string& key) 
     return at == std::string::npos ? 0 : std::stoull(json.substr(at + key.size() + 3));
 }
 inline std::string qemu_check(const std::string& path) {
-    const test::CommandResult result = test::run_program({"qemu-img", "check", "-f", "qcow2", "--output=json", path});
+    const snapvm::test::CommandResult result =
+        snapvm::test::run_program({"qemu-img", "check", "-f", "qcow2", "--output=json", path});
     EXPECT_NE(result.out.find('{'), std::string::npos) << result.err;
     return result.out;
 }
@@ -41,14 +42,15 @@ inline std::string qemu_check(const std::string& path) {
 class OpenFile {
 public:
     explicit OpenFile(const std::string& path, io::FaultHook hook = {}, bool read_only = false) {
-        loop_ = test::need(IoLoop::make(io::EngineKind::automatic, std::move(hook)));
+        loop_ = snapvm::test::need(IoLoop::make(io::EngineKind::automatic, std::move(hook)));
         DiskOptions options;
         options.read_only = read_only;
-        DiskFile file = test::need(DiskFile::open("root", path, options));
-        auto header = test::need(qcow2::read_header(file.fd.get(), std::filesystem::file_size(path), path));
+        DiskFile file = snapvm::test::need(DiskFile::open("root", path, options));
+        auto header = snapvm::test::need(qcow2::read_header(file.fd.get(), std::filesystem::file_size(path), path));
         file_.emplace(std::move(file), *loop_);
         header_.emplace(std::move(header), *file_);
     }
+    [[nodiscard]] IoLoop& loop() { return *loop_; }
     [[nodiscard]] DiskIo& file() { return *file_; }
     [[nodiscard]] qcow2::HeaderStore& header() { return *header_; }
     template <class T>

@@ -39,7 +39,7 @@ struct ExtentRange {
 ///
 /// A write that has ended is seen by reads that begin later. flush() covers the writes that have
 /// ended before it began. Overlapping calls that are under way together have no order.
-class Image {
+class Image : public std::enable_shared_from_this<Image> {
 public:
     Image() = default;
     Image(const Image&) = delete;
@@ -68,6 +68,17 @@ public:
     /// usage for a size that the image cannot have or if it is read-only, with unsupported if the
     /// image has to keep its size, and with system. After a failure it has its old size.
     virtual Task<Status> resize(std::uint64_t size) = 0;
+    /// Writes the bytes where this image has none of its own (Extent::backing), and leaves the
+    /// others. A write that is under way at the same time wins.
+    virtual Task<Status> fill_absent(std::uint64_t offset, std::uint64_t size, std::span<const iovec> parts) = 0;
+    /// Makes the range read as zeros in the same places.
+    virtual Task<Status> zero_absent(std::uint64_t offset, std::uint64_t size) = 0;
+    /// Leaves out the image behind this one: from now on, the one behind that is behind this one,
+    /// and has the name `file` and the format `format` in the header; both are empty if there is
+    /// none. What ended before is durable first, and a crash leaves either chain. Other calls may
+    /// be under way. When it ends, nothing uses the image that was behind any more, and unless it
+    /// fails, that is destroyed.
+    virtual Task<Status> rebase(std::string file, std::string format) = 0;
     /// Makes data and mapping durable.
     virtual Task<Status> flush() = 0;
     /// Does so, and leaves the file as other programs expect a closed image. Must be the last call.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/disk/image/raw_image.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace snapvm::disk {
@@ -39,6 +40,17 @@ Task<Status> RawImage::resize(std::uint64_t size) {
     CO_TRY(changed);
     size_ = size;
     co_return co_await file_.flush();
+}
+
+// Nothing is absent.
+Task<Status> RawImage::fill_absent(std::uint64_t /*offset*/, std::uint64_t /*size*/, std::span<const iovec> /*parts*/) {
+    co_return Status{};
+}
+
+Task<Status> RawImage::zero_absent(std::uint64_t /*offset*/, std::uint64_t /*size*/) { co_return Status{}; }
+
+Task<Status> RawImage::rebase(std::string /*file*/, std::string /*format*/) {
+    co_return fail(ErrorKind::usage, name() + ": a raw file has no backing image");
 }
 
 Task<Status> RawImage::flush() { return file_.flush(); }

@@ -23,6 +23,9 @@ public:
     Task<Status> write_zeroes(std::uint64_t offset, std::uint64_t size, bool unmap) override;
     Task<Status> discard(std::uint64_t offset, std::uint64_t size) override;
     Task<Status> resize(std::uint64_t size) override;
+    Task<Status> fill_absent(std::uint64_t offset, std::uint64_t size, std::span<const iovec> parts) override;
+    Task<Status> zero_absent(std::uint64_t offset, std::uint64_t size) override;
+    Task<Status> rebase(std::string file, std::string format) override;
     Task<Status> flush() override;
     Task<Status> close() override;
 

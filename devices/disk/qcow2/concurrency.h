@@ -110,6 +110,12 @@ public:
     [[nodiscard]] std::uint64_t next() const { return oldest_ + ended_.size(); }
     /// Returns the ticket of the oldest call under way, next() if there is none.
     [[nodiscard]] std::uint64_t oldest() const { return oldest_; }
+    /// Waits until all calls with smaller tickets have ended.
+    Task<> ended_before(std::uint64_t number) {
+        while (oldest_ < number) {
+            co_await some_ended_.wait();
+        }
+    }
 
 private:
     void end(std::uint64_t number) {
@@ -118,9 +124,13 @@ private:
             ended_.pop_front();
             ++oldest_;
         }
+        if (!some_ended_.empty()) [[unlikely]] {
+            some_ended_.wake_all();
+        }
     }
     std::uint64_t oldest_ = 0;
     std::deque<bool> ended_;  ///< of the calls from oldest_ on
+    WaitList some_ended_;
 };
 
 }  // namespace snapvm::disk::qcow2

@@ -193,10 +193,11 @@ Status Parser::extensions() {
     while (at < extensions_end_ && extensions_end_ - at >= kExtensionHeader) {
         const std::uint32_t type = be32(at);
         const std::uint32_t size = be32(at + 4);
+        at += kExtensionHeader;
         if (type == kEndExtension) {
+            header_.name_offset = header_.has_backing && at < extensions_end_ ? extensions_end_ : 0;
             return {};
         }
-        at += kExtensionHeader;
         if (size > extensions_end_ - at) {
             return damaged("a header extension goes beyond the room for extensions");
         }
@@ -363,6 +364,9 @@ void Writer::extension(std::uint32_t type, Bytes data) {
 
 void Writer::backing_name() {
     const Bytes name = std::as_bytes(std::span(header_.backing_file));
+    if (bytes_.size() < header_.name_offset) {
+        bytes_.resize(header_.name_offset);
+    }
     store_be64(bytes_, 8, bytes_.size());
     store_be<std::uint32_t>(bytes_, 16, static_cast<std::uint32_t>(name.size()));
     bytes_.insert(bytes_.end(), name.begin(), name.end());

@@ -61,6 +61,7 @@ struct Header {
     bool has_backing = false;
     std::string backing_file;    ///< as the header has it; untrusted
     std::string backing_format;  ///< of the extension, or empty; untrusted
+    std::uint64_t name_offset = 0;  ///< of the backing file's name; 0: directly behind the extensions
     std::vector<Extension> extensions;  ///< all others, in their order
 
     [[nodiscard]] std::uint64_t cluster_size() const { return 1ULL << cluster_bits; }
@@ -108,6 +109,11 @@ public:
     /// Makes the header that get() returns durable if a replace() has failed. Until then tables
     /// must not change: the file may name others.
     Task<Status> settle();
+    /// Names another backing image, or none if both texts are empty, and makes that durable. What
+    /// else the first cluster says stays as it is, byte for byte. After a crash, the image has
+    /// either name. Fails with usage if the name does not fit, with unsupported if the extensions
+    /// would have to move, and with system; the old name then stays in get().
+    Task<Status> rebase(std::string file, std::string format);
 
 private:
     Header header_;

@@ -35,6 +35,9 @@ public:
     Task<Status> write_zeroes(std::uint64_t offset, std::uint64_t size, bool unmap) override;
     Task<Status> discard(std::uint64_t offset, std::uint64_t size) override;
     Task<Status> resize(std::uint64_t size) override;
+    Task<Status> fill_absent(std::uint64_t offset, std::uint64_t size, std::span<const iovec> parts) override;
+    Task<Status> zero_absent(std::uint64_t offset, std::uint64_t size) override;
+    Task<Status> rebase(std::string file, std::string format) override;
     Task<Status> flush() override;
     Task<Status> close() override;
 
@@ -106,6 +109,13 @@ private:
     Task<Status> zero_new(std::uint64_t size);
     Task<Status> forget(std::uint64_t begin, std::uint64_t end);
 
+    // qcow2_fill.cc
+    Task<Status> fill_range(std::uint64_t offset, std::uint64_t size, std::span<const iovec> parts);
+    Task<Status> fill_locked(std::uint64_t offset, std::uint64_t size, Parts parts);
+    Task<Status> zero_absent_range(std::uint64_t offset, std::uint64_t size);
+    Task<Status> fill_zero_bytes(std::uint64_t offset, std::uint64_t size);
+    Task<Result<std::uint64_t>> zero_absent_some(std::uint64_t offset, std::uint64_t end);
+
     // commit.cc
     struct Commit {
         bool ended = false;
@@ -133,7 +143,7 @@ private:
     };
 
     std::unique_ptr<DiskIo> file_;
-    std::unique_ptr<Image> backing_;
+    std::shared_ptr<Image> backing_;
     OpenOptions options_;
     HeaderStore header_;
     std::uint64_t size_;
