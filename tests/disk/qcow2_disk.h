@@ -58,6 +58,7 @@ public:
     [[nodiscard]] const Status& status() const { return status_; }
     Image* operator->() const { return image_.get(); }
     [[nodiscard]] Image& image() const { return *image_; }
+    [[nodiscard]] IoLoop& loop() const { return *loop_; }
     template <class T>
     T run(Task<T> task) {
         return loop_->run(std::move(task));

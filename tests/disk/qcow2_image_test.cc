@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <random>
 
 #include "devices/disk/qcow2/concurrency.h"
@@ -225,6 +226,67 @@ TEST(Qcow2Image, ASmallWriteIntoSubclustersCopiesNothing) {
     counting = true;
     ASSERT_TRUE(ok(opened.write(128 << 10, Bytes(4096, std::byte{1}))));
     EXPECT_EQ(written, 4096U);
+}
+
+// A table of the top that is not in memory must be read before anything can be told.
+TEST(Qcow2Image, PassesOnWhatItKnowsToBeBehind) {
+    SNAPVM_REQUIRE_QEMU_IMG();
+    const test::ScratchFolder folder;
+    const std::string behind = folder.file("behind.qcow2");
+    const std::string top = folder.file("top.qcow2");
+    make_image(behind, 3U << 20);
+    qemu_io(behind, {"write -P 0x41 0 3M"});
+    qemu_img({"create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", behind, top, "4M"});
+    qemu_io(top, {"write -P 0x42 64k 64k"});
+    Opened opened({{top}, {behind}});
+    ASSERT_TRUE(ok(opened.status()));
+    EXPECT_EQ(opened->passes_on(0, 4096), nullptr) << "the table is not in memory";
+    EXPECT_EQ(opened.read(0, 4096), Bytes(4096, std::byte{0x41}));
+    Image* const backing = opened->backing();
+    EXPECT_EQ(opened->passes_on(0, 4096), backing);
+    EXPECT_EQ(opened->passes_on(0, 64 << 10), backing);
+    EXPECT_EQ(&holder_of(opened.image(), 0, 4096), backing);
+    EXPECT_EQ(opened->passes_on(64 << 10, 4096), nullptr) << "the top has it";
+    EXPECT_EQ(opened->passes_on(60 << 10, 8192), nullptr) << "the top has a part of it";
+    EXPECT_EQ(opened->passes_on((3 << 20) - 4096, 8192), nullptr) << "the image behind ends within it";
+    EXPECT_EQ(opened->passes_on(4 << 20, 4096), nullptr) << "the disk ends before it";
+    EXPECT_EQ(opened->passes_on(~std::uint64_t{511}, 4096), nullptr);
+    EXPECT_EQ(opened->passes_on(0, 0), nullptr);
+    EXPECT_EQ(backing->passes_on(0, 4096), nullptr) << "nothing is behind it";
+    ASSERT_TRUE(ok(opened.write(0, Bytes(4096, std::byte{0x43}))));
+    EXPECT_EQ(opened->passes_on(0, 4096), nullptr) << "the top has it now";
+    EXPECT_EQ(opened.read(0, 4096), Bytes(4096, std::byte{0x43}));
+}
+
+// What a write copies from the image behind comes before it and after it.
+TEST(Qcow2Image, TheTwoCopiesAroundAWriteRunTogether) {
+    SNAPVM_REQUIRE_QEMU_IMG();
+    const test::ScratchFolder folder;
+    const std::string behind = folder.file("behind.raw");
+    const std::string top = folder.file("top.qcow2");
+    write_file(behind, Bytes(1U << 20, std::byte{0x41}));
+    qemu_img({"create", "-q", "-f", "qcow2", "-F", "raw", "-b", behind, top, "1M"});
+    unsigned reads = 0;
+    bool counting = false;
+    Opened opened({{top}, {behind, "raw"}}, {}, [&](const io::Request& request) {
+        reads += counting && request.kind == io::Request::Kind::read ? 1 : 0;
+        return io::Fault{};
+    });
+    ASSERT_TRUE(ok(opened.status()));
+    ASSERT_TRUE(ok(opened.write(512 << 10, Bytes(4096, std::byte{0x42}))));  // the tables are in memory now
+    counting = true;
+    Bytes bytes(4096, std::byte{0x43});
+    const Parts parts{{bytes.data(), bytes.size()}};
+    std::optional<Status> written;
+    start(opened->write(8192, bytes.size(), parts), [&](Status status) { written = std::move(status); });
+    EXPECT_EQ(reads, 2U) << "both, before one of them has ended";
+    while (!written) {
+        ASSERT_TRUE(ok(opened.loop().wait()));
+    }
+    ASSERT_TRUE(ok(*written));
+    Bytes expected(64 << 10, std::byte{0x41});
+    std::ranges::fill_n(expected.begin() + 8192, 4096, std::byte{0x43});
+    EXPECT_EQ(opened.read(0, expected.size()), expected);
 }
 
 // An entry that refers to the header, as a damaged image may have it.

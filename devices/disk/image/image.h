@@ -57,6 +57,9 @@ public:
     virtual Task<Result<ExtentRange>> look(std::uint64_t offset, std::uint64_t size) = 0;
     /// Reads through the whole chain. Beyond the end of a backing image there are zeros.
     virtual Task<Status> read(std::uint64_t offset, std::uint64_t size, std::span<const iovec> parts) = 0;
+    /// Returns the image behind this one if the whole range is that one's, and this one can tell
+    /// without a wait; else null. A read that begins at once may then go to that image.
+    [[nodiscard]] virtual Image* passes_on(std::uint64_t /*offset*/, std::uint64_t /*size*/) { return nullptr; }
     virtual Task<Status> write(std::uint64_t offset, std::uint64_t size, std::span<const iovec> parts) = 0;
     /// The range reads as zeros from now on, whatever is behind. With `unmap` its space may be
     /// freed.
@@ -76,8 +79,8 @@ public:
     /// Leaves out the image behind this one: from now on, the one behind that is behind this one,
     /// and has the name `file` and the format `format` in the header; both are empty if there is
     /// none. What ended before is durable first, and a crash leaves either chain. Other calls may
-    /// be under way. When it ends, nothing uses the image that was behind any more, and unless it
-    /// fails, that is destroyed.
+    /// be under way, and those that were passed on may use the image that was behind until this one
+    /// is closed.
     virtual Task<Status> rebase(std::string file, std::string format) = 0;
     /// Makes data and mapping durable.
     virtual Task<Status> flush() = 0;
@@ -87,5 +90,15 @@ public:
 
 /// Fails with usage if the image is read-only, or if no disk has this size.
 Status check_new_size(const Image& image, std::uint64_t size);
+
+/// Returns the image that a read of the range from `image` may go to, so that a long chain costs a
+/// look at each image instead of a call. The read must begin at once.
+inline Image& holder_of(Image& image, std::uint64_t offset, std::uint64_t size) {
+    Image* holder = &image;
+    while (Image* behind = holder->passes_on(offset, size)) {
+        holder = behind;
+    }
+    return *holder;
+}
 
 }  // namespace snapvm::disk

@@ -24,7 +24,8 @@ Task<Status> change_durably(Image& image, const DiskRequest& request) {
 
 Task<Status> perform(Image& image, const DiskRequest& request) {
     switch (request.kind) {
-        case DiskRequest::Kind::read: return image.read(request.offset, request.size, request.buffers);
+        case DiskRequest::Kind::read:
+            return holder_of(image, request.offset, request.size).read(request.offset, request.size, request.buffers);
         case DiskRequest::Kind::write:
         case DiskRequest::Kind::write_zeroes:
             return request.durable ? change_durably(image, request) : change(image, request);
@@ -81,12 +82,12 @@ void ImageDisk::add(DiskRequest& request) {
 void ImageDisk::reap(const Ended& ended) {
     reaping_ = true;
     loop_->reap();
-    std::vector<std::pair<DiskRequest*, int>> over;
-    over.swap(ended_);
+    over_.swap(ended_);
     reaping_ = false;
-    for (const auto& [request, error] : over) {
+    for (const auto& [request, error] : over_) {
         ended(*request, error);
     }
+    over_.clear();
 }
 
 void ImageDisk::end(DiskRequest& request, const Status& status) {

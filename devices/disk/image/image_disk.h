@@ -49,6 +49,7 @@ private:
     unsigned in_flight_ = 0;
     bool reaping_ = false;  ///< reap() is about to report what ends now
     std::vector<std::pair<DiskRequest*, int>> ended_;  ///< with their errno, until reap() reports them
+    std::vector<std::pair<DiskRequest*, int>> over_;   ///< of reap(), which leaves it empty
 };
 
 }  // namespace snapvm::disk

@@ -59,12 +59,12 @@ void IoLoop::reap() {
     for (const io::Completion& one : engine_->reap()) {
         FileCalls::advance(one);
     }
-    std::vector<Call*> over;
-    over.swap(ended_);
+    over_.swap(ended_);
     reaping_ = false;
-    for (Call* call : over) {
+    for (Call* call : over_) {
         call->task.resume();
     }
+    over_.clear();
     submit();
 }
 

@@ -66,6 +66,7 @@ private:
     std::deque<Call> pool_;
     std::vector<Call*> free_;
     std::vector<Call*> ended_;  ///< calls whose tasks go on with the next reap()
+    std::vector<Call*> over_;   ///< of reap(), which leaves it empty
     bool reaping_ = false;      ///< reap() is about to run the tasks of what ends now
     std::unique_ptr<io::Engine> engine_;  // last: its requests are in pool_, so it is destroyed first
 };

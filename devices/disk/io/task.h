@@ -18,11 +18,11 @@
 #include <coroutine>
 #include <cstddef>
 #include <cstdlib>
-#include <deque>
 #include <optional>
 #include <type_traits>
 #include <utility>
 
+#include "devices/disk/io/frame_pool.h"
 #include "vmm/base/error.h"
 
 /// Ends the task with the error of a Status, or of a Result whose value is not needed.
@@ -38,7 +38,7 @@ class Task;
 namespace detail {
 
 /// Where a task is, as seen from the one that awaits it.
-class PromiseBase {
+class PromiseBase : public PooledFrame {
 public:
     // NOLINTBEGIN(readability-convert-member-functions-to-static): the language's interface
     std::suspend_always initial_suspend() noexcept { return {}; }
@@ -130,7 +130,7 @@ inline Task<void> Promise<void>::get_return_object() noexcept {
 
 /// A coroutine that no other one awaits. It runs at once, and destroys itself at its end.
 struct Detached {
-    struct promise_type {
+    struct promise_type : PooledFrame {
         Detached get_return_object() noexcept { return {}; }
         std::suspend_never initial_suspend() noexcept { return {}; }
         std::suspend_never final_suspend() noexcept { return {}; }
@@ -165,39 +165,58 @@ public:
     WaitList(const WaitList&) = delete;
     WaitList& operator=(const WaitList&) = delete;
 
+    /// What a task awaits. It is in that task's frame, so the list needs no memory of its own.
+    class [[nodiscard]] Waiting {
+    public:
+        explicit Waiting(WaitList& list) : list_(list) {}
+        Waiting(const Waiting&) = delete;
+        Waiting& operator=(const Waiting&) = delete;
+        ~Waiting() = default;
+        [[nodiscard]] bool await_ready() const noexcept { return false; }
+        void await_suspend(std::coroutine_handle<> task) {
+            task_ = task;
+            *list_.end_ = this;
+            list_.end_ = &next_;
+        }
+        void await_resume() const noexcept {}
+
+    private:
+        friend class WaitList;
+        WaitList& list_;
+        std::coroutine_handle<> task_;
+        Waiting* next_ = nullptr;
+    };
     /// Suspends the task that awaits it until it is woken.
-    auto wait() {
-        struct Awaiter {
-            WaitList& list;
-            [[nodiscard]] bool await_ready() const noexcept { return false; }
-            void await_suspend(std::coroutine_handle<> task) { list.waiting_.push_back(task); }
-            void await_resume() const noexcept {}
-        };
-        return Awaiter{*this};
-    }
-    [[nodiscard]] bool empty() const { return waiting_.empty(); }
+    Waiting wait() { return Waiting(*this); }
+    [[nodiscard]] bool empty() const { return first_ == nullptr; }
     /// Runs the first waiting task until it waits for something else. Returns false if there is
     /// none.
     bool wake_one() {
-        if (waiting_.empty()) {
+        if (empty()) {
             return false;
         }
-        const auto first = waiting_.front();
-        waiting_.pop_front();
-        first.resume();
+        const Waiting& first = *first_;
+        first_ = first.next_;
+        if (empty()) {
+            end_ = &first_;
+        }
+        first.task_.resume();
         return true;
     }
     /// Runs each task that waits now. One that waits again is not woken again.
     void wake_all() {
-        std::deque<std::coroutine_handle<>> all;
-        all.swap(waiting_);
-        for (const auto task : all) {
-            task.resume();
+        const Waiting* one = std::exchange(first_, nullptr);
+        end_ = &first_;
+        while (one != nullptr) {
+            const Waiting* next = one->next_;  // `one` is gone when its task goes on
+            one->task_.resume();
+            one = next;
         }
     }
 
 private:
-    std::deque<std::coroutine_handle<>> waiting_;
+    Waiting* first_ = nullptr;
+    Waiting** end_ = &first_;  ///< where the next one goes
 };
 
 /// Lets a number of tasks at a time through. The task that leaves runs the next one until that

@@ -45,6 +45,7 @@ Result<L2Entry> parse_l2(const Header& header, std::uint64_t word, std::uint64_t
 struct L2Words {
     std::uint64_t word = 0;
     std::uint64_t bitmap = 0;
+    [[nodiscard]] bool empty() const { return (word | bitmap) == 0; }  ///< of a cluster that the image lacks
 };
 /// Inverse of parse_l2(). The entry must be one that the image can have: without subclusters
 /// `allocated` and `zero` are all or none; version 2 has no zero.

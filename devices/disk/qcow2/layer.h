@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -31,6 +33,7 @@ public:
 
     Task<Result<ExtentRange>> look(std::uint64_t offset, std::uint64_t size) override;
     Task<Status> read(std::uint64_t offset, std::uint64_t size, std::span<const iovec> parts) override;
+    [[nodiscard]] Image* passes_on(std::uint64_t offset, std::uint64_t size) override;
     Task<Status> write(std::uint64_t offset, std::uint64_t size, std::span<const iovec> parts) override;
     Task<Status> write_zeroes(std::uint64_t offset, std::uint64_t size, bool unmap) override;
     Task<Status> discard(std::uint64_t offset, std::uint64_t size) override;
@@ -51,16 +54,19 @@ private:
     [[nodiscard]] std::uint64_t cluster_size() const { return header().cluster_size(); }
     /// Returns the size of what is allocated at least: a subcluster, or a cluster.
     [[nodiscard]] std::uint64_t unit() const;
+    [[nodiscard]] bool is_within(std::uint64_t offset, std::uint64_t size) const;
     Status check_range(std::uint64_t offset, std::uint64_t size) const;
+    [[nodiscard]] bool may_write() const { return writing_ && !options_.read_only && !mapping_->damaged(); }
     Task<Status> begin_writing();
     Task<> note_damage();
 
     // qcow2_read.cc
     Task<Status> read_range(std::uint64_t offset, std::uint64_t size, std::span<const iovec> parts);
-    Task<Status> read_run(Run run, std::uint64_t offset, Parts parts);
-    Task<Status> read_backing(std::uint64_t offset, std::uint64_t size, Parts parts);
-    Task<Status> read_compressed(Run run, std::uint64_t offset, Parts parts);
-    Task<Result<std::span<const std::byte>>> expanded(std::uint64_t cluster, L2Entry entry);
+    [[nodiscard]] std::optional<Run> run_of_all(std::uint64_t offset, std::uint64_t size);
+    Task<Status> read_run(Run run, std::uint64_t offset, std::span<const iovec> parts);
+    Task<Status> read_backing(std::uint64_t offset, std::uint64_t size, std::span<const iovec> parts);
+    Task<Status> read_compressed(Run run, std::uint64_t offset, std::span<const iovec> parts);
+    Task<Result<std::span<const std::byte>>> expanded(std::uint64_t cluster, Run run);
 
     // qcow2_write.cc
     /// Where some clusters in a row are to be written.
@@ -81,8 +87,7 @@ private:
     /// Does so for a range that need not be within the disk.
     Task<Status> carry_out(Task<Status> work);
     Task<Status> write_range(std::uint64_t offset, std::uint64_t size, std::span<const iovec> parts);
-    Task<Status> write_in_place(Run run, Parts parts);
-    Task<Status> write_locked(std::uint64_t offset, std::uint64_t size, Parts parts);
+    Task<Status> write_locked(std::uint64_t offset, std::uint64_t size, std::span<const iovec> parts);
     Task<Result<std::uint64_t>> write_some(std::uint64_t offset, std::uint64_t size, std::span<const iovec> parts);
     Task<Result<Target>> choose_target(std::span<const L2Entry> entries);
     [[nodiscard]] Span span_of(std::uint64_t offset, std::uint64_t size, std::span<const L2Entry> entries,
@@ -144,6 +149,7 @@ private:
 
     std::unique_ptr<DiskIo> file_;
     std::shared_ptr<Image> backing_;
+    std::vector<std::shared_ptr<Image>> left_out_;  ///< images that were behind this one
     OpenOptions options_;
     HeaderStore header_;
     std::uint64_t size_;

@@ -11,6 +11,10 @@ namespace snapvm::disk::qcow2 {
 namespace {
 
 constexpr std::uint64_t kSector = 512;
+constexpr unsigned kSubclusterBits = 5;  // of their number in a cluster
+static_assert(kSubclusters == 1U << kSubclusterBits);
+
+constexpr std::uint64_t rest_of(std::uint64_t offset, std::uint32_t bits) { return offset & ((1ULL << bits) - 1); }
 
 Run::Kind kind_of(const L2Entry& entry, std::uint64_t part) {
     const std::uint32_t bit = std::uint32_t{1} << part;
@@ -23,6 +27,12 @@ Run::Kind kind_of(const L2Entry& entry, std::uint64_t part) {
     return (entry.zero & bit) != 0 ? Run::Kind::zero : Run::Kind::backing;
 }
 
+// Returns whether all parts of the cluster are of one kind.
+bool has_one_kind(const L2Entry& entry) {
+    constexpr std::uint32_t kAll = ~std::uint32_t{0};
+    return entry.allocated == kAll || entry.zero == kAll || (entry.allocated | entry.zero) == 0;
+}
+
 // Grows `run` by the part of a cluster that begins at `in_cluster`. Returns false if it is of
 // another kind, or elsewhere in the file.
 bool extend(Run& run, const L2Entry& entry, std::uint64_t part, std::uint64_t in_cluster, std::uint64_t size) {
@@ -30,9 +40,9 @@ bool extend(Run& run, const L2Entry& entry, std::uint64_t part, std::uint64_t in
     const std::uint64_t host = entry.offset + in_cluster;
     if (run.size == 0) {
         run.kind = kind;
-        run.host = kind == Run::Kind::data ? host : 0;
+        run.host = kind == Run::Kind::data ? host : entry.offset;
+        run.compressed_size = entry.compressed_size;
         run.copied = kind == Run::Kind::data && entry.copied;
-        run.entry = entry;
     } else if (kind != run.kind || kind == Run::Kind::compressed ||
                (kind == Run::Kind::data && (host != run.host + run.size || entry.copied != run.copied))) {
         return false;
@@ -44,7 +54,14 @@ bool extend(Run& run, const L2Entry& entry, std::uint64_t part, std::uint64_t in
 }  // namespace
 
 Mapping::Mapping(DiskIo& file, HeaderStore& header, Refcounts* refcounts, std::size_t max_pieces)
-    : file_(file), header_(header), refcounts_(refcounts), pieces_(file, header.get().cluster_size(), max_pieces) {}
+    : file_(file),
+      header_(header),
+      refcounts_(refcounts),
+      pieces_(file, header.get().cluster_size(), max_pieces),
+      cluster_bits_(header.get().cluster_bits),
+      extended_(header.get().extended_l2()),
+      entry_bits_(extended_ ? 4 : 3),
+      table_bits_(cluster_bits_ - entry_bits_) {}
 
 Task<Result<std::unique_ptr<Mapping>>> Mapping::open(DiskIo& file, HeaderStore& header, Refcounts* refcounts,
                                                      std::size_t max_pieces) {
@@ -94,13 +111,14 @@ std::unexpected<Error> Mapping::damage(const std::string& what) {
 }
 
 Mapping::Place Mapping::place(std::uint64_t cluster) const {
-    const Header& header = header_.get();
-    return {.table = l1_[l1_index(cluster)] & kOffsetMask,
-            .offset = cluster % header.l2_entries() * header.l2_entry_size()};
+    const std::uint64_t word = l1_[l1_index(cluster)];
+    return {.table = word & kOffsetMask,
+            .offset = rest_of(cluster, table_bits_) << entry_bits_,
+            .own = (word & kCopied) != 0};
 }
 
 std::uint64_t Mapping::in_piece(std::uint64_t cluster) const {
-    return (pieces_.piece_size() - place(cluster).offset % pieces_.piece_size()) / header_.get().l2_entry_size();
+    return (pieces_.piece_size() - (place(cluster).offset & (pieces_.piece_size() - 1))) >> entry_bits_;
 }
 
 // Refcount blocks are not in this: only the refcounts know where they are (Refcounts::is_table).
@@ -137,57 +155,97 @@ void Mapping::protect(std::uint64_t offset, std::uint64_t bytes) {
     }
 }
 
+// `piece` has the bytes around the entry; it is empty if there is no table.
+L2Words Mapping::words_at(std::span<const std::byte> piece, const Place& at) const {
+    if (at.table == 0) {
+        return {};
+    }
+    const std::size_t position = at.offset & (pieces_.piece_size() - 1);
+    return {.word = load_be64(piece, position), .bitmap = extended_ ? load_be64(piece, position + 8) : 0};
+}
+
+Result<L2Entry> Mapping::entry_at(std::span<const std::byte> piece, const Place& at) {
+    const L2Words words = words_at(piece, at);
+    if (words.empty()) {
+        return L2Entry{};
+    }
+    Result<L2Entry> entry = parse_l2(header_.get(), words.word, words.bitmap);
+    if (!entry) {
+        return damage(entry.error().what());
+    }
+    entry->copied = entry->copied && at.own;
+    TRY(check(*entry));
+    return entry;
+}
+
 Task<Result<std::vector<L2Entry>>> Mapping::entries(std::uint64_t cluster, std::uint64_t count) {
-    const Header& header = header_.get();
-    const Place at = place(cluster);
-    // Clusters of a table that a snapshot shares are shared, too, whatever their entries say.
-    const bool own = (l1_[l1_index(cluster)] & kCopied) != 0;
+    Place at = place(cluster);
     std::vector<L2Entry> result(std::min(count, in_piece(cluster)));
     if (at.table == 0) {
         co_return result;
     }
     Result<TableCache::Ref> piece = co_await pieces_.get(at.table + at.offset);
     CO_TRY(piece);
-    const std::span<const std::byte> bytes = piece->bytes();
-    std::size_t position = at.offset % pieces_.piece_size();
     for (L2Entry& entry : result) {
-        const std::uint64_t bitmap = header.extended_l2() ? load_be64(bytes, position + 8) : 0;
-        const Result<L2Entry> parsed = parse_l2(header, load_be64(bytes, position), bitmap);
-        if (!parsed) {
-            co_return damage(parsed.error().what());
-        }
-        entry = *parsed;
-        entry.copied = entry.copied && own;
-        Status possible = check(entry);
-        CO_TRY(possible);
-        position += header.l2_entry_size();
+        const Result<L2Entry> found = entry_at(piece->bytes(), at);
+        CO_TRY(found);
+        entry = *found;
+        at.offset += std::uint64_t{1} << entry_bits_;
     }
     co_return result;
 }
 
-Task<Result<Run>> Mapping::look(std::uint64_t offset, std::uint64_t size) {
-    const Header& header = header_.get();
-    const std::uint64_t part_size = header.cluster_size() / kSubclusters;
-    const std::uint64_t cluster = offset >> header.cluster_bits;
-    const std::uint64_t last = (offset + size - 1) >> header.cluster_bits;
-    Result<std::vector<L2Entry>> found = co_await entries(cluster, last - cluster + 1);
-    if (!found) {
-        co_return fail(std::move(found).error());
-    }
+// `at` is the place of the first entry.
+Result<Run> Mapping::run_of(std::span<const std::byte> piece, std::uint64_t offset, std::uint64_t size, Place at) {
+    const std::uint32_t part_bits = cluster_bits_ - kSubclusterBits;
+    const std::uint64_t cluster = offset >> cluster_bits_;
+    const std::uint64_t end = std::min(offset + size, (cluster + in_piece(cluster)) << cluster_bits_);
     Run run;
-    const std::uint64_t end = std::min(offset + size, (cluster + found->size()) << header.cluster_bits);
-    for (std::uint64_t at = offset; at < end;) {
-        const std::uint64_t in_cluster = at % header.cluster_size();
-        const L2Entry& entry = (*found)[(at >> header.cluster_bits) - cluster];
-        const bool whole = !header.extended_l2() || entry.kind == L2Entry::Kind::compressed;
-        const std::uint64_t step = whole ? header.cluster_size() : part_size;
-        const std::uint64_t bytes = std::min(step - at % step, end - at);
-        if (!extend(run, entry, in_cluster / part_size, in_cluster, bytes)) {
-            break;
+    for (std::uint64_t next = offset; next < end; at.offset += std::uint64_t{1} << entry_bits_) {
+        const Result<L2Entry> entry = entry_at(piece, at);
+        if (!entry) {
+            return fail(Error(entry.error()));
         }
-        at += bytes;
+        const bool whole = entry->kind == L2Entry::Kind::compressed || has_one_kind(*entry);
+        const std::uint64_t step = std::uint64_t{1} << (whole ? cluster_bits_ : part_bits);
+        const std::uint64_t cluster_end = std::min(((next >> cluster_bits_) + 1) << cluster_bits_, end);
+        while (next < cluster_end) {
+            const std::uint64_t in_cluster = rest_of(next, cluster_bits_);
+            const std::uint64_t bytes = std::min(step - (next & (step - 1)), cluster_end - next);
+            if (!extend(run, *entry, in_cluster >> part_bits, in_cluster, bytes)) {
+                return run;
+            }
+            next += bytes;
+        }
     }
-    co_return run;
+    return run;
+}
+
+Task<Result<Run>> Mapping::look(std::uint64_t offset, std::uint64_t size) {
+    const Place at = place(offset >> cluster_bits_);
+    if (at.table == 0) {
+        co_return run_of({}, offset, size, at);
+    }
+    Result<TableCache::Ref> piece = co_await pieces_.get(at.table + at.offset);
+    CO_TRY(piece);
+    co_return run_of(piece->bytes(), offset, size, at);
+}
+
+std::optional<Run> Mapping::look_in_memory(std::uint64_t offset, std::uint64_t size) {
+    const Place at = place(offset >> cluster_bits_);
+    std::span<const std::byte> piece;
+    if (at.table != 0) {
+        piece = pieces_.peek(at.table + at.offset);
+        if (piece.empty()) {
+            return std::nullopt;
+        }
+    }
+    // Most images of a long chain say this, and a read asks each of them.
+    if (words_at(piece, at).empty() && rest_of(offset, cluster_bits_) + size <= 1ULL << cluster_bits_) {
+        return Run{.size = size};
+    }
+    const Result<Run> run = run_of(piece, offset, size, at);
+    return run ? std::optional<Run>(*run) : std::nullopt;
 }
 
 Task<> Mapping::gate() {

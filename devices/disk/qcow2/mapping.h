@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -21,10 +22,11 @@ struct Run {
     enum class Kind : std::uint8_t { backing, zero, data, compressed };
     Kind kind = Kind::backing;
     std::uint64_t size = 0;  ///< in bytes
-    /// Of data: where its first byte is in the file. The following ones are in a row.
+    /// Of data: where its first byte is in the file. The following ones are in a row. Of
+    /// compressed: where the bytes of its one cluster begin.
     std::uint64_t host = 0;
-    bool copied = false;  ///< of data: it may be written in place
-    L2Entry entry;        ///< of compressed: that of its one cluster
+    std::uint64_t compressed_size = 0;  ///< of compressed: that of its cluster, at most
+    bool copied = false;                ///< of data: it may be written in place
 };
 
 class Mapping {
@@ -36,6 +38,8 @@ public:
 
     /// Tells what the guest's bytes from `offset` on are, for 1 to `size` bytes.
     Task<Result<Run>> look(std::uint64_t offset, std::uint64_t size);
+    /// The same without a wait: nothing if a table must be read first, or if look() would fail.
+    [[nodiscard]] std::optional<Run> look_in_memory(std::uint64_t offset, std::uint64_t size);
     /// Returns the entries of 1 to `count` clusters from the guest's cluster number `cluster` on.
     /// Fails with invalid for an entry that refers to what cannot be data; then damaged() is true.
     Task<Result<std::vector<L2Entry>>> entries(std::uint64_t cluster, std::uint64_t count);
@@ -81,12 +85,18 @@ private:
     struct Place {
         std::uint64_t table = 0;   ///< the L2 table's offset, or 0
         std::uint64_t offset = 0;  ///< of the entry in the table
+        /// The image has the table for itself. Clusters of a table that a snapshot shares are
+        /// shared, too, whatever their entries say.
+        bool own = false;
     };
     Mapping(DiskIo& file, HeaderStore& header, Refcounts* refcounts, std::size_t max_pieces);
     Task<Status> load();
-    [[nodiscard]] std::uint64_t l1_index(std::uint64_t cluster) const { return cluster / header_.get().l2_entries(); }
+    [[nodiscard]] std::uint64_t l1_index(std::uint64_t cluster) const { return cluster >> table_bits_; }
     [[nodiscard]] Place place(std::uint64_t cluster) const;
     [[nodiscard]] std::uint64_t in_piece(std::uint64_t cluster) const;
+    [[nodiscard]] L2Words words_at(std::span<const std::byte> piece, const Place& at) const;
+    Result<L2Entry> entry_at(std::span<const std::byte> piece, const Place& at);
+    Result<Run> run_of(std::span<const std::byte> piece, std::uint64_t offset, std::uint64_t size, Place at);
     Status check(const L2Entry& entry);
     void protect(std::uint64_t offset, std::uint64_t bytes);
     [[nodiscard]] bool is_metadata(std::uint64_t offset, std::uint64_t size) const;
@@ -100,6 +110,11 @@ private:
     HeaderStore& header_;
     Refcounts* refcounts_;
     TableCache pieces_;
+    // The header does not change in these.
+    const std::uint32_t cluster_bits_;
+    const bool extended_;             ///< entries have subclusters
+    const std::uint32_t entry_bits_;  ///< of the size of an L2 entry
+    const std::uint32_t table_bits_;  ///< of the number of entries in an L2 table
     std::vector<std::uint64_t> l1_;  ///< words as the file has them
     std::set<std::uint64_t> changed_sectors_;
     std::unordered_set<std::uint64_t> tables_;   ///< offsets of the L2 tables

@@ -100,8 +100,12 @@ Task<Status> Layer::load() {
 
 std::uint64_t Layer::unit() const { return header().extended_l2() ? cluster_size() / kSubclusters : cluster_size(); }
 
+bool Layer::is_within(std::uint64_t offset, std::uint64_t size) const {
+    return size <= size_ && offset <= size_ - size && (offset | size) % kSector == 0;
+}
+
 Status Layer::check_range(std::uint64_t offset, std::uint64_t size) const {
-    if (size > size_ || offset > size_ - size || (offset | size) % kSector != 0) {
+    if (!is_within(offset, size)) {
         return fail(ErrorKind::usage, name() + ": a range is not within the disk");
     }
     return {};

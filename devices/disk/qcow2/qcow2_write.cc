@@ -32,12 +32,20 @@ Task<Status> Layer::change(std::uint64_t offset, std::uint64_t size, Task<Status
 }
 
 Task<Status> Layer::carry_out(Task<Status> work) {
-    Status status = co_await begin_writing();
-    CO_TRY(status);
+    Status status;
+    if (!may_write()) {
+        status = co_await begin_writing();
+        CO_TRY(status);
+    }
     {
         const CallTickets::Ticket ticket(calls_);
         status = co_await work;
-        co_await note_damage();
+        if (mapping_->damaged()) {
+            co_await note_damage();
+        }
+    }
+    if (!crowded()) {
+        co_return status;
     }
     Status made = co_await commit_if_crowded();
     CO_TRY(status);
@@ -45,7 +53,14 @@ Task<Status> Layer::carry_out(Task<Status> work) {
 }
 
 Task<Status> Layer::write_range(std::uint64_t offset, std::uint64_t size, std::span<const iovec> parts) {
+    if (const std::optional<Run> run = run_of_all(offset, size)) {
+        if (run->copied) {
+            co_return co_await file_->write(run->host, parts);
+        }
+        co_return co_await write_locked(offset, size, parts);
+    }
     TaskGroup group(kTogether);
+    std::vector<Parts> sources;  // their buffers stay where they are when the vector grows
     Status looked;
     for (std::uint64_t done = 0; done < size && !group.failed();) {
         Result<Run> run = co_await mapping_->look(offset + done, size - done);
@@ -53,11 +68,11 @@ Task<Status> Layer::write_range(std::uint64_t offset, std::uint64_t size, std::s
             looked = fail(std::move(run).error());
             break;
         }
-        Parts source = slice(parts, done, run->size);
+        const Parts& source = sources.emplace_back(slice(parts, done, run->size));
         if (run->copied) {
-            co_await group.add(write_in_place(*run, std::move(source)));
+            co_await group.add(file_->write(run->host, std::span<const iovec>(source)));
         } else {
-            co_await group.add(write_locked(offset + done, run->size, std::move(source)));
+            co_await group.add(write_locked(offset + done, run->size, source));
         }
         done += run->size;
     }
@@ -66,11 +81,7 @@ Task<Status> Layer::write_range(std::uint64_t offset, std::uint64_t size, std::s
     co_return ended;
 }
 
-Task<Status> Layer::write_in_place(Run run, Parts parts) {
-    co_return co_await file_->write(run.host, std::span<const iovec>(parts));
-}
-
-Task<Status> Layer::write_locked(std::uint64_t offset, std::uint64_t size, Parts parts) {
+Task<Status> Layer::write_locked(std::uint64_t offset, std::uint64_t size, std::span<const iovec> parts) {
     const std::uint64_t first = offset >> header().cluster_bits;
     const std::uint64_t last = (offset + size - 1) >> header().cluster_bits;
     auto alone = co_await clusters_.lock(first, last - first + 1);
@@ -159,10 +170,15 @@ Layer::Span Layer::span_of(std::uint64_t offset, std::uint64_t size, std::span<c
 Task<Status> Layer::write_span(Span span, std::uint64_t host, std::span<const iovec> parts) {
     std::vector<std::byte> before(span.begin - span.fill_begin);
     std::vector<std::byte> after(span.fill_end - span.end);
-    Status status = co_await read_fill(span.fill_begin, before);
-    CO_TRY(status);
-    status = co_await read_fill(span.end, after);
-    CO_TRY(status);
+    TaskGroup fills(2);
+    if (!before.empty()) {
+        co_await fills.add(read_fill(span.fill_begin, before));
+    }
+    if (!after.empty()) {
+        co_await fills.add(read_fill(span.end, after));
+    }
+    Status filled = co_await fills.wait();
+    CO_TRY(filled);
     Parts all;
     all.reserve(parts.size() + 2);
     if (!before.empty()) {

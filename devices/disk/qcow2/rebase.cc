@@ -122,9 +122,9 @@ Task<Status> Layer::rebase(std::string file, std::string format) {
     CO_TRY(status);
     status = co_await header_.rebase(std::move(file), std::move(format));
     CO_TRY(status);
-    // Calls under way may still read what was behind.
-    const std::shared_ptr<Image> before =
-        std::exchange(backing_, behind != nullptr ? behind->shared_from_this() : std::shared_ptr<Image>());
+    // Calls under way may still read what was behind; those that were passed on have no ticket.
+    left_out_.push_back(
+        std::exchange(backing_, behind != nullptr ? behind->shared_from_this() : std::shared_ptr<Image>()));
     co_await calls_.ended_before(calls_.next());
     co_return {};
 }

@@ -4,6 +4,7 @@
 #include "devices/disk/qcow2/table_cache.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "devices/disk/qcow2/concurrency.h"
@@ -20,6 +21,7 @@ constexpr unsigned kLooks = 32;                // for a piece that may make room
 struct TableCache::Piece {
     TableCache* cache = nullptr;  ///< null if the cache has forgotten the piece
     std::uint64_t offset = 0;
+    Order::iterator place;  ///< in the cache's order
     std::vector<std::byte> bytes;
     bool dirty = false;
     bool reading = false;
@@ -44,7 +46,10 @@ std::span<std::byte> TableCache::Ref::change() {
 }
 
 TableCache::TableCache(DiskIo& file, std::uint64_t cluster_size, std::size_t max_pieces)
-    : file_(file), piece_size_(piece_size_of(cluster_size)), max_pieces_(std::max<std::size_t>(max_pieces, 1)) {}
+    : file_(file),
+      piece_size_(piece_size_of(cluster_size)),
+      piece_bits_(static_cast<unsigned>(std::countr_zero(piece_size_))),
+      max_pieces_(std::max<std::size_t>(max_pieces, 1)) {}
 
 TableCache::~TableCache() = default;
 
@@ -58,12 +63,19 @@ void TableCache::mark_dirty(const std::shared_ptr<Piece>& piece) {
 void TableCache::make_room() {
     for (unsigned looks = 0; pieces_.size() >= max_pieces_ && looks < kLooks; ++looks) {
         if (order_.front().use_count() == 1) {
-            pieces_.erase(order_.front()->offset);
-            order_.pop_front();
+            erase(*order_.front());
         } else {
             order_.splice(order_.end(), order_, order_.begin());
         }
     }
+}
+
+void TableCache::erase(const Piece& piece) {
+    if (recent(piece.offset) == &piece) {
+        recent(piece.offset) = nullptr;
+    }
+    pieces_.erase(piece.offset);
+    order_.erase(piece.place);
 }
 
 const std::shared_ptr<TableCache::Piece>& TableCache::put(std::uint64_t offset) {
@@ -73,7 +85,8 @@ const std::shared_ptr<TableCache::Piece>& TableCache::put(std::uint64_t offset) 
     piece->offset = offset;
     piece->bytes.resize(piece_size_);
     order_.push_back(std::move(piece));
-    pieces_[offset] = std::prev(order_.end());
+    order_.back()->place = std::prev(order_.end());
+    pieces_[offset] = order_.back()->place;
     return order_.back();
 }
 
@@ -86,8 +99,7 @@ void TableCache::remove(std::uint64_t offset) {
     piece->cache = nullptr;
     piece->dirty = false;
     dirty_.erase(offset);
-    order_.erase(found->second);
-    pieces_.erase(found);
+    erase(*piece);
 }
 
 Task<Result<TableCache::Ref>> TableCache::get(std::uint64_t offset) {
@@ -112,6 +124,25 @@ Task<Result<TableCache::Ref>> TableCache::get(std::uint64_t offset) {
     piece->readers.wake_all();
     CO_TRY(piece->read);
     co_return Ref(piece);
+}
+
+std::span<const std::byte> TableCache::peek(std::uint64_t offset) {
+    offset &= ~std::uint64_t{piece_size_ - 1};
+    Piece*& piece = recent(offset);
+    if (piece == nullptr || piece->offset != offset) {
+        const auto found = pieces_.find(offset);
+        if (found == pieces_.end()) {
+            return {};
+        }
+        piece = found->second->get();
+    }
+    if (piece->reading || !piece->read) {
+        return {};
+    }
+    if (piece != order_.back().get()) {
+        order_.splice(order_.end(), order_, piece->place);
+    }
+    return piece->bytes;
 }
 
 TableCache::Ref TableCache::make(std::uint64_t offset) {

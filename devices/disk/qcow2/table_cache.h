@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <list>
@@ -51,6 +52,9 @@ public:
     /// Returns the piece that has the byte at `offset`; reads it if it is not here. Two tasks that
     /// ask for the same piece get the same one.
     Task<Result<Ref>> get(std::uint64_t offset);
+    /// Returns the bytes of the piece that has the byte at `offset`, or nothing if get() would wait
+    /// or fail. They are valid until the caller waits, or calls anything else of this object.
+    [[nodiscard]] std::span<const std::byte> peek(std::uint64_t offset);
     /// Puts a new piece of zeros here, dirty, without a read. It must not be here yet.
     Ref make(std::uint64_t offset);
     /// Forgets the pieces of a range, also dirty ones: it is not a table any more. A piece that is
@@ -70,6 +74,8 @@ private:
     const std::shared_ptr<Piece>& put(std::uint64_t offset);
     void remove(std::uint64_t offset);
     void make_room();
+    void erase(const Piece& piece);
+    [[nodiscard]] Piece*& recent(std::uint64_t offset) { return recent_[(offset >> piece_bits_) % recent_.size()]; }
     void mark_dirty(const std::shared_ptr<Piece>& piece);
     std::vector<Run> take_dirty();
     void take_back(const Run& run);
@@ -78,9 +84,12 @@ private:
 
     DiskIo& file_;
     std::size_t piece_size_;
+    unsigned piece_bits_;  ///< the size is this power of two
     std::size_t max_pieces_;
     Order order_;  ///< the least recently used first
     std::unordered_map<std::uint64_t, Order::iterator> pieces_;  ///< by offset
+    /// Some of the pieces, by a part of their offset: quicker to find than among all.
+    std::array<Piece*, 64> recent_{};
     std::map<std::uint64_t, std::shared_ptr<Piece>> dirty_;      ///< by offset
     Mutex writing_;
     std::uint64_t failures_ = 0;  ///< of write_dirty()
