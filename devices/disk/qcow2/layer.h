@@ -45,6 +45,7 @@ public:
     Task<Status> close() override;
 
 private:
+    friend class Checkpointer;  // checkpointer.h
     /// What becomes of a range that is cleared. `forget`: of whole clusters behind the disk's end,
     /// which nothing reads, nothing is left.
     enum class Clearing : std::uint8_t { keep, unmap, discard, forget };

@@ -81,6 +81,15 @@ public:
     void forget_table(std::uint64_t offset) { pieces_.forget(offset, header_.get().cluster_size()); }
     [[nodiscard]] std::vector<std::uint64_t> take_replaced_tables() { return std::exchange(replaced_, {}); }
 
+    // For checkpoints (checkpoint_tables.cc), while no call is under way and nothing is dirty.
+    [[nodiscard]] const std::vector<std::uint64_t>& l1() const { return l1_; }
+    /// Returns whether the L1 table refers to an L2 table at `offset`.
+    [[nodiscard]] bool is_l2_table(std::uint64_t offset) const { return tables_.contains(offset); }
+    /// Takes over the L1 table that the header names. The one before was at `old_offset`.
+    void replace_l1(std::vector<std::uint64_t> words, std::uint64_t old_offset);
+    /// The image takes no more writes, as if an entry were damaged.
+    void refuse_writes() { damaged_ = true; }
+
 private:
     struct Place {
         std::uint64_t table = 0;   ///< the L2 table's offset, or 0

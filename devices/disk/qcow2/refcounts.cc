@@ -247,7 +247,7 @@ Task<Status> Refcounts::raise(ClusterRun run) {
 // Returns false if the count is wrong.
 bool Refcounts::lower_one(TableCache::Ref& piece, std::uint64_t cluster, std::vector<ClusterRun>& freed) {
     const std::uint64_t count = load_refcount(piece.bytes(), order_, cluster % per_piece_);
-    if (count == 0 || table_in(cluster, 1)) {
+    if (count == 0 || (count == 1 && table_in(cluster, 1))) {
         return false;
     }
     store_refcount(piece.change(), order_, cluster % per_piece_, count - 1);

@@ -38,9 +38,9 @@ public:
     /// of piece_size() bytes each.
     static Task<Result<std::unique_ptr<Refcounts>>> open(DiskIo& file, HeaderStore& header, std::size_t max_pieces);
 
-    /// Says that these clusters hold a table. They are never given out or lowered, whatever their
-    /// counts say: allocate() and lower() fail with invalid. The header, the refcount table and its
-    /// blocks are protected from the start.
+    /// Says that these clusters hold a table. They are never given out or freed, whatever their
+    /// counts say: allocate() fails with invalid, and so does a lower() that would free one. The
+    /// header, the refcount table and its blocks are protected from the start.
     void protect(ClusterRun run);
     /// Returns whether the cluster at `offset` is protected.
     [[nodiscard]] bool is_table(std::uint64_t offset) const { return table_in(offset / cluster_size_, 1).has_value(); }
@@ -70,7 +70,7 @@ public:
     /// them with take_released() before that flush), and returns the clusters that became free, for
     /// discards. They may be allocated again at once. The counts are written by the next
     /// write_raised(). What could not be read is released again. Fails with invalid if a count was
-    /// 0 or a cluster is protected; the others are lowered.
+    /// 0, or is the last one of a protected cluster; the others are lowered.
     Task<Result<std::vector<ClusterRun>>> lower(std::vector<ClusterRun> runs);
     [[nodiscard]] std::vector<ClusterRun> take_released() { return std::exchange(released_, {}); }
 
