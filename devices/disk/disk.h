@@ -18,6 +18,12 @@
 
 namespace snapvm {
 
+struct DiskFile;  // disk_file.h
+namespace disk {
+struct LayerMark;  // layer_mark.h
+struct Overlay;    // image/overlay.h
+}  // namespace disk
+
 /// One request. It and the memory behind `buffers` must stay where they are until it has ended.
 struct DiskRequest {
     enum class Kind : std::uint8_t { read, write, flush, discard, write_zeroes };
@@ -71,6 +77,22 @@ public:
     virtual void submit() = 0;
     /// Calls ended(request, error) for each request that has ended.
     virtual void reap(const Ended& ended) = 0;
+
+    // A layer is taken of a disk (image/new_layer.h). Those that are no files have none.
+
+    /// Returns the file of the image that takes the writes; null if there is none.
+    [[nodiscard]] virtual const DiskFile* file() const { return nullptr; }
+    /// Opens the overlay in which the disk is to continue. Returns the descriptor that is event()
+    /// then. Requests may be in flight. Fails with unsupported, or as qcow2::open_image() does.
+    virtual Result<int> prepare_overlay(disk::Overlay overlay);
+    /// Forgets it.
+    virtual void drop_overlay() {}
+    /// Marks the image, whose path is `path` now, as a frozen layer, and calls freeze().
+    Result<std::unique_ptr<Disk>> continue_in_overlay(const disk::LayerMark& mark, const std::string& path);
+    /// Makes durable what was written, freezes the image, whose path is `path` now, and goes on in
+    /// the overlay that was prepared. No request may be in flight. Returns the disk that is to be
+    /// used from now on, or null if it is this one. If it fails, all is as before.
+    virtual Result<std::unique_ptr<Disk>> freeze(const std::string& path);
 };
 
 /// Fails with usage if a disk cannot have this size, in bytes, or has a larger one.

@@ -12,6 +12,7 @@
 
 #include "devices/disk/image_format.h"
 #include "devices/disk/image_lock.h"
+#include "devices/disk/layer_mark.h"
 #include "vmm/base/file_lock.h"
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
@@ -160,7 +161,8 @@ Result<DiskFile> DiskFile::open(const std::string& id, const std::string& path, 
     const Advice advice(id, options);
     const bool read_only = options.read_only;
     DiskFile file;
-    file.name = id.empty() ? path : "disk " + id + " (" + path + ")";
+    file.id = id;
+    file.moved_to(path);
     const int flags = read_only ? O_RDONLY : O_RDWR;
     // With O_NONBLOCK the open does not wait for the other end of a FIFO, which is refused below.
     auto fd = open_file(path, flags | O_NONBLOCK);
@@ -193,8 +195,13 @@ Result<DiskFile> DiskFile::open(const std::string& id, const std::string& path, 
     if (file.size == 0) {
         return fail(ErrorKind::invalid, file.name + " is empty", advice.on_empty());
     }
-    TRY(lock_image(file.lock_descriptor(), read_only ? kImageReader : kImageWriter, file.name,
-                   read_only ? "another machine writes it" : "another machine has it", advice.on_locked()));
+    Status locked = lock_image(file.lock_descriptor(), read_only ? kImageReader : kImageWriter, file.name,
+                               read_only ? "another machine writes it" : "another machine has it", advice.on_locked());
+    if (!read_only) {
+        // The machine that has a frozen layer is not the reason, and no advice to stop it helps.
+        TRY(disk::refuse_frozen(file.fd.get(), file.path, file.name));
+    }
+    TRY(std::move(locked));
     if (options.direct) {
         // Without it, requests use the page cache.
         file.direct_fd = open_again(opened, flags | O_DIRECT, file.fd.get());

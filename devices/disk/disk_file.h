@@ -34,11 +34,20 @@ struct DiskFile {
     /// Nothing reads the file when its descriptor is closed, so it need not be durable: flushes do
     /// nothing.
     bool transient = false;
-    std::string name;  ///< for messages
+    std::string id;    ///< of the disk
+    std::string path;  ///< as it was opened
+    std::string name;  ///< for messages: both
 
-    /// Opens the file and locks it (image_lock.h), as a reader or as the one writer. `id` names it in
-    /// messages; without one its path does. Fails if it is missing, empty, neither a file nor a block device, locked by another program or machine, or,
-    /// unless `read_only`, mounted. A block device is found by its number (canonical_device_node),
+    /// Says that the file has another path now.
+    void moved_to(const std::string& where) {
+        path = where;
+        name = id.empty() ? path : "disk " + id + " (" + path + ")";
+    }
+
+    /// Opens the file and locks it (image_lock.h), as a reader or as the writer. `id` names it in
+    /// messages; without one its path does. Fails if it is missing, empty, neither a file nor a
+    /// block device, locked by another program or machine, or, unless `read_only`, mounted or a
+    /// frozen layer (layer_mark.h). A block device is found by its number (canonical_device_node),
     /// so that locks conflict whichever node others open. If its format is `unstated`, fails with
     /// invalid for an image that is not raw (image_format.h), and for a file that ends within a
     /// sector. As `raw` it is taken as it is, without such an end.

@@ -7,6 +7,8 @@
 #include "devices/disk/image/chain.h"
 #include "devices/disk/image/ephemeral.h"
 #include "devices/disk/image/image_disk.h"
+#include "devices/disk/image/overlay.h"
+#include "devices/disk/layer_mark.h"
 #include "devices/disk/raw.h"
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
@@ -40,6 +42,30 @@ Result<std::unique_ptr<Disk>> open_disk(const std::string& id, const std::string
     }
     DiskFile file = TRY(DiskFile::open(id, path, options));
     return std::make_unique<RawDisk>(std::move(file), std::move(options));
+}
+
+namespace {
+
+std::unexpected<Error> no_layers(const Disk& disk) {
+    return fail(ErrorKind::unsupported, disk.name() + " is no file, so no layer of it can be taken");
+}
+
+}  // namespace
+
+Result<int> Disk::prepare_overlay(disk::Overlay /*overlay*/) { return no_layers(*this); }
+Result<std::unique_ptr<Disk>> Disk::freeze(const std::string& /*path*/) { return no_layers(*this); }
+
+Result<std::unique_ptr<Disk>> Disk::continue_in_overlay(const disk::LayerMark& mark, const std::string& path) {
+    if (file() == nullptr) {
+        return no_layers(*this);
+    }
+    const int fd = file()->fd.get();
+    Status marked = disk::write_mark(fd, path, mark, name());
+    Result<std::unique_ptr<Disk>> next = marked ? freeze(path) : fail(std::move(marked).error());
+    if (!next) {
+        (void)disk::write_mark(fd, path, std::nullopt, name());  // also one that is only not durable
+    }
+    return next;
 }
 
 }  // namespace snapvm

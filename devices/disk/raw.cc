@@ -8,6 +8,9 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "devices/disk/image/image_disk.h"
+#include "devices/disk/image/overlay.h"
+#include "devices/disk/image/raw_image.h"
 #include "vmm/base/file_lock.h"
 #include "vmm/base/size_text.h"
 #include "vmm/base/try.h"
@@ -109,6 +112,31 @@ void RawDisk::end(Call& call, int error) {
     if (!reaping_) {
         (void)::eventfd_write(event_.get(), 1);
     }
+}
+
+Result<int> RawDisk::prepare_overlay(disk::Overlay overlay) {
+    next_loop_ = TRY(disk::IoLoop::make(options_.engine, options_.hook));
+    next_ = TRY(disk::open_overlay(std::move(overlay), nullptr, *next_loop_));
+    return next_loop_->event();
+}
+
+void RawDisk::drop_overlay() {
+    next_.reset();
+    next_loop_.reset();
+}
+
+Result<std::unique_ptr<Disk>> RawDisk::freeze(const std::string& path) {
+    TRY(disk::check_overlay(*next_, *this));
+    if (::fdatasync(file_.fd.get()) != 0) {
+        return fail(Error::system("fdatasync", file_.name, errno));
+    }
+    const std::uint32_t block = block_size();
+    // From here on nothing may fail: this object has no file any more.
+    file_.moved_to(path);
+    (void)file_.share();
+    auto layer = std::make_unique<disk::RawImage>(std::move(file_), *next_loop_, /*read_only=*/true);
+    (void)next_->exchange_backing(std::move(layer));
+    return std::make_unique<disk::ImageDisk>(std::move(next_loop_), std::move(next_), block);
 }
 
 }  // namespace snapvm

@@ -9,6 +9,8 @@
 
 #include "devices/disk/disk.h"
 #include "devices/disk/disk_file.h"
+#include "devices/disk/image/image.h"
+#include "devices/disk/io/disk_io.h"
 #include "devices/disk/io/file_calls.h"
 
 namespace snapvm {
@@ -30,6 +32,12 @@ public:
     void submit() override;
     void reap(const Ended& ended) override;
 
+    [[nodiscard]] const DiskFile* file() const override { return &file_; }
+    Result<int> prepare_overlay(disk::Overlay overlay) override;
+    void drop_overlay() override;
+    /// The disk that goes on is another one, which has this one's file.
+    Result<std::unique_ptr<Disk>> freeze(const std::string& path) override;
+
 private:
     using Call = disk::FileCalls::Call;
     Status extend_file(std::uint64_t bytes);
@@ -43,6 +51,8 @@ private:
     std::vector<std::pair<Call*, int>> ended_;  ///< with their errno, until reap() reports them
     bool reaping_ = false;                      ///< reap() is about to report what ends now
     std::optional<disk::FileCalls> calls_;
+    std::unique_ptr<disk::IoLoop> next_loop_;  ///< of the disk that goes on
+    std::unique_ptr<disk::Image> next_;        ///< the overlay that was prepared, or null
     std::unique_ptr<io::Engine> engine_;  // last: its requests are in pool_, so it is destroyed first
 };
 

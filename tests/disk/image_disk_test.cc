@@ -319,10 +319,14 @@ public:
     Task<Status> rebase(std::string /*file*/, std::string /*format*/) override { return fail_at_once(); }
     Task<Status> flush() override { return fail_at_once(); }
     Task<Status> close() override { return fail_at_once(); }
+    Task<Status> freeze(std::string /*path*/) override { return fail_at_once(); }
+    [[nodiscard]] const DiskFile& file() const override { return file_; }
+    std::shared_ptr<Image> exchange_backing(std::shared_ptr<Image> backing) override { return backing; }
 
 private:
     static Task<Status> fail_at_once() { co_return fail(ErrorKind::invalid, "damaged"); }
     std::string name_ = "damaged";
+    DiskFile file_;
 };
 
 // It ends with no call on any file, so that nothing but the disk tells of it.

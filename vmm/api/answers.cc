@@ -143,6 +143,14 @@ std::string vm_config_json(const MachineConfig& config, std::span<const std::uin
     return text_of(whole);
 }
 
+std::string layer_json(const LayerTaken& layer) {
+    return text_of({{"drive_id", layer.disk},
+                    {"tag", layer.tag},
+                    {"layer_path", layer.frozen},
+                    {"overlay_path", layer.active},
+                    {"held_us", layer.held_us}});
+}
+
 std::string snapshot_status_json(const SnapshotStatus& status) {
     json fields = {{"phase", status.phase ? name_of(*status.phase) : "none"},
                    {"round", status.round},

@@ -19,6 +19,7 @@ namespace snapvm::api {
 [[nodiscard]] std::string machine_config_json(const MachineConfig& config);
 [[nodiscard]] std::string drive_size_json(const std::string& id, std::uint64_t bytes);
 [[nodiscard]] std::string vm_config_json(const MachineConfig& config, std::span<const std::uint64_t> disk_bytes);
+[[nodiscard]] std::string layer_json(const LayerTaken& layer);
 [[nodiscard]] std::string snapshot_status_json(const SnapshotStatus& status);
 [[nodiscard]] std::string stats_json(const ServiceStats& stats);
 [[nodiscard]] std::string balloon_json(const BalloonStatus& balloon);

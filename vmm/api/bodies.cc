@@ -305,6 +305,17 @@ Result<LoadRequest> parse_snapshot_load(std::string_view body) {
     return load;
 }
 
+Result<LayerRequest> parse_layer(std::string_view body) {
+    const Fields fields = TRY(Fields::parse(body, {"drive_id", "tag", "overlay_path"}));
+    LayerRequest layer;
+    layer.disk = TRY(fields.text("drive_id"));
+    layer.tag = TRY(fields.text("tag"));
+    if (fields.has("overlay_path")) {
+        layer.into = TRY(fields.text("overlay_path"));
+    }
+    return layer;
+}
+
 Result<std::uint64_t> parse_balloon_update(std::string_view body) {
     const Fields fields = TRY(Fields::parse(body, {"amount_mib"}));
     if (!fields.has("amount_mib")) {

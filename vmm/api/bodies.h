@@ -30,6 +30,8 @@ struct SnapshotCreateBody {
 };
 Result<SnapshotCreateBody> parse_snapshot_create(std::string_view body);
 
+/// PUT /drives/layers.
+Result<LayerRequest> parse_layer(std::string_view body);
 /// PUT /snapshot/load. `mem_file_path` and `mem_backend`, as Firecracker requires one of them, must
 /// name the area as well.
 Result<LoadRequest> parse_snapshot_load(std::string_view body);

@@ -76,6 +76,15 @@ ApiAnswer put_snapshot_detach(Service& service, const ApiRequest& /*request*/) {
     return report ? ok(to_json(*report)) : fault_answer(report.error());
 }
 
+ApiAnswer put_drive_layer(Service& service, const ApiRequest& request) {
+    const auto layer = parse_layer(request.body);
+    if (!layer) {
+        return fault_answer(layer.error());
+    }
+    const auto taken = service.take_layer(*layer);
+    return taken ? ok(layer_json(*taken)) : fault_answer(taken.error());
+}
+
 ApiAnswer put_snapshot_load(Service& service, const ApiRequest& request) {
     const auto load = parse_snapshot_load(request.body);
     return load ? done_or_fault(service.load(*load)) : fault_answer(load.error());
@@ -160,7 +169,7 @@ constexpr StateSet kAnyState{ServiceState::not_started, ServiceState::running, S
 
 constexpr bool kWaits = true;
 
-constexpr std::array<Route, 20> kRoutes = {{
+constexpr std::array<Route, 21> kRoutes = {{
     {"GET", "/", kAnyState, get_instance},
     {"GET", "/version", kAnyState, get_version},
     {"GET", "/machine-config", kHasMachine, get_machine_config},
@@ -172,6 +181,7 @@ constexpr std::array<Route, 20> kRoutes = {{
     {"GET", "/snapshot/status", kAnyState, get_snapshot_status},
     {"PUT", "/snapshot/cancel", kHasMachine, put_snapshot_cancel},
     {"PUT", "/snapshot/detach", kLives, put_snapshot_detach},
+    {"PUT", "/drives/layers", kLives, put_drive_layer},
     {"GET", "/balloon", kHasMachine, get_balloon},
     {"PATCH", "/balloon", kLives, patch_balloon},
     {"GET", "/balloon/statistics", kHasMachine, get_balloon_statistics},

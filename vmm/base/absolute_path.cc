@@ -1,8 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/base/absolute_path.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <climits>
 #include <filesystem>
 #include <system_error>
+
+#include "vmm/base/fd.h"
+#include "vmm/base/try.h"
 
 namespace snapvm {
 
@@ -16,6 +24,18 @@ Result<std::string> absolute_path(const std::string& path) {
         return fail(Error::system("getcwd", path, error.value()));
     }
     return whole.string();
+}
+
+Result<std::string> canonical_path(const std::string& path) {
+    const UniqueFd file = TRY(open_file(path, O_PATH));
+    std::string found(PATH_MAX, '\0');
+    const ssize_t size =
+        ::readlink(("/proc/self/fd/" + std::to_string(file.get())).c_str(), found.data(), found.size());
+    if (size <= 0 || found.front() != '/') {
+        return fail(Error::system("readlink", path, size < 0 ? errno : ENOENT, "mount /proc"));
+    }
+    found.resize(static_cast<std::size_t>(size));
+    return found;
 }
 
 }  // namespace snapvm

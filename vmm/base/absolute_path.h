@@ -11,4 +11,8 @@ namespace snapvm {
 /// system if the current folder is not known.
 Result<std::string> absolute_path(const std::string& path);
 
+/// Returns the path of the file that `path` leads to, without links. Fails with system if there is
+/// no such file.
+Result<std::string> canonical_path(const std::string& path);
+
 }  // namespace snapvm

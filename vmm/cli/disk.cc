@@ -10,6 +10,7 @@
 #include <string_view>
 #include <utility>
 
+#include "devices/disk/image/chain.h"
 #include "devices/disk/image/info.h"
 #include "devices/disk/qcow2/create.h"
 #include "vmm/base/absolute_path.h"
@@ -52,23 +53,6 @@ Result<Backing> parse_backing(const std::string& text) {
     return Backing{.path = text.substr(0, at), .format = text.substr(at + kFormat.size())};
 }
 
-std::pair<std::string, std::string> folder_and_name(const std::string& path) {
-    const std::size_t slash = path.rfind('/') + 1;  // npos + 1 is 0
-    return {path.substr(0, slash), path.substr(slash)};
-}
-
-// Returns how an image names the one behind it: an image in the same folder by its name alone, so
-// that the folder can be moved, and any other by its whole path.
-Result<std::string> name_in_image(const std::string& image, const std::string& backing) {
-    std::string whole = TRY(absolute_path(backing));
-    const auto [folder, name] = folder_and_name(whole);
-    if (folder != folder_and_name(TRY(absolute_path(image))).first) {
-        return whole;
-    }
-    // QEMU takes what is before a colon for a protocol, unless there is a slash before it.
-    return name.find(':') == std::string::npos ? name : "./" + name;
-}
-
 Result<CreateOptions> options_of(const CreateCommand& command) {
     CreateOptions options;
     if (!command.size.empty()) {
@@ -77,7 +61,7 @@ Result<CreateOptions> options_of(const CreateCommand& command) {
     if (!command.backing.empty()) {
         const Backing backing = TRY(parse_backing(command.backing));
         const ImageInfo info = TRY(disk::image_info(backing.path, backing.format));
-        options.backing_file = TRY(name_in_image(command.path, backing.path));
+        options.backing_file = disk::name_in_image(TRY(absolute_path(command.path)), TRY(absolute_path(backing.path)));
         options.backing_format = backing.format;
         if (command.size.empty()) {
             options.size = info.size;
@@ -197,6 +181,7 @@ void add_disk(Command program, Globals& globals) {
     add_create(disk, globals);
     add_info(disk, globals);
     add_disk_check(disk, globals);
+    add_disk_layers(disk, globals);
     add_disk_resize(disk, globals);
 }
 

@@ -24,8 +24,9 @@ Result<ImageArgument> parse_image(const std::string& text);
 /// DiskFile::open() is for a disk of a machine.
 [[nodiscard]] Error image_error(Error error);
 
-// disk_check.cc, disk_resize.cc
+// disk_check.cc, disk_layers.cc, disk_resize.cc
 void add_disk_check(Command disk, Globals& globals);
+void add_disk_layers(Command disk, Globals& globals);
 void add_disk_resize(Command disk, Globals& globals);
 
 }  // namespace snapvm::cli

@@ -42,7 +42,7 @@ Status check_shrink(const std::string& path, std::uint64_t before, std::uint64_t
 // Closes the image in any case, so that what a failure has left is freed.
 Status resize(disk::Chain& chain, std::uint64_t size) {
     const Status resized = chain.loop->run(chain.top->resize(size));
-    const Status closed = chain.loop->run(chain.top->close());
+    Status closed = chain.loop->run(chain.top->close());
     TRY(resized);
     return closed;
 }

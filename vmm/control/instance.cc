@@ -212,6 +212,7 @@ Result<SnapshotReport> Instance::snapshot(const SnapshotRequest& request) { retu
 Status Instance::start_snapshot(const SnapshotRequest& request) { return TRY(service())->start_snapshot(request); }
 Status Instance::cancel_snapshot() { return TRY(service())->cancel_snapshot(); }
 Result<DetachReport> Instance::detach() { return TRY(service())->detach(); }
+Result<LayerTaken> Instance::take_layer(const LayerRequest& request) { return TRY(service())->take_layer(request); }
 Result<BalloonStatus> Instance::balloon() const { return TRY(service())->balloon(); }
 Status Instance::set_balloon(std::uint64_t bytes) { return TRY(service())->set_balloon(bytes); }
 Status Instance::set_balloon_polling(std::uint16_t seconds) { return TRY(service())->set_balloon_polling(seconds); }

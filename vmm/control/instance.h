@@ -81,6 +81,7 @@ public:
     [[nodiscard]] SnapshotStatus snapshot_status() const override;
     Status cancel_snapshot() override;
     Result<DetachReport> detach() override;
+    Result<LayerTaken> take_layer(const LayerRequest& request) override;
     [[nodiscard]] Result<BalloonStatus> balloon() const override;
     Status set_balloon(std::uint64_t bytes) override;
     Status set_balloon_polling(std::uint16_t seconds) override;

@@ -106,17 +106,45 @@ MachineService::~MachineService() {
     }
 }
 
+// Only one of what changes the machine's disks, or has them stand still, runs at a time.
+Status MachineService::check_idle() const {
+    const std::string advice = "wait for its end, or call it off: snapvm snapshot-cancel " + id_;
+    if (job_ && !job_->result) {
+        return fail(ErrorKind::busy, "a snapshot of this machine is being written already", advice);
+    }
+    if (detaching_) {
+        return fail(ErrorKind::busy, "this machine is being detached from its snapshot", advice);
+    }
+    if (taking_layer_) {
+        return fail(ErrorKind::busy, "a layer of one of this machine's disks is being taken", "try again");
+    }
+    return {};
+}
+
+Result<LayerTaken> MachineService::take_layer(const LayerRequest& request) {
+    {
+        const std::lock_guard lock(snapshot_);
+        TRY(check_idle());
+        taking_layer_ = true;
+    }
+    Result<LayerTaken> taken = fail(ErrorKind::system, "the layer ran out of memory");
+    try {
+        taken = machine_.take_layer(request.disk, request.tag, request.into);
+    } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch)
+        // taking_layer_ without an end would block all later snapshots.
+    }
+    {
+        const std::lock_guard lock(snapshot_);
+        taking_layer_ = false;
+    }
+    snapshot_over_.notify_all();
+    return taken;
+}
+
 Result<std::shared_ptr<MachineService::Job>> MachineService::claim_snapshot() {
     TRY(check_disks_stay(machine_.config().devices));
     const std::lock_guard lock(snapshot_);
-    if (job_ && !job_->result) {
-        return fail(ErrorKind::busy, "a snapshot of this machine is being written already",
-                    "wait for its end, or call it off: snapvm snapshot-cancel " + id_);
-    }
-    if (detaching_) {
-        return fail(ErrorKind::busy, "this machine is being detached from its snapshot",
-                    "wait for its end, or call it off: snapvm snapshot-cancel " + id_);
-    }
+    TRY(check_idle());
     job_ = std::make_shared<Job>();
     return job_;
 }
@@ -218,12 +246,7 @@ Result<DetachReport> MachineService::detach() {
     const auto detaching = std::make_shared<Watched>();
     {
         const std::lock_guard lock(snapshot_);
-        if (detaching_ || (job_ && !job_->result)) {
-            return fail(
-                ErrorKind::busy,
-                detaching_ ? "this machine is being detached already" : "a snapshot of this machine is being written",
-                "wait for its end, or call it off: snapvm snapshot-cancel " + id_);
-        }
+        TRY(check_idle());
         detaching_ = detaching;
     }
     Result<DetachReport> result = fail(ErrorKind::system, "the detach ran out of memory");
@@ -318,7 +341,7 @@ Result<Outcome> MachineService::stop(const StopRequest& request) {
         const auto deadline = Clock::now() + request.timeout;
         {
             std::unique_lock lock(snapshot_);
-            snapshot_over_.wait_until(lock, deadline, [this] { return !detaching_ && (!job_ || job_->result); });
+            snapshot_over_.wait_until(lock, deadline, [this] { return check_idle().has_value(); });
         }
         // A guest that is paused, or does not listen to the button, would only use up the time.
         // One that is paused meanwhile, by a full disk or by a user, does not power off either.

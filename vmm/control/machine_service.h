@@ -44,6 +44,7 @@ public:
     [[nodiscard]] SnapshotStatus snapshot_status() const override;
     Status cancel_snapshot() override;
     Result<DetachReport> detach() override;
+    Result<LayerTaken> take_layer(const LayerRequest& request) override;
     [[nodiscard]] Result<BalloonStatus> balloon() const override { return machine_.balloon().status(); }
     Status set_balloon(std::uint64_t bytes) override;
     Status set_balloon_polling(std::uint16_t seconds) override { return machine_.balloon().set_polling(seconds); }
@@ -82,6 +83,7 @@ private:
         std::optional<Result<SnapshotReport>> result;
     };
     static SnapshotStatus status_of(const Watched& watched);
+    [[nodiscard]] Status check_idle() const;  // snapshot_ is held
     Result<std::shared_ptr<Job>> claim_snapshot();
     Result<SnapshotReport> run_snapshot(Job& job, const SnapshotRequest& request);
     Result<SnapshotReport> write_and_then(Job& job, const SnapshotRequest& request);
@@ -92,9 +94,10 @@ private:
     bool virtio_terminal_ = false;
     bool track_snapshots_ = false;
     Stopwatch uptime_;
-    mutable std::mutex snapshot_;  ///< guards detaching_, job_ and last_report_; no other lock is taken under it
+    mutable std::mutex snapshot_;  ///< guards the four below; no other lock is taken under it
     std::condition_variable snapshot_over_;
     std::shared_ptr<Watched> detaching_;  ///< the detach that runs, or null
+    bool taking_layer_ = false;
     std::shared_ptr<Job> job_;  ///< the last snapshot, or the one that runs, which has no result yet
     std::optional<SnapshotReport> last_report_;  ///< of the last snapshot that succeeded
     std::mutex starting_;  ///< held during start_snapshot; guards background_

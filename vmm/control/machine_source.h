@@ -10,9 +10,9 @@ namespace snapvm {
 /// A machine in the form that the snapshot layer uses. `machine` must outlive it.
 class MachineSnapshotSource final : public SnapshotSource {
 public:
-    explicit MachineSnapshotSource(Machine& machine) : machine_(machine) {}
+    explicit MachineSnapshotSource(Machine& machine) : machine_(machine), config_(machine.config()) {}
 
-    [[nodiscard]] const MachineConfig& config() const override { return machine_.config(); }
+    [[nodiscard]] const MachineConfig& config() const override { return config_; }
     Status quiesce(const std::function<Status()>& check_cancelled) override {
         return machine_.quiesce(check_cancelled);
     }
@@ -37,6 +37,7 @@ public:
 
 private:
     Machine& machine_;
+    const MachineConfig config_;
 };
 
 }  // namespace snapvm

@@ -132,6 +132,13 @@ struct BalloonReport {
     virtio::BalloonStatistics statistics;
 };
 
+/// A layer that is to be taken of a disk.
+struct LayerRequest {
+    std::string disk;       ///< its id
+    std::string tag;
+    std::string into = {};  ///< the path of the overlay; empty: Machine::take_layer chooses it
+};
+
 /// Called repeatedly by functions that wait. They return early if it returns true.
 using GivenUp = std::function<bool()>;
 
@@ -188,6 +195,9 @@ public:
     /// Detaches the machine from the snapshot that it maps, while the guest runs. Does nothing if
     /// it maps none. Fails with busy while a snapshot or another detach runs.
     virtual Result<DetachReport> detach() = 0;
+    /// Takes a layer of a disk while the guest runs (Machine::take_layer). Fails with busy while a
+    /// snapshot, a detach or another layer is under way.
+    virtual Result<LayerTaken> take_layer(const LayerRequest& request) = 0;
     /// The balloon functions fail with usage if the machine has no balloon.
     [[nodiscard]] virtual Result<BalloonStatus> balloon() const = 0;
     virtual Status set_balloon(std::uint64_t bytes) = 0;

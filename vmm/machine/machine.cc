@@ -292,7 +292,7 @@ void Machine::thaw_locked() {
 
 Result<SavedMachine> Machine::save() const {
     SavedMachine saved;
-    saved.config = config_;
+    saved.config = config();
     // Clock, vCPUs, devices: the order of a restore. Nothing runs, so the order of reading is free.
     kvm_clock_data clock{};
     if (restored_clock_) {
@@ -329,6 +329,11 @@ bool Machine::press_power_button(std::chrono::steady_clock::time_point deadline)
     return gate_.pass(deadline, [&] { heard = devices_.events().press_power_button(); }) && heard;
 }
 
+MachineConfig Machine::config() const {
+    const std::lock_guard events(events_);
+    return config_;
+}
+
 std::vector<std::uint64_t> Machine::disk_bytes() const {
     std::vector<std::uint64_t> bytes;
     for (const VirtioHandle<virtio::Blk>& disk : devices_.disks()) {
@@ -339,16 +344,7 @@ std::vector<std::uint64_t> Machine::disk_bytes() const {
 
 Result<std::uint64_t> Machine::resize_disk(const std::string& id, std::optional<std::uint64_t> bytes,
                                            std::chrono::steady_clock::time_point deadline) {
-    const auto& disks = config_.devices.disks;
-    const auto found = std::ranges::find(disks, id, &DiskConfig::id);
-    if (found == disks.end()) {
-        std::string all;
-        for (const DiskConfig& disk : disks) {
-            all += (all.empty() ? "its disks are " : ", ") + disk.id;
-        }
-        return fail(ErrorKind::not_found, "this machine has no disk " + id, all);
-    }
-    const auto& disk = devices_.disks()[static_cast<std::size_t>(found - disks.begin())];
+    const auto& disk = devices_.disks()[TRY(find_disk(id))];
     Status resized;
     if (!gate_.pass(deadline, [&] { resized = disk.locked([&](virtio::Blk& blk) { return blk.resize(bytes); }); })) {
         return fail(ErrorKind::busy, "a snapshot of this machine is being written", "try again when it has ended");

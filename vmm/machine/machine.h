@@ -39,6 +39,10 @@
 
 namespace snapvm {
 
+namespace disk {
+class NewLayer;
+}  // namespace disk
+
 /// Whether a restored guest sees the time since its snapshot (`--clock resume|continue`).
 enum class GapMode : std::uint8_t { hidden, seen };
 
@@ -74,6 +78,15 @@ struct MachineStats {
     bool crash_loaded = false;  ///< the guest has panicked, and its crash kernel runs
     std::vector<NetworkStats> networks;
     std::vector<PartCounters> counters;  ///< of all parts but network interfaces
+};
+
+/// A layer that was taken of a disk.
+struct LayerTaken {
+    std::string disk;    ///< its id
+    std::string tag;
+    std::string frozen;  ///< the layer's path
+    std::string active;  ///< where the disk continues, of format qcow2
+    std::uint64_t held_us = 0;  ///< how long the disk began no requests
 };
 
 /// One machine. It is built paused and has never run; `start` or `resume` runs it. All public
@@ -134,7 +147,8 @@ public:
     Result<SavedMachine> save() const;
     [[nodiscard]] const GuestMemory& memory() const { return memory_; }
     [[nodiscard]] GuestMemory& memory() { return memory_; }
-    [[nodiscard]] const MachineConfig& config() const { return config_; }
+    /// Returns the configuration of now: a disk's path and format change with a layer of it.
+    [[nodiscard]] MachineConfig config() const;
     /// Returns the sizes of the disks, in the configuration's order.
     [[nodiscard]] std::vector<std::uint64_t> disk_bytes() const;
     /// Makes a disk larger and tells the guest (Disk::resize). Waits while the machine is frozen.
@@ -145,6 +159,12 @@ public:
     /// Returns the record of written pages, or null if this host's KVM cannot track writes. One
     /// thread at a time uses it.
     [[nodiscard]] DirtyFeed* dirty() { return dirty_.get(); }
+
+    /// Takes a layer of a disk (disk/image/new_layer.h) while the vCPUs run. The disk begins no new
+    /// requests meanwhile, for some milliseconds. `into` is the overlay's path or empty. Fails with
+    /// not_found if there is no such disk, with usage if it is read-only, like NewLayer, and like
+    /// quiesce; the disk is then as before. One thread at a time, not while the machine is frozen.
+    Result<LayerTaken> take_layer(const std::string& id, const std::string& tag, const std::string& into);
 
     /// Ends the run from outside. Does nothing if it has ended.
     void end(Outcome outcome);
@@ -205,6 +225,8 @@ private:
     Status check_disks_settled();
     Status wait_for_disks(const std::function<Status()>& check_cancelled,
                           std::chrono::steady_clock::time_point deadline);
+    Result<std::size_t> find_disk(const std::string& id) const;
+    Status switch_disk(std::size_t index, disk::NewLayer& layer, LayerTaken& taken);
     void thaw_devices();  // control_ is held
     Status watch_for_own_pause();
     void pause_on_request();
@@ -259,7 +281,7 @@ private:
     bool frozen_ = false;
     unsigned quiesced_ = 0;  ///< how many quiesce() calls hold the devices
 
-    mutable std::mutex events_;  ///< guards the five below
+    mutable std::mutex events_;  ///< guards the five below, and the disks in config_
     mutable std::condition_variable event_;
     std::optional<Outcome> outcome_;
     bool ready_ = false;

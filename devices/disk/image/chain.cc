@@ -29,12 +29,6 @@ constexpr std::uint64_t kMetadataBytes = 16ULL << 20;
 constexpr std::uint64_t kLeastMetadataBytes = 512ULL << 10;
 constexpr std::uint64_t kMaxAllL1Bytes = 64ULL << 20;  // an image of 8 PiB with clusters of 128 KiB
 
-/// An image that is to be opened.
-struct Place {
-    std::string path;
-    DiskFormat format = DiskFormat::qcow2;
-};
-
 /// One that is open, and its identity.
 struct Link {
     DiskFile file;
@@ -83,10 +77,10 @@ std::string rebase_advice(const std::string& path) {
     return "name another one: qemu-img rebase -u -b FILE -F FORMAT " + path;
 }
 
-Result<DiskFormat> backing_format(const qcow2::Header& header, const DiskFile& file, const std::string& path) {
+Result<DiskFormat> backing_format(const qcow2::Header& header, const std::string& name, const std::string& path) {
     if (header.backing_format.empty()) {
         return fail(ErrorKind::invalid,
-                    file.name + " does not say which format its backing file " + header.backing_file + " has",
+                    name + " does not say which format its backing file " + header.backing_file + " has",
                     "say it: qemu-img rebase -u -b " + header.backing_file + " -F raw|qcow2 " + path);
     }
     for (const auto& [word, format] : {std::pair("raw", DiskFormat::raw), std::pair("qcow2", DiskFormat::qcow2)}) {
@@ -94,34 +88,12 @@ Result<DiskFormat> backing_format(const qcow2::Header& header, const DiskFile& f
             return format;
         }
     }
-    return fail(
-        ErrorKind::unsupported,
-        file.name + " has a backing file of format " + header.backing_format + ", and snapvm reads raw and qcow2",
-        "convert that one, and name the result: qemu-img rebase -u -b FILE -F qcow2 " + path);
+    return fail(ErrorKind::unsupported,
+                name + " has a backing file of format " + header.backing_format + ", and snapvm reads raw and qcow2",
+                "convert that one, and name the result: qemu-img rebase -u -b FILE -F qcow2 " + path);
 }
 
-// Returns where the backing file of the image at `path` is.
-Result<Place> backing_place(const qcow2::Header& header, const DiskFile& file, const std::string& path) {
-    const std::string& named = header.backing_file;
-    if (named.empty() || named.find('\0') != std::string::npos) {
-        return fail(ErrorKind::invalid, file.name + " names a backing file that cannot exist", rebase_advice(path));
-    }
-    // As in other programs, what has a colon before its first slash is no path.
-    if (const std::size_t colon = named.find(':'); colon < named.find('/')) {
-        return fail(ErrorKind::unsupported,
-                    file.name + " names its backing file by the protocol " + named.substr(0, colon) + ": " + named +
-                        ", and snapvm opens paths only",
-                    "name a file: qemu-img rebase -u -b FILE -F FORMAT " + path + " (./ before a name with a colon)");
-    }
-    Place place;
-    place.format = TRY(backing_format(header, file, path));
-    const std::size_t slash = path.rfind('/');
-    const bool relative = named.front() != '/' && slash != std::string::npos;
-    place.path = relative ? path.substr(0, slash + 1) + named : named;
-    return place;
-}
-
-Result<Link> open_link(const std::string& id, const Place& place, const DiskOptions& options) {
+Result<Link> open_link(const std::string& id, const ImagePlace& place, const DiskOptions& options) {
     Link link;
     link.file = TRY(DiskFile::open(id, place.path, options));
     link.format = place.format;
@@ -142,7 +114,7 @@ public:
     Walk(std::string id, const DiskOptions& options) : id_(std::move(id)), options_(options) {}
 
     Result<std::vector<Link>> along(const std::string& path) {
-        Place place{path, options_.format};
+        ImagePlace place{path, options_.format};
         links_.push_back(TRY(open_link(id_, place, options_)));
         while (place.format == DiskFormat::qcow2) {
             const qcow2::Header& header = links_.back().header.emplace(TRY(read_header(links_.back())));
@@ -156,7 +128,7 @@ public:
                     links_.front().file.name + " has a chain of more than " + std::to_string(kMaxImages) + " images",
                     "merge some of them: qemu-img convert, or qemu-img commit");
             }
-            Place next = TRY(backing_place(header, links_.back().file, place.path));
+            ImagePlace next = TRY(image_behind(header, links_.back().file.name, place.path));
             links_.push_back(TRY(open_backing(next, place.path)));
             place = std::move(next);
         }
@@ -175,7 +147,7 @@ private:
     }
 
     // Opens the backing file of the image at `path`, the last one so far.
-    Result<Link> open_backing(const Place& place, const std::string& path) {
+    Result<Link> open_backing(const ImagePlace& place, const std::string& path) {
         const std::string what = links_.back().file.name + ": its backing file " + place.path;
         auto held = hold(place.path);
         if (!held) {
@@ -220,7 +192,7 @@ private:
     // Refuses what a header must not give a guest by itself. Any file can be read as a raw disk, so
     // a header that comes from elsewhere could name a private one of this user's; an image's folder
     // has images.
-    [[nodiscard]] Status check_owner(const struct stat& info, const Place& place, const std::string& what,
+    [[nodiscard]] Status check_owner(const struct stat& info, const ImagePlace& place, const std::string& what,
                                      const std::string& image) const {
         const std::string& path = place.path;
         const bool device = is_device(info);
@@ -272,6 +244,36 @@ Status check_whole_sectors(const Link& link) {
 }
 
 }  // namespace
+
+Result<ImagePlace> image_behind(const qcow2::Header& header, const std::string& name, const std::string& path) {
+    const std::string& named = header.backing_file;
+    if (named.empty() || named.find('\0') != std::string::npos) {
+        return fail(ErrorKind::invalid, name + " names a backing file that cannot exist", rebase_advice(path));
+    }
+    // As in other programs, what has a colon before its first slash is no path.
+    if (const std::size_t colon = named.find(':'); colon < named.find('/')) {
+        return fail(ErrorKind::unsupported,
+                    name + " names its backing file by the protocol " + named.substr(0, colon) + ": " + named +
+                        ", and snapvm opens paths only",
+                    "name a file: qemu-img rebase -u -b FILE -F FORMAT " + path + " (./ before a name with a colon)");
+    }
+    ImagePlace place;
+    place.format = TRY(backing_format(header, name, path));
+    const std::size_t slash = path.rfind('/');
+    const bool relative = named.front() != '/' && slash != std::string::npos;
+    place.path = relative ? path.substr(0, slash + 1) + named : named;
+    return place;
+}
+
+std::string name_in_image(const std::string& image, const std::string& backing) {
+    const std::size_t slash = backing.rfind('/') + 1;
+    if (image.rfind('/') + 1 != slash || image.compare(0, slash, backing, 0, slash) != 0) {
+        return backing;
+    }
+    std::string name = backing.substr(slash);
+    // QEMU takes what is before a colon for a protocol, unless there is a slash before it.
+    return name.find(':') == std::string::npos ? name : "./" + name;
+}
 
 Result<Chain> open_chain(const std::string& id, const std::string& path, const DiskOptions& options) {
     std::vector<Link> links = TRY(Walk(id, options).along(path));

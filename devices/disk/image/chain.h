@@ -9,6 +9,7 @@
 #include "devices/disk/disk.h"
 #include "devices/disk/image/image.h"
 #include "devices/disk/io/disk_io.h"
+#include "devices/disk/qcow2/header.h"
 #include "vmm/base/error.h"
 
 namespace snapvm::disk {
@@ -22,6 +23,21 @@ struct Chain {
     std::unique_ptr<Image> top;    ///< owns the images behind it
     std::uint32_t block_size = 512;  ///< as Disk::block_size(), of the file that was named
 };
+
+/// Where an image is, and of which format.
+struct ImagePlace {
+    std::string path;
+    DiskFormat format = DiskFormat::qcow2;
+};
+
+/// Returns where the image is that a header names as the one behind it. `path` is that of the image
+/// that has the header, `name` names it in messages. Fails with invalid and unsupported as
+/// open_chain() does. The header must have one, and is untrusted.
+Result<ImagePlace> image_behind(const qcow2::Header& header, const std::string& name, const std::string& path);
+
+/// Returns how the image at `image` names the one behind it: one in the same folder by its name
+/// alone, so that the folder can be moved, and any other by its whole path. Both are absolute.
+[[nodiscard]] std::string name_in_image(const std::string& image, const std::string& backing);
 
 /// Opens the image at `path`, whose format `options` states, and those behind it. Each image names
 /// the next one and its format in its header; a relative name counts from the folder of the image

@@ -14,6 +14,10 @@
 #include "devices/disk/io/task.h"
 #include "vmm/base/error.h"
 
+namespace snapvm {
+struct DiskFile;  // disk_file.h
+}  // namespace snapvm
+
 namespace snapvm::disk {
 
 /// A part of another buffer list: where bytes go, or come from.
@@ -86,6 +90,18 @@ public:
     virtual Task<Status> flush() = 0;
     /// Does so, and leaves the file as other programs expect a closed image. Must be the last call.
     virtual Task<Status> close() = 0;
+
+    // For an image that becomes a frozen layer, or continues one (new_layer.h).
+
+    /// Makes all durable, and leaves the file as close() does. The image can only be read
+    /// afterwards. If it fails, the image is as before. No other call may be under way. The file's
+    /// path is `path` now.
+    virtual Task<Status> freeze(std::string path) = 0;
+    /// Returns the image's file, of the top of a chain for instance.
+    [[nodiscard]] virtual const DiskFile& file() const = 0;
+    /// Puts another image behind this one, and returns the one that was there. The header names
+    /// the new one. No call may be under way.
+    virtual std::shared_ptr<Image> exchange_backing(std::shared_ptr<Image> backing) = 0;
 };
 
 /// Fails with usage if the image is read-only, or if no disk has this size.

@@ -4,6 +4,8 @@
 #include <cerrno>
 #include <cstdlib>
 
+#include "devices/disk/image/chain.h"
+#include "devices/disk/image/overlay.h"
 #include "vmm/base/try.h"
 
 namespace snapvm::disk {
@@ -68,15 +70,44 @@ Status ImageDisk::resize(std::optional<std::uint64_t> bytes) {
     TRY(check_larger(*this, size));
     TRY(wait_for_requests());
     const Status resized = loop_->run(image_->resize(size));
-    if (!ended_.empty()) {
-        loop_->wake();  // the waits have taken the event's count
-    }
+    wake_for_ended();
     return resized;
+}
+
+// A wait of this thread's takes the event's count.
+void ImageDisk::wake_for_ended() {
+    if (!ended_.empty()) {
+        loop_->wake();
+    }
 }
 
 void ImageDisk::add(DiskRequest& request) {
     ++in_flight_;
     disk::start(perform(*image_, request), [this, &request](const Status& status) { end(request, status); });
+}
+
+Result<int> ImageDisk::prepare_overlay(Overlay overlay) {
+    std::size_t images = 1;
+    for (const Image* behind = image_->backing(); behind != nullptr; behind = behind->backing()) {
+        ++images;
+    }
+    if (images >= kMaxImages) {
+        return fail(ErrorKind::usage,
+                    name() + " stands on " + std::to_string(images) + " images, and no more are opened",
+                    "stop the machine, and merge some of them: qemu-img commit, or qemu-img convert");
+    }
+    auto opened = open_overlay(std::move(overlay), nullptr, *loop_);
+    wake_for_ended();
+    next_ = TRY(std::move(opened));
+    return loop_->event();
+}
+
+Result<std::unique_ptr<Disk>> ImageDisk::freeze(const std::string& path) {
+    TRY(check_overlay(*next_, *this));
+    TRY(loop_->run(image_->freeze(path)));
+    (void)next_->exchange_backing(std::move(image_));
+    image_ = std::move(next_);
+    return std::unique_ptr<Disk>();
 }
 
 void ImageDisk::reap(const Ended& ended) {

@@ -36,15 +36,22 @@ public:
     void submit() override { loop_->submit(); }
     void reap(const Ended& ended) override;
 
+    [[nodiscard]] const DiskFile* file() const override { return &image_->file(); }
+    Result<int> prepare_overlay(Overlay overlay) override;
+    void drop_overlay() override { next_.reset(); }
+    Result<std::unique_ptr<Disk>> freeze(const std::string& path) override;
+
     [[nodiscard]] Image& image() { return *image_; }
     [[nodiscard]] IoLoop& loop() { return *loop_; }
 
 private:
     void end(DiskRequest& request, const Status& status);
+    void wake_for_ended();
     Status wait_for_requests();
 
     std::unique_ptr<IoLoop> loop_;
     std::unique_ptr<Image> image_;  // after loop_: its files must go first
+    std::unique_ptr<Image> next_;   ///< the overlay that was prepared, or null
     std::uint32_t block_size_;
     unsigned in_flight_ = 0;
     bool reaping_ = false;  ///< reap() is about to report what ends now

@@ -27,9 +27,16 @@ Result<Overlay> make_overlay(DiskFile file, const qcow2::CreateOptions& options)
     return Overlay{.file = std::move(file), .header = std::move(header)};
 }
 
+Status check_overlay(const Image& overlay, const Disk& disk) {
+    return overlay.size() == disk.size() ? Status{}
+                                         : fail(ErrorKind::busy, disk.name() + " was resized meanwhile", "try again");
+}
+
 Result<std::unique_ptr<Image>> open_overlay(Overlay overlay, std::unique_ptr<Image> backing, IoLoop& loop) {
     auto file = std::make_unique<DiskIo>(std::move(overlay.file), loop);
-    return loop.run(qcow2::open_image(std::move(file), std::move(overlay.header), std::move(backing), {}));
+    qcow2::OpenOptions options;
+    options.backing_follows = backing == nullptr;
+    return loop.run(qcow2::open_image(std::move(file), std::move(overlay.header), std::move(backing), options));
 }
 
 }  // namespace snapvm::disk

@@ -26,8 +26,12 @@ struct Overlay {
 /// largest size.
 Result<Overlay> make_overlay(DiskFile file, const qcow2::CreateOptions& options);
 
-/// Opens an overlay for writing, over `backing`, whose files `loop` has, too. Fails as
-/// qcow2::open_image() does.
+/// Opens an overlay for writing, over `backing`, whose files `loop` has, too. With null,
+/// Image::exchange_backing() brings the image that its header names. Fails as qcow2::open_image()
+/// does.
 Result<std::unique_ptr<Image>> open_overlay(Overlay overlay, std::unique_ptr<Image> backing, IoLoop& loop);
+
+/// Fails with busy if the disk has changed its size since the overlay was made for it.
+Status check_overlay(const Image& overlay, const Disk& disk);
 
 }  // namespace snapvm::disk

@@ -62,4 +62,13 @@ Task<Status> RawImage::close() {
     co_return co_await file_.flush();
 }
 
+Task<Status> RawImage::freeze(std::string path) {
+    Status flushed = co_await close();
+    CO_TRY(flushed);
+    read_only_ = true;
+    file_.moved_to(path);
+    file_.share();
+    co_return {};
+}
+
 }  // namespace snapvm::disk

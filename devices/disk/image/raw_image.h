@@ -28,6 +28,9 @@ public:
     Task<Status> rebase(std::string file, std::string format) override;
     Task<Status> flush() override;
     Task<Status> close() override;
+    Task<Status> freeze(std::string path) override;
+    [[nodiscard]] const DiskFile& file() const override { return file_.file(); }
+    std::shared_ptr<Image> exchange_backing(std::shared_ptr<Image> backing) override { return backing; }
 
 private:
     DiskIo file_;

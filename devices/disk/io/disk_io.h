@@ -102,6 +102,12 @@ public:
     ~DiskIo();
 
     [[nodiscard]] const std::string& name() const { return file_.name; }
+    [[nodiscard]] const DiskFile& file() const { return file_; }
+    /// Lets other readers open the file (DiskFile::share). If that fails they are kept out, which
+    /// harms nothing else.
+    void share() { (void)file_.share(); }
+    /// Says that the file has another path now.
+    void moved_to(const std::string& path) { file_.moved_to(path); }
     /// Returns the size in bytes, with all by which writes have extended it, or will when they end.
     [[nodiscard]] std::uint64_t size() const { return size_; }
     [[nodiscard]] bool device() const { return file_.device; }

@@ -133,8 +133,9 @@ Task<Status> Checkpointer::begin() {
     Status status = co_await write_header();
     if (!status) {
         store_.change().incompatible &= ~kDirty;
-        Status ignored = co_await write_header();
-        (void)ignored;
+        if (Status taken_back = co_await write_header(); !taken_back) {
+            store_.change().incompatible |= kDirty;  // the file may have it
+        }
         co_return status;
     }
     marked_ = true;

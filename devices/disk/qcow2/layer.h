@@ -43,6 +43,9 @@ public:
     Task<Status> rebase(std::string file, std::string format) override;
     Task<Status> flush() override;
     Task<Status> close() override;
+    Task<Status> freeze(std::string path) override;
+    [[nodiscard]] const DiskFile& file() const override { return file_->file(); }
+    std::shared_ptr<Image> exchange_backing(std::shared_ptr<Image> backing) override;
 
 private:
     friend class Checkpointer;  // checkpointer.h
@@ -60,6 +63,7 @@ private:
     [[nodiscard]] bool may_write() const { return writing_ && !options_.read_only && !mapping_->damaged(); }
     Task<Status> begin_writing();
     Task<> note_damage();
+    Task<Status> finish();
 
     // qcow2_read.cc
     Task<Status> read_range(std::uint64_t offset, std::uint64_t size, std::span<const iovec> parts);

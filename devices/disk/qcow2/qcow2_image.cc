@@ -21,7 +21,7 @@ std::unexpected<Error> refuse(const DiskIo& file, const std::string& why, const 
 }
 
 Status check_header(const DiskIo& file, const Header& header, const Image* backing, const OpenOptions& options) {
-    if (header.has_backing != (backing != nullptr)) {
+    if (header.has_backing != (backing != nullptr || options.backing_follows)) {
         return refuse(file, header.has_backing ? "its backing image is missing" : "it has no backing image",
                       "open the chain that the image's header names");
     }
@@ -173,27 +173,51 @@ Task<> Layer::note_damage() {
     }
 }
 
-Task<Status> Layer::close() {
-    if (!options_.read_only) {
-        Status status = co_await commit();
-        CO_TRY(status);
-        if (refcounts_->has_released()) {
-            // The commit has moved the refcount table, and released the old one.
-            status = co_await commit();
-            CO_TRY(status);
-        }
-        // The counts that the commit has lowered are not written yet.
-        if (refcounts_->dirty()) {
-            status = co_await refcounts_->write_raised();
-            CO_TRY(status);
-        }
-        if (!file_->device() && file_->size() > refcounts_->end()) {
-            status = file_->truncate(refcounts_->end());
-            CO_TRY(status);
-        }
-        status = co_await file_->flush();
+// Makes all durable, and gives back what the image has no use for.
+Task<Status> Layer::finish() {
+    if (options_.read_only) {
+        co_return {};
+    }
+    Status status = co_await commit();
+    CO_TRY(status);
+    if (refcounts_->has_released()) {
+        // The commit has moved the refcount table, and released the old one.
+        status = co_await commit();
         CO_TRY(status);
     }
+    // The counts that the commit has lowered are not written yet.
+    if (refcounts_->dirty()) {
+        status = co_await refcounts_->write_raised();
+        CO_TRY(status);
+    }
+    if (!file_->device() && file_->size() > refcounts_->end()) {
+        status = file_->truncate(refcounts_->end());
+        CO_TRY(status);
+    }
+    co_return co_await file_->flush();
+}
+
+Task<Status> Layer::freeze(std::string path) {
+    // As a backing image it could not be repaired.
+    if (mapping_->damaged() || (header().incompatible & (kDirty | kCorrupt)) != 0) {
+        co_return fail(ErrorKind::invalid, name() + " has errors, and nothing can continue it",
+                       "stop the machine, and repair the image: snapvm disk check --repair");
+    }
+    Status finished = co_await finish();
+    CO_TRY(finished);
+    options_.read_only = true;
+    file_->moved_to(path);
+    file_->share();
+    co_return {};
+}
+
+std::shared_ptr<Image> Layer::exchange_backing(std::shared_ptr<Image> backing) {
+    return std::exchange(backing_, std::move(backing));
+}
+
+Task<Status> Layer::close() {
+    Status status = co_await finish();
+    CO_TRY(status);
     if (backing_) {
         co_return co_await backing_->close();
     }

@@ -17,6 +17,9 @@ struct OpenOptions {
     std::uint64_t metadata_bytes = 16ULL << 20;
     /// Freed clusters give their space back to the host (holes).
     bool discard = true;
+    /// Image::exchange_backing() brings the image that the header names. Nothing may be read
+    /// before.
+    bool backing_follows = false;
 };
 
 /// Opens an image in a file that DiskFile has opened and locked. `header` is what read_header() has

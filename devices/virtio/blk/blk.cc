@@ -12,6 +12,8 @@
 #include <system_error>
 #include <utility>
 
+#include "devices/disk/image/overlay.h"
+#include "devices/disk/layer_mark.h"
 #include "devices/virtio/mmio/mmio.h"
 #include "vmm/base/try.h"
 
@@ -242,6 +244,27 @@ void Blk::settle() {
     settling_->buffers.clear();
     send(*settling_);
     disk_->submit();
+}
+
+Status Blk::prepare_overlay(disk::Overlay overlay) {
+    next_event_ = TRY(disk_->prepare_overlay(std::move(overlay)));
+    return {};
+}
+
+Result<std::unique_ptr<Disk>> Blk::continue_in_overlay(const disk::LayerMark& mark, const std::string& path) {
+    if (in_flight_ > 0) {
+        return fail(ErrorKind::busy, disk_->name() + " has requests in flight, and the machine has ended");
+    }
+    std::unique_ptr<Transport::Watch> watch;
+    if (next_event_ != disk_->event()) {
+        watch = TRY(transport_->watch(EventLoop::Kind::completion, next_event_, EPOLLIN, [this] { completions(); }));
+    }
+    auto next = disk_->continue_in_overlay(mark, path);
+    if (next && *next != nullptr) {
+        watch_ = std::move(watch);
+        disk_.swap(*next);
+    }
+    return next;
 }
 
 Status Blk::settled() const {

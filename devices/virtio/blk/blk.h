@@ -67,6 +67,18 @@ public:
     /// (Disk::has_tables). The event loop is quiesced, and counts the work. If it fails, the next
     /// call tries again, and the guest hears of it with its own flush.
     void settle();
+    // For a layer of the disk (disk/image/new_layer.h).
+
+    /// Returns the file of the disk's image; null if it has none.
+    [[nodiscard]] const DiskFile* file() const { return disk_->file(); }
+    /// Opens the overlay in which the disk is to continue (Disk::prepare_overlay).
+    Status prepare_overlay(disk::Overlay overlay);
+    void drop_overlay() { disk_->drop_overlay(); }
+    /// Marks and freezes the image, and goes on in the overlay. The event loop is quiesced. `path`
+    /// is where the image is now. Returns the object that the disk was, to be destroyed without the
+    /// lock, or null. If it fails, the disk is as before.
+    Result<std::unique_ptr<Disk>> continue_in_overlay(const disk::LayerMark& mark, const std::string& path);
+
     /// Fails with system if the last settle() has failed.
     [[nodiscard]] Status settled() const;
 
@@ -107,6 +119,7 @@ private:
     std::atomic<std::uint64_t> bytes_;  ///< the disk's size; changed under the lock
     std::unique_ptr<Disk> disk_;  ///< destroyed before slots_, which it writes to
     std::unique_ptr<Transport::Watch> watch_;
+    int next_event_ = -1;  ///< of the disk that goes on with the overlay
 };
 
 }  // namespace snapvm::virtio

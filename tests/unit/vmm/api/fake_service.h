@@ -103,6 +103,15 @@ public:
         status.error = Error(ErrorKind::cancelled, "called off");
         return status;
     }
+    Result<LayerTaken> take_layer(const LayerRequest& request) override {
+        last_layer = request;
+        if (request.disk != "root") {
+            return fail(ErrorKind::not_found, "the machine has no disk " + request.disk);
+        }
+        return LayerTaken{
+            .disk = "root", .tag = request.tag, .frozen = "/a.t.qcow2", .active = "/a.qcow2", .held_us = 7};
+    }
+    LayerRequest last_layer;
     Result<DetachReport> detach() override {
         if (no_snapshot) {
             return fail(ErrorKind::busy, "a snapshot of this machine is being written");

@@ -99,6 +99,9 @@ TEST_F(ApiContract, AnswersAreAsDocumented) {
         {"GET", "/snapshot/status", "", 200},
         {"PUT", "/snapshot/cancel", "", 204},
         {"PUT", "/snapshot/detach", "", 200},
+        {"PUT", "/drives/layers", R"({"drive_id":"root","tag":"t"})", 200},
+        {"PUT", "/drives/layers", R"({"drive_id":"none","tag":"t"})", 400},
+        {"PUT", "/drives/layers", R"({"drive_id":"root"})", 400},
         {"PUT", "/snapshot/load", R"({"snapshot_path":"/x"})", 400},
         {"PUT", "/snapshot/load", "{}", 400},
         {"GET", "/balloon", "", 200},
@@ -154,6 +157,8 @@ ApiAnswer ask_route(const Route& route, Service& service) {
         body = R"({"amount_mib":16})";
     } else if (route.path == "/balloon/statistics") {
         body = R"({"stats_polling_interval_s":5})";
+    } else if (route.path == "/drives/layers") {
+        body = R"({"drive_id":"root","tag":"t"})";
     } else if (route.path == "/drives/size") {
         body = R"({"drive_id":"root"})";
     } else if (route.path == "/console/size") {
