@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
 #include <functional>
 #include <map>
 #include <optional>
@@ -23,10 +22,9 @@ using snapvm::test::is_clean;
 
 enum class Act : std::uint8_t { save, revert, remove };
 
-// SNAPVM_TEST_POINTS is the number of moments of each change, if it has so many.
+// Returns some of a change's moments, the first and the last among them.
 std::vector<std::uint64_t> some_of(std::uint64_t count) {
-    const char* const wanted = std::getenv("SNAPVM_TEST_POINTS");
-    const std::uint64_t most = wanted == nullptr ? 6 : std::stoull(wanted);
+    const std::uint64_t most = snapvm::disk::test::test_points(6);
     std::vector<std::uint64_t> some;
     for (std::uint64_t i = 0; i < std::min(count, most); ++i) {
         some.push_back(count <= most ? i : i * (count - 1) / (most - 1));

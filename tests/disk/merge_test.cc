@@ -207,7 +207,7 @@ TEST_P(BrokenMerge, APullUpWhoseCallFailsIsBegunAgain) {
     const Files files(GetParam(), 3);
     std::filesystem::copy_file(files.file("child"), files.file("whole"));
     bool failed = true;
-    for (std::uint64_t failing = 0; failed; failing += 1 + failing / 2) {
+    for (std::uint64_t failing = 0; failed; failing += 1 + failing * 2) {
         SCOPED_TRACE(failing);
         failed = false;
         std::filesystem::copy_file(files.file("whole"), files.file("child"),
@@ -242,9 +242,9 @@ TEST_P(BrokenMerge, APowerLossLeavesAChildThatReadsTheSame) {
     }
     ASSERT_GT(losses.calls(), 10U);
     const std::size_t last = losses.calls();
-    for (std::size_t i = 0; i < 20; ++i) {
+    for (std::size_t i = 0; i < test::test_points(6); ++i) {
         // The last calls are those of the header.
-        const std::size_t point = i < 10 ? last - i / 2 : files.random()() % last;
+        const std::size_t point = i < 4 ? last - i : files.random()() % last;
         SCOPED_TRACE(point);
         losses.build(point, files.random(), files.file("lost"));
         complete_pull_up(files, "lost");
@@ -261,7 +261,7 @@ TEST_P(BrokenMerge, APowerLossWhileItFoldsDownHarmsNeither) {
         Chain chain = files.open_down("parent", losses.hook());
         ASSERT_TRUE(ok(losses.run(*chain.loop, fold_down(*chain.top, *chain.top->backing(), small_pieces()))));
     }
-    for (std::size_t i = 0; i < 12; ++i) {
+    for (std::size_t i = 0; i < test::test_points(4); ++i) {
         const std::size_t point = i == 0 ? losses.calls() : files.random()() % losses.calls();
         SCOPED_TRACE(point);
         losses.build(point, files.random(), files.file("lost"));

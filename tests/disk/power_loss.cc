@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <cstring>
 #include <span>
 
@@ -172,6 +173,11 @@ void PowerLoss::build(std::size_t point, std::mt19937_64& random, const std::str
     }
     const UniqueFd out = snapvm::test::need(open_file(path, O_WRONLY | O_CREAT | O_TRUNC, 0600));
     snapvm::test::need(write_all_at(out.get(), file, 0, path));
+}
+
+std::size_t test_points(std::size_t usual) {
+    const char* const wanted = std::getenv("SNAPVM_TEST_POINTS");
+    return wanted == nullptr ? usual : std::stoul(wanted);
 }
 
 }  // namespace snapvm::disk::test

@@ -71,6 +71,9 @@ private:
     std::uint64_t step_ = 0;
 };
 
+/// Returns how many power losses, or moments, a case tries: SNAPVM_TEST_POINTS, or `usual`.
+[[nodiscard]] std::size_t test_points(std::size_t usual);
+
 template <class T>
 T PowerLoss::run(IoLoop& loop, Task<T> task) {
     std::optional<T> result;

@@ -6,7 +6,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <filesystem>
@@ -31,12 +30,6 @@ using snapvm::test::ScratchFolder;
 constexpr std::uint64_t kSector = 512;
 constexpr std::uint64_t kSectors = 4096;  // of the guest's disk: 2 MiB
 constexpr unsigned kRounds = 60;
-
-// SNAPVM_TEST_POINTS is the number of power losses in each case.
-unsigned points() {
-    const char* const count = std::getenv("SNAPVM_TEST_POINTS");
-    return count == nullptr ? 20U : static_cast<unsigned>(std::atoi(count));
-}
 
 struct Opened {
     std::unique_ptr<IoLoop> loop;
@@ -231,7 +224,7 @@ TEST_P(PowerLossTest, LosesNothingThatWasFlushed) {
     ASSERT_TRUE(is_clean(path)) << "nothing was lost";
     ASSERT_NO_FATAL_FAILURE(check(path, calls.calls()));
     const std::string lost = scratch_.file("lost");
-    for (unsigned i = 0; i < points(); ++i) {
+    for (std::size_t i = 0; i < test::test_points(20); ++i) {
         const std::size_t point = random_() % (calls.calls() + 1);
         SCOPED_TRACE("before call " + std::to_string(point) + " of " + std::to_string(calls.calls()));
         calls.build(point, random_, lost);
